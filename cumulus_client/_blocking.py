@@ -1,0 +1,148 @@
+"""What a blocking caller needs on top of the client's coroutines: waiting, and Ctrl-C."""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from cumulus_client._core import MAYBE_ACCEPTED, ClientCore
+from cumulus_client._io_thread import IoThread
+from cumulus_client._job_stream import Event, JobStream
+from cumulus_client.exceptions import ClientTimeout, Conflict, CumulusError
+
+#: How long run() waits for the end of a job that Ctrl-C cancelled.
+CANCEL_WAIT_S = 60.0
+BEGIN_WAIT_S = 1.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C by other means: a signal that asks the process to end. `signal_name`: "SIGTERM"."""
+
+    def __init__(self, signal_name: str, exit_code: int) -> None:
+        super().__init__(signal_name)
+        self.signal_name = signal_name
+        self.exit_code = exit_code
+
+
+class BlockingStream:
+    """A JobStream for a blocking reader. An interrupted `next` loses no event."""
+
+    def __init__(self, io: IoThread, stream: JobStream, url: str) -> None:
+        self._io = io
+        self._url = url
+        self.stream = stream
+        self._pending: concurrent.futures.Future[Event | None] | None = None
+
+    def next(self, deadline: float | None) -> Event | None:
+        """The next event, None after the last. `deadline`: `time.monotonic()` after which
+        ClientTimeout is raised."""
+        if self._pending is None:
+            self._pending = self._io.run(self.stream.next())
+        if not done_by(self._pending, deadline):
+            raise client_timeout(self._url, self.stream.job_id)
+        pending, self._pending = self._pending, None
+        return pending.result()
+
+    def close(self) -> None:
+        """Ends the following; the job goes on. Doesn't wait: a generator's finalisation may run
+        on any thread."""
+        self._let_go()
+        try:
+            self._io.run(self.stream.close())
+        except CumulusError:
+            pass  # the client is closed, and its streams with it
+
+    def withdraw(self, core: ClientCore, say: Callable[[str], None]) -> None:
+        """Instead of `close`, before the job was accepted: takes it back if it is."""
+        self._let_go()
+        begin(self._io, core.withdraw(self.stream, say))
+
+    def _let_go(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+
+
+def begin(io: IoThread, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Waits a moment for what only begins something, so that the end of the program, should it
+    come next, finds it begun."""
+    try:
+        concurrent.futures.wait([io.run(coroutine)], BEGIN_WAIT_S)
+    except CumulusError:
+        pass  # the client is closed
+
+
+def done_by(future: "concurrent.futures.Future[Any]", deadline: float | None) -> bool:
+    """Waits until `future` is done; False when it is not by `deadline`."""
+    timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+    done, _ = concurrent.futures.wait([future], timeout_s)
+    return bool(done)
+
+
+def client_timeout(url: str, job_id: str | None, *, submitting: bool = True) -> ClientTimeout:
+    """What is raised when the caller's own `timeout` is over. `submitting`: the daemon may have
+    been told of the job."""
+    if job_id is not None:
+        return ClientTimeout(
+            f"Client timeout exceeded; job {job_id} goes on",
+            job_id=job_id,
+            hint=f"wait for it with client.attach({job_id!r}).result(), or cancel it with "
+            f"client.cancel_job({job_id!r})",
+        )
+    if submitting:
+        return ClientTimeout(
+            f"Client timeout exceeded before {url} accepted the job", hint=MAYBE_ACCEPTED
+        )
+    return ClientTimeout(
+        f"Client timeout exceeded before {url} had taken the job's package",
+        hint="no job was submitted; can the daemon be reached from here, and does it answer?",
+    )
+
+
+class Interruption:
+    """What Ctrl-C does to a followed job: the first cancels it, the second detaches."""
+
+    def __init__(self, io: IoThread, core: ClientCore, note: Callable[[str], None]) -> None:
+        self._io = io
+        self._core = core
+        self._write_note = note
+        self._first: BaseException | None = None
+        self._cancelling: concurrent.futures.Future[bool] | None = None
+        self.deadline: float | None = None
+
+    def interrupted(self, job_id: str | None, error: BaseException) -> None:
+        """Raises `error` when that was the second time, or there is no job yet."""
+        by = f"{error.signal_name}: " if isinstance(error, Interrupted) else ""
+        if job_id is None:
+            raise error
+        if self._first is not None:
+            self._note(f"{by}detached; job {job_id} may still be running")
+            raise error
+        self._first = error
+        self.deadline = time.monotonic() + CANCEL_WAIT_S
+        self._cancelling = self._io.run(self._core.cancel(job_id))
+        self._cancelling.add_done_callback(self._cancelled)
+        again = f"another {error.signal_name}" if isinstance(error, Interrupted) else "Ctrl-C again"
+        self._note(f"{by}cancelling job {job_id} ({again} detaches from it)")
+
+    def _note(self, text: str) -> None:
+        try:
+            self._write_note(text)
+        except OSError:
+            pass  # the terminal is gone; the job is to be cancelled all the same
+
+    def _cancelled(self, cancelling: "concurrent.futures.Future[bool]") -> None:
+        error = None if cancelling.cancelled() else cancelling.exception()
+        if error is not None and not isinstance(error, Conflict):
+            self._note(f"cancelling failed: {error}")
+
+    def gave_up(self, job_id: str | None) -> None:
+        """The deadline is over. Raises the interruption, if there was one."""
+        if self._first is not None:
+            self._note(f"job {job_id} did not end within {CANCEL_WAIT_S:g} s of being cancelled")
+            raise self._first
+
+    def raise_if_any(self) -> None:
+        """Raises the interruption, if there was one."""
+        if self._first is not None:
+            raise self._first

@@ -1,0 +1,225 @@
+"""What a client does, as coroutines on its I/O loop; the faces only carry calls over to it."""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cumulus_client._arguments import decode_result
+from cumulus_client._job_stream import MAX_WAITING_BYTES, Ended, JobStream, Journal
+from cumulus_client._journal_reader import (
+    MAX_RESULT_BYTES,
+    ResultCollector,
+    result_matches,
+)
+from cumulus_client._upload import Uploads
+from cumulus_client._withdrawing import Withdrawals
+from cumulus_client.connection import Connection
+from cumulus_client.exceptions import (
+    Conflict,
+    ConnectionFailed,
+    ResultError,
+    ServerError,
+    error_from_end,
+)
+from cumulus_client.packaging import Package
+from cumulus_wire import uris
+
+#: How many submitted jobs are remembered as this client's own.
+MAX_REMEMBERED = 100_000
+#: What a caller is told who gave up before the daemon had answered.
+MAYBE_ACCEPTED = (
+    "the job may have been accepted; it is cancelled as soon as the daemon answers, for which "
+    "close() and the end of this program wait some seconds"
+)
+
+Say = Callable[[str], None]
+
+
+class ClientCore:
+    """One connection and what is done over it. All coroutines run on one event loop."""
+
+    def __init__(self, connection: Connection, *, allow_pickle: bool) -> None:
+        self.connection = connection
+        self._allow_pickle = allow_pickle
+        self._submitted: dict[str, Mapping[str, str]] = {}  # job id -> aliases of its package
+        self._uploads = Uploads(connection)
+        self._withdrawals = Withdrawals(self.cancel)
+        self._submitting: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Ends the session. Jobs go on; one whose submission was given up is taken back first."""
+        await self.settle()
+        await self._withdrawals.finish()
+        await self.connection.close()
+
+    # --- submitting --------------------------------------------------------------------------
+
+    async def _prepared(self, package: Package, spec: Mapping[str, Any]) -> dict[str, Any]:
+        await self._uploads.ensure(package)
+        return {
+            "name": package.name,
+            **spec,
+            "package": {"sha256": package.sha256, "size_bytes": package.size_bytes},
+            "python_version": "{}.{}.{}".format(*sys.version_info[:3]),
+            # A submit whose acknowledgement was lost is repeated, and is one job.
+            "idempotency_key": uuid.uuid4().hex,
+        }
+
+    async def submit(self, package: Package, spec: Mapping[str, Any], say: Say) -> str:
+        """The job's id, when the daemon holds the job durably.
+
+        Cancelling this, or no answer in time, takes the job back if it was accepted; `say` gets a
+        line on that.
+        """
+        full = await self._prepared(package, spec)
+        submitting = asyncio.ensure_future(self._submit(full))
+        task = asyncio.current_task()
+        assert task is not None
+        self._submitting.add(task)
+        try:
+            job_id = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            self._withdrawals.of_call(submitting, say)
+            raise
+        except ConnectionFailed as error:
+            self._withdrawals.of_stream(self._stream_of(full), say)
+            error.hint = f"{error.hint}; {MAYBE_ACCEPTED}" if error.hint else MAYBE_ACCEPTED
+            raise
+        finally:
+            self._submitting.discard(task)
+        self.remember(job_id, package)
+        return job_id
+
+    async def settle(self) -> None:
+        """Returns when every `submit` that is being cancelled is being taken back."""
+        if cancelled := [task for task in self._submitting if task.cancelling()]:
+            await asyncio.wait(cancelled)
+
+    async def _submit(self, full: Mapping[str, Any]) -> str:
+        answer = await self.connection.call(uris.JOB_SUBMIT, {"spec": full, "follow": False})
+        return str(answer["job"]["job_id"])
+
+    async def submit_followed(self, package: Package, spec: Mapping[str, Any]) -> JobStream:
+        """Uploads; the stream submits with its first `next`. `remember` its job."""
+        full = await self._prepared(package, spec)
+        return self._stream_of(full)
+
+    def _stream_of(self, full: Mapping[str, Any]) -> JobStream:
+        return JobStream(self.connection, spec=full, max_waiting_bytes=MAX_WAITING_BYTES)
+
+    async def withdraw(self, stream: JobStream, say: Say) -> None:
+        """Begins to take back what `stream` submits, and takes the stream over. `close` waits."""
+        self._withdrawals.of_stream(stream, say)
+
+    def remember(self, job_id: str, package: Package) -> None:
+        """This client submitted that job: its pickled result may be opened."""
+        while len(self._submitted) >= MAX_REMEMBERED:
+            del self._submitted[next(iter(self._submitted))]
+        self._submitted[job_id] = package.aliases
+
+    # --- following ---------------------------------------------------------------------------
+
+    async def stream(self, job_id: str) -> JobStream:
+        """The job's events from its first byte."""
+        return JobStream(self.connection, job_id=job_id, max_waiting_bytes=MAX_WAITING_BYTES)
+
+    async def result(self, job_id: str) -> Any:
+        """The job's value, when it has ended. Raises JobFailed, JobTimeout, JobCancelled,
+        ResultError. Holds no more of the journal than the result."""
+        stream = await self.stream(job_id)
+        collector = ResultCollector()
+        try:
+            while True:
+                event = await stream.next()
+                if isinstance(event, Journal):
+                    collector.feed(event.records)
+                elif isinstance(event, Ended):
+                    return await self.value(event.job, collector)
+                elif event is None:
+                    raise ServerError(f"job {job_id} has no end", job_id=job_id)
+        finally:
+            await stream.close()
+
+    async def value(self, view: Mapping[str, Any], collector: ResultCollector) -> Any:
+        """The value of an ended job, its size and hash verified. Raises as `result`."""
+        job_id = str(view["job_id"])
+        error = error_from_end(view)
+        if error is not None:
+            raise error
+        info = (view.get("end") or {}).get("result")
+        if info is None:
+            return None  # a script has none
+        data = collector.verified(info)
+        if data is None:
+            # The journal's size cap can have dropped a part of it; the daemon may hold it whole.
+            data = await self._stored_result(job_id, info)
+            if data is None:
+                raise ResultError(
+                    f"the result of job {job_id} is damaged: size or SHA-256 is not what the "
+                    "runner recorded",
+                    job_id=job_id,
+                    hint="run the job again, and report it to the daemon's operator",
+                )
+        return decode_result(
+            data,
+            str(info.get("encoding")),
+            job_id=job_id,
+            may_unpickle=self._pickle_objection(job_id),
+            aliases=self._submitted.get(job_id, {}),
+        )
+
+    async def _stored_result(self, job_id: str, info: Mapping[str, Any]) -> bytes | None:
+        """The result as the daemon stores it, None when that is damaged too."""
+        held = bytearray()
+        size_bytes = min(int(info.get("size_bytes") or 0), MAX_RESULT_BYTES)
+
+        def progress(part: dict[str, Any]) -> None:
+            if part.get("offset") == len(held) and len(held) + len(part["data"]) <= size_bytes:
+                held.extend(part["data"])
+
+        answer = await self.connection.call_once(uris.JOB_RESULT, {"job_id": job_id}, progress)
+        data = answer.get("data")
+        whole = data if isinstance(data, bytes) else bytes(held)
+        return whole if result_matches(whole, info) else None
+
+    def _pickle_objection(self, job_id: str) -> str | None:
+        if not self._allow_pickle:
+            return "this client was made with allow_pickle=False"
+        if job_id not in self._submitted:
+            return "pickles are opened only for jobs that this very client object submitted"
+        return None
+
+    # --- asking ------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """The job view."""
+        return _view(await self.connection.call(uris.JOB_GET, {"job_id": job_id}))
+
+    async def jobs(self, *, active: bool, limit: int) -> list[dict[str, Any]]:
+        """Job views, newest first."""
+        answer = await self.connection.call(uris.JOB_LIST, {"active": active, "limit": limit})
+        return list(answer["jobs"])
+
+    async def cancel(self, job_id: str) -> bool:
+        """True when the job is being cancelled, False when it had ended already."""
+        try:
+            answer = await self.connection.call(uris.JOB_CANCEL, {"job_id": job_id})
+        except Conflict:
+            return False
+        return bool(answer.get("cancelled"))
+
+    async def info(self) -> dict[str, Any]:
+        """What `cumulus.server.info` answers."""
+        return await self.connection.call(uris.SERVER_INFO, {})
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """The pool's workers."""
+        return list((await self.connection.call(uris.WORKER_LIST, {}))["workers"])
+
+
+def _view(answer: dict[str, Any]) -> dict[str, Any]:
+    # The view itself is the answer; wrapped in {"job": view} as in the events it is taken too.
+    inner = answer.get("job")
+    return inner if isinstance(inner, dict) and "job_id" not in answer else answer

@@ -1,0 +1,90 @@
+"""The thread on which a client's event loop runs, owned and ended by its client."""
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from cumulus_client.exceptions import ConnectionFailed
+
+_T = TypeVar("_T")
+
+#: How long `stop` waits for what still runs on the loop.
+STOP_TIMEOUT_S = 5.0
+
+
+class IoThread:
+    """An event loop on a daemon thread of its own, started at first use.
+
+    So the client works in scripts and where a loop already runs (notebooks), and the connection
+    answers pings while user code computes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._process_id = 0
+        self._stopped = False
+
+    @property
+    def started(self) -> bool:
+        """There is a loop, and it may hold a connection."""
+        return self._loop is not None and self._process_id == os.getpid()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> "concurrent.futures.Future[_T]":
+        """Runs `coroutine` on the loop. Raises ConnectionFailed when stopped, or after a fork."""
+        try:
+            loop = self._started_loop()
+        except ConnectionFailed:
+            coroutine.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._stopped:
+                raise ConnectionFailed("this Cumulus client is closed", hint="make a new one")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._process_id = os.getpid()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="cumulus-client", daemon=True
+                )
+                self._thread.start()
+            elif self._process_id != os.getpid():
+                raise ConnectionFailed(
+                    "this Cumulus client was made before a fork and its connection is its parent's",
+                    hint="make a CumulusClient in the child process",
+                )
+            return self._loop
+
+    def stop(self) -> None:
+        """Ends loop and thread, bounded by STOP_TIMEOUT_S. Idempotent."""
+        with self._lock:
+            self._stopped = True
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+            ours = self._process_id == os.getpid()
+        if loop is None or thread is None or not ours:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not threading.current_thread():
+            thread.join(STOP_TIMEOUT_S)
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=STOP_TIMEOUT_S / 2))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -1,0 +1,240 @@
+"""The options of run() and submit(), and the call that they are given with, checked here."""
+
+import inspect
+import math
+import numbers
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cumulus_client.packaging import unwrap
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+#: Default of an option that must be told from one given as None.
+NOT_GIVEN: Any = _NotGiven()
+
+#: Options that the old SDK had: always options, whatever the function's parameters are called.
+OLD_DEFAULTS: Mapping[str, Any] = {
+    "gpu_memory": 0.5, "duration": 3600, "requirements": None, "timeout": None, "args": None,
+}  # fmt: skip
+OPTIONS = (*OLD_DEFAULTS, "name", "queue_timeout", "setup_timeout", "env", "priority")
+#: Longest wait that Python's locks take is somewhat over this.
+_LONGEST_S = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A checked call."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+    spec: dict[str, Any]
+    timeout: float | None
+
+
+def options_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a face's arguments that are options."""
+    return {name: arguments[name] for name in OPTIONS if name in arguments}
+
+
+def make_call(
+    face: str,
+    func: Callable[..., Any],
+    given: Mapping[str, Any],
+    options: Any,
+    kwargs: Mapping[str, Any],
+) -> Call:
+    """Parts options from the function's own arguments, and checks both.
+
+    `face`: the method, for messages. `given`: option -> value as the face got it. A keyword that
+    the function's signature names goes to the function, but those of the old SDK (there, only when
+    `options` has that option). `options` is merged over the options.
+
+    Raises TypeError, ValueError.
+    """
+    own = _parameters(func)
+    to_function = dict(kwargs)
+    if options is NOT_GIVEN:
+        options = None
+    elif "options" in own:
+        to_function["options"], options = options, None
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict, not {type(options).__name__} {options!r}")
+    merged = dict(options or {})
+    for name in merged:
+        if name not in OPTIONS:
+            raise TypeError(
+                f"options has {name!r}, which is no option of {face}; these are: "
+                + ", ".join(OPTIONS)
+            )
+    values = dict(OLD_DEFAULTS)
+    for name, value in given.items():
+        if value is NOT_GIVEN:
+            continue
+        if name in own and (name in merged or name not in OLD_DEFAULTS):
+            if not _is_default(name, value):
+                to_function[name] = value
+        else:
+            values[name] = value
+    values.update(merged)
+    timeout = checked_timeout("timeout", values.pop("timeout"))
+    args = checked_args(values.pop("args"))
+    spec = make_spec(**values)
+    bind(face, func, args, to_function)
+    return Call(args=args, kwargs=to_function, spec=spec, timeout=timeout)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    default = OLD_DEFAULTS.get(name, NOT_GIVEN)
+    return type(value) is type(default) and bool(value == default)
+
+
+def _parameters(func: Callable[..., Any]) -> set[str]:
+    """Names that the function's signature takes as keywords."""
+    function = unwrap(func)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return set()
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {each.name for each in parameters if each.kind in by_name}
+
+
+def bind(
+    face: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raises TypeError when the function can't be called so. What is no plain function is for the
+    packager to refuse."""
+    function = unwrap(func)
+    if not inspect.isfunction(function):
+        return
+    # A decorator's wrapper takes what it takes, whatever the function in it does.
+    signature = inspect.signature(function, follow_wrapped=False)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        text = str(error)
+        told = str(signature)
+        told = told if len(told) <= 200 else told[:197] + "..."
+        name = function.__name__
+        raise TypeError(f"{name}(): {text}; it is {name}{told}{_option_note(face, text)}") from None
+
+
+def _option_note(face: str, text: str) -> str:
+    named = re.search(r"'(\w+)'", text)
+    if named is None or named[1] not in OPTIONS:
+        return ""
+    if face.startswith("@"):
+        return f". `{named[1]}` is an option of {face}, not of the call"
+    return (
+        f". `{named[1]}` is an option of {face}; to pass it to the function use args=[...] or "
+        "options={...}: options={" + repr(named[1]) + ": ...} is the option, and the keyword goes "
+        "to the function"
+    )
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def make_spec(
+    *,
+    gpu_memory: float,
+    duration: float,
+    requirements: Sequence[str] | None = None,
+    name: str | None = None,
+    queue_timeout: float | None = None,
+    setup_timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    priority: int = 0,
+) -> dict[str, Any]:
+    """A job's specification, without its package. Checks types (TypeError) and that numbers are
+    finite (ValueError): which values are allowed is for the daemon to say."""
+    spec: dict[str, Any] = {
+        "gpu_memory": _number("gpu_memory", gpu_memory, "a number"),
+        "duration_s": _number("duration", duration, "a number of seconds"),
+    }
+    if requirements is not None:
+        if isinstance(requirements, str) or not isinstance(requirements, Sequence):
+            raise TypeError(
+                f"requirements must be a list of str, not {type(requirements).__name__}"
+            )
+        for requirement in requirements:
+            _text("each of requirements", requirement)
+        spec["requirements"] = list(requirements)
+    if name is not None:
+        _text("name", name)
+        spec["name"] = name
+    if queue_timeout is not None:
+        spec["queue_timeout_s"] = _number(
+            "queue_timeout", queue_timeout, "a number of seconds or None"
+        )
+    if setup_timeout is not None:
+        spec["setup_timeout_s"] = _number("setup_timeout", setup_timeout, "a number of seconds")
+    if env is not None:
+        if not isinstance(env, Mapping):
+            raise TypeError(f"env must be a dict of str to str, not {type(env).__name__}")
+        for key, value in env.items():
+            _text("each key of env", key)
+            _text(f"env[{key!r}]", value)
+        spec["environment"] = dict(env)
+    if whole := _whole("priority", priority):
+        spec["priority"] = whole
+    return spec
+
+
+def checked_timeout(name: str, value: Any) -> float | None:
+    """The seconds of a caller's own timeout. Raises TypeError, ValueError unless over 0."""
+    if value is None:
+        return None
+    seconds = _number(name, value, "a number of seconds or None")
+    if seconds <= 0:
+        raise ValueError(f"{name} must be over 0 s, or None to wait as long as it takes: {value!r}")
+    return seconds
+
+
+def checked_args(args: Any) -> list[Any]:
+    """The function's positional arguments. Raises TypeError for what is no list or tuple."""
+    if args is None:
+        return []
+    if isinstance(args, str | bytes | bytearray) or not isinstance(args, Sequence):
+        raise TypeError(
+            f"args must be a list or tuple of the function's positional arguments, not "
+            f"{type(args).__name__}; for one argument write args=[...]"
+        )
+    return list(args)
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """The `time.monotonic()` at which a checked timeout is over."""
+    return None if timeout is None else time.monotonic() + min(timeout, _LONGEST_S)
+
+
+def _whole(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise _wrong(what, "an int", value)
+    return int(value)
+
+
+def _number(what: str, value: Any, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _wrong(what, wanted, value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{what} must be {wanted}, not {value!r}")
+    return number
+
+
+def _text(what: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise _wrong(what, "a str", value)
+
+
+def _wrong(what: str, wanted: str, value: Any) -> TypeError:
+    return TypeError(f"{what} must be {wanted}, not {type(value).__name__} {value!r}")

@@ -1,0 +1,111 @@
+"""Autobahn's WebSocket on asyncio, made to carry a `CallerSession`. Imported when connecting."""
+
+import asyncio
+import logging
+import ssl
+from typing import Any
+
+from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocketClientProtocol
+from autobahn.wamp import serializer
+from autobahn.websocket.util import parse_url
+
+from cumulus_client._wire_session import CallerSession
+from cumulus_client.connection import MAX_MESSAGE_BYTES, PING_INTERVAL_S, PING_TIMEOUT_S
+
+#: In order of preference; one whose library is missing is not offered.
+_SERIALIZERS = ("CBORSerializer", "MsgPackSerializer", "JsonSerializer")
+
+#: A TLS handshake that takes longer makes the client look whether the server speaks TLS at all.
+TLS_PATIENCE_S = 1.5
+
+
+class NoTls(Exception):
+    """The server speaks HTTP where TLS was wanted."""
+
+
+# What Autobahn warns of is raised as an exception as well: without logging set up it must not
+# appear among a job's output on stderr.
+logging.getLogger("autobahn").addHandler(logging.NullHandler())
+
+
+def _serializers() -> list[Any]:
+    classes = [getattr(serializer, name, None) for name in _SERIALIZERS]
+    return [cls() for cls in classes if cls is not None]
+
+
+async def open_transport(
+    url: str, *, api_key: str | None, shown_url: str
+) -> tuple[CallerSession, asyncio.Transport]:
+    """Connects. The session's `joined` fires when it can be used; the transport is the caller's
+    to abort. Raises OSError, ssl.SSLError, NoTls."""
+    loop = asyncio.get_running_loop()
+    session = CallerSession(loop, url=shown_url, api_key=api_key)
+
+    class Protocol(WampWebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
+        def onClose(self, wasClean: bool, code: int, reason: str | None) -> None:
+            # Before the WebSocket is open Autobahn knows no session to tell.
+            if self._session is None:
+                session.not_a_router(reason)
+            super().onClose(wasClean, code, reason)
+            session.transport_closed()
+
+    make: Any = WampWebSocketClientFactory  # untyped
+    factory = make(lambda: session, url=url, serializers=_serializers(), loop=loop)
+    factory.protocol = Protocol
+    factory.setProtocolOptions(
+        maxFramePayloadSize=MAX_MESSAGE_BYTES,
+        maxMessagePayloadSize=MAX_MESSAGE_BYTES,
+        openHandshakeTimeout=10.0,
+        closeHandshakeTimeout=1.0,
+        failByDrop=True,
+        tcpNoDelay=True,
+        autoPingInterval=PING_INTERVAL_S,
+        autoPingTimeout=PING_TIMEOUT_S,
+        autoPingSize=12,
+    )
+    secure, host, port, *_ = parse_url(url)
+    context = ssl.create_default_context() if secure else None
+    connecting = asyncio.ensure_future(
+        loop.create_connection(
+            factory, host, port, ssl=context, server_hostname=host if secure else None
+        )
+    )
+    if secure:
+        await _look_for_plain_http(connecting, host, port)
+    try:
+        transport, _protocol = await connecting
+    except ssl.SSLError:
+        if await _speaks_http(host, port):
+            raise NoTls from None
+        raise
+    return session, transport
+
+
+async def _look_for_plain_http(connecting: "asyncio.Future[Any]", host: str, port: int) -> None:
+    """A server without TLS mostly waits for the rest of what it takes for a request line. Returns
+    when `connecting` is done or may still succeed; raises NoTls, and cancels it."""
+    try:
+        await asyncio.wait([connecting], timeout=TLS_PATIENCE_S)
+        if not connecting.done() and await _speaks_http(host, port):
+            raise NoTls
+    except BaseException:
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        raise
+
+
+async def _speaks_http(host: str, port: int) -> bool:
+    """Is that an HTTP server that takes requests without TLS? (One with TLS answers them with 400,
+    if at all.)"""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(TLS_PATIENCE_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(f"HEAD /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            status = await reader.readline()
+    except (OSError, ValueError):  # TimeoutError is an OSError
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
+    return status.startswith(b"HTTP/") and status.split()[1:2] != [b"400"]

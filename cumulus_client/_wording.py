@@ -1,0 +1,106 @@
+"""The daemon's words in the names that whoever reads them can type.
+
+The wire's fields carry their unit (`duration_s`); a Python user knows `duration=`, the command line
+`--duration`. What neither can ask for (`memory_bytes`) is not suggested to them.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cumulus_wire.codes import EndReason
+
+_UNOFFERED = "memory_bytes|cpu_cores"
+_OFFER = re.compile(rf"ask for (?:more|less|fewer) with `?(?:{_UNOFFERED})`?,? or ", re.IGNORECASE)
+_SENTENCE = re.compile(rf"[^.;:]*`?\b(?:{_UNOFFERED})\b`?[^.;]*[.;]?")
+_FIELD = re.compile(
+    r"(?<![\w.-])(?P<name>duration_s|queue_timeout_s|setup_timeout_s|environment(?=\.\w)"
+    r"|requirements(?=\.\d))(?:\.(?P<part>\w+))?(?!\w)"
+)
+#: What uv says of itself before it does anything; no news in a job's log.
+UV_CHATTER = re.compile(
+    r"\s*(Using (CPython|PyPy|GraalPy|Python)\b.*|Creating virtual environment\b.*)"
+)
+_UV_FAILED = re.compile(r"(uv .*? failed \([^)]*\)):[ \n]*(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Words:
+    """One reader's names. `names`: wire name -> theirs."""
+
+    names: Mapping[str, str]
+
+    def text(self, said: str) -> str:
+        """A sentence of the daemon's. "" when nothing of it is of use."""
+        said = _OFFER.sub("", said)
+        said = _SENTENCE.sub("", said).strip()
+        return _FIELD.sub(self._field, said)
+
+    def key(self, key: str) -> str:
+        """A fault's key, such as `environment.PATH` or `requirements.0`."""
+        name, dot, part = key.partition(".")
+        named = self.names.get(name, name)
+        return f"{named}[{part}]" if dot else named
+
+    def _field(self, match: "re.Match[str]") -> str:
+        part = match["part"]
+        return self.key(match["name"] + (f".{part}" if part else ""))
+
+
+PYTHON = Words(
+    {
+        "duration_s": "duration",
+        "queue_timeout_s": "queue_timeout",
+        "setup_timeout_s": "setup_timeout",
+        "environment": "env",
+    }
+)
+COMMAND_LINE = Words(
+    {
+        "duration_s": "--duration",
+        "queue_timeout_s": "--queue-timeout",
+        "setup_timeout_s": "--setup-timeout",
+        "environment": "--env",
+        "name": "--name",
+        "priority": "--priority",
+    }
+)
+
+
+def faults_told(said: str, details: Mapping[str, Any], words: Words) -> list[str]:
+    """An error's message and its faults as lines, each fault once."""
+    found = details.get("faults")
+    faults = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    plain = [(str(each.get("key")), str(each.get("message"))) for each in faults]
+    joined = "; ".join(f"{key}: {message}" for key, message in plain)
+    if len(plain) > 1 and said.endswith(joined):
+        said = said.removesuffix(joined).rstrip(" :")
+    lines = [words.text(said) or said]
+    for key, message in plain:
+        if message != said and f"{key}: {message}" not in said:
+            lines.append(f"  {words.key(key)}: {message}")
+    return lines
+
+
+def end_told(view: Mapping[str, Any], words: Words) -> tuple[str, str | None]:
+    """How a job ended: message and hint. What the job's own code said is left as it is."""
+    end = view.get("end") or {}
+    message = str(end.get("message") or view.get("error") or "")
+    if end.get("reason") == EndReason.REQUIREMENTS_FAILED:
+        message = installer_cause(message)
+    elif end.get("reason") not in (EndReason.USER_ERROR, EndReason.EXIT_CODE):
+        message = words.text(message) or message
+    hint = words.text(str(end.get("hint") or ""))
+    return message, hint or None
+
+
+def installer_cause(message: str) -> str:
+    """A failed installation with what uv says of the cause first, and without its chatter."""
+    match = _UV_FAILED.fullmatch(message.strip())
+    if match is None:
+        return message
+    lines = [line for line in match[2].splitlines() if line.strip()]
+    lines = [line for line in lines if not UV_CHATTER.match(line)]
+    cause = "\n".join(lines).strip()
+    return f"{cause}\n({match[1]})" if cause else match[1]

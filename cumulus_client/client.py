@@ -1,0 +1,345 @@
+"""The blocking client."""
+
+import concurrent.futures
+import errno
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from cumulus_client._blocking import (
+    BlockingStream,
+    Interruption,
+    begin,
+    client_timeout,
+    done_by,
+)
+from cumulus_client._core import MAYBE_ACCEPTED, ClientCore
+from cumulus_client._io_thread import IoThread
+from cumulus_client._job_stream import Accepted, Ended, Journal
+from cumulus_client._journal_reader import ResultCollector
+from cumulus_client._options import (
+    NOT_GIVEN,
+    checked_timeout,
+    deadline_after,
+    make_call,
+    make_spec,
+    options_given,
+)
+from cumulus_client._raising import raised_here
+from cumulus_client._withdrawing import WITHDRAW_S
+from cumulus_client.connection import Connection
+from cumulus_client.display import Display
+from cumulus_client.exceptions import ClientTimeout, CumulusError, ServerError
+from cumulus_client.job import CumulusJob
+from cumulus_client.packaging import Package, package_function, package_script
+
+_T = TypeVar("_T")
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class CumulusClient:
+    """Runs Python functions on the workers of a Cumulus daemon.
+
+    One WebSocket carries everything; it is opened at first use and reopens by itself. Threads may
+    share a client. Use it as a context manager, or `close()` it.
+    """
+
+    def __init__(
+        self, server_url: str, api_key: str | None = None, *, allow_pickle: bool = True
+    ) -> None:
+        """`server_url`: `http://host` (port 50051 unless it names one) or `https://host` (443).
+        `allow_pickle`: open pickled results of jobs that this object submitted (opening a pickle
+        runs code). Raises ValueError for a URL that is none."""
+        connection = Connection(server_url, api_key)
+        self.server_url = connection.server_url
+        self._io = IoThread()
+        self._core = ClientCore(connection, allow_pickle=allow_pickle)
+        self._told: set[str] = set()  # what displays need to say once
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a CumulusClient holds a connection and can't be pickled")
+
+    def close(self) -> None:
+        """Ends the connection and its thread. Jobs go on, but one whose submission was given up is
+        cancelled first, which is waited for some seconds. Idempotent."""
+        if self._io.started:
+            closing = self._io.run(self._core.close())
+            concurrent.futures.wait([closing], CLOSE_TIMEOUT_S + WITHDRAW_S)
+        self._io.stop()
+
+    def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        future = self._io.run(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: nobody waits for it any more
+            raise
+
+    # --- running and submitting --------------------------------------------------------------
+
+    @raised_here
+    def run(
+        self,
+        func: Callable[..., Any],
+        gpu_memory: float = 0.5,
+        duration: float = 3600,
+        requirements: Sequence[str] | None = None,
+        timeout: float | None = None,
+        args: Sequence[Any] | None = None,
+        *,
+        name: str | None = NOT_GIVEN,
+        queue_timeout: float | None = NOT_GIVEN,
+        setup_timeout: float = NOT_GIVEN,
+        env: Mapping[str, str] | None = NOT_GIVEN,
+        priority: int = NOT_GIVEN,
+        options: Mapping[str, Any] | None = NOT_GIVEN,
+        **kwargs: Any,
+    ) -> Any:
+        """Calls `func(*args, **kwargs)` on a worker, shows its output while it runs, returns its
+        value.
+
+        `gpu_memory`: share of one device's memory, 0 < x <= 1. `duration`: seconds the function
+        may run. `requirements`: as for pip. `timeout`: seconds this call waits in all; the job
+        goes on after it. Ctrl-C cancels the job, a second one detaches from it.
+
+        `name`: what the job is called (the function). `queue_timeout`: seconds it may wait for a
+        free share; 0: fail rather than wait (it waits for ever). `setup_timeout`: seconds that
+        installing the requirements may take (600). `env`: environment variables of the job.
+        `priority`: higher ones are placed first (0).
+
+        A keyword from `name` on that `func` has a parameter of goes to `func`; the option is given
+        in `options={...}` then, which is merged over all options. So are the older ones when
+        `options` has them: `options={"timeout": None}, timeout=5` calls `func(timeout=5)`.
+
+        Raises TypeError and ValueError for a call that can't be right, PackagingError,
+        ConnectionFailed, the daemon's refusals, JobFailed with the remote traceback, JobTimeout,
+        JobCancelled, ClientTimeout.
+        """
+        given = options_given(locals())
+        call = make_call("run()", func, given, options, kwargs)
+        return self._run_call(func, call.args, call.kwargs, call.spec, call.timeout)
+
+    @raised_here
+    def submit(
+        self,
+        func: Callable[..., Any],
+        gpu_memory: float = 0.5,
+        duration: float = 3600,
+        requirements: Sequence[str] | None = None,
+        timeout: float | None = None,
+        args: Sequence[Any] | None = None,
+        *,
+        name: str | None = NOT_GIVEN,
+        queue_timeout: float | None = NOT_GIVEN,
+        setup_timeout: float = NOT_GIVEN,
+        env: Mapping[str, str] | None = NOT_GIVEN,
+        priority: int = NOT_GIVEN,
+        options: Mapping[str, Any] | None = NOT_GIVEN,
+        **kwargs: Any,
+    ) -> CumulusJob:
+        """Submits `func(*args, **kwargs)` and returns once the daemon holds the job durably.
+
+        `timeout`: what the job's `result()` waits when it is not told otherwise. Otherwise as
+        `run`.
+        """
+        given = options_given(locals())
+        call = make_call("submit()", func, given, options, kwargs)
+        return self._submit_call(func, call.args, call.kwargs, call.spec, call.timeout)
+
+    @raised_here
+    def run_script(
+        self,
+        path: str | os.PathLike[str],
+        argv: Sequence[str] = (),
+        *,
+        timeout: float | None = None,
+        display: Display | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Runs a script with the local modules it imports; the ended job's view, however it
+        ended. `options`: as of `run`, from `gpu_memory` on."""
+        timeout = checked_timeout("timeout", timeout)
+        spec = make_spec(**{"gpu_memory": 0.5, "duration": 3600, **options})
+        package = package_script(path, argv)
+        view, _ = self._follow(package, spec, timeout, display or self._display())
+        return view
+
+    @raised_here
+    def submit_script(
+        self, path: str | os.PathLike[str], argv: Sequence[str] = (), **options: Any
+    ) -> CumulusJob:
+        """Submits a script; otherwise as `run_script` and `submit`."""
+        spec = make_spec(**{"gpu_memory": 0.5, "duration": 3600, **options})
+        return self._submit_package(package_script(path, argv), spec, None)
+
+    def _run_call(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        timeout: float | None,
+    ) -> Any:
+        package = package_function(func, args, kwargs)
+        view, collector = self._follow(package, spec, timeout, self._display())
+        return self._call(self._core.value(view, collector))
+
+    def _submit_call(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        timeout: float | None,
+    ) -> CumulusJob:
+        return self._submit_package(package_function(func, args, kwargs), spec, timeout)
+
+    def _submit_package(
+        self, package: Package, spec: Mapping[str, Any], timeout: float | None
+    ) -> CumulusJob:
+        display = self._display()
+        try:
+            job_id = self._call(self._core.submit(package, spec, display.note))
+        except KeyboardInterrupt:
+            begin(self._io, self._core.settle())
+            display.note(f"interrupted while submitting: {MAYBE_ACCEPTED}")
+            raise
+        return CumulusJob(self, job_id, timeout=timeout)
+
+    def _display(self) -> Display:
+        return Display(told=self._told)
+
+    def _follow(
+        self,
+        package: Package,
+        spec: Mapping[str, Any],
+        timeout: float | None,
+        display: Display,
+    ) -> tuple[dict[str, Any], ResultCollector]:
+        """Submits, shows, and follows to the end: the last view and the result's bytes."""
+        deadline = deadline_after(timeout)
+        upload = self._io.run(self._core.submit_followed(package, spec))
+        try:
+            if not done_by(upload, deadline):
+                raise client_timeout(self.server_url, None, submitting=False)
+        except BaseException:
+            upload.cancel()
+            raise
+        stream = BlockingStream(self._io, upload.result(), self.server_url)
+        with display.running():
+            try:
+                return self._follow_stream(stream, package, deadline, display)
+            except BaseException as error:
+                if stream.stream.job_id is None and _gives_up(error):
+                    if not isinstance(error, ClientTimeout):
+                        display.note(f"interrupted: {MAYBE_ACCEPTED}")
+                    stream.withdraw(self._core, display.note)
+                else:
+                    stream.close()
+                raise
+
+    def _follow_stream(
+        self, stream: BlockingStream, package: Package, deadline: float | None, display: Display
+    ) -> tuple[dict[str, Any], ResultCollector]:
+        interruption = Interruption(self._io, self._core, display.note)
+        collector = ResultCollector()
+        while True:
+            try:
+                event = stream.next(interruption.deadline or deadline)
+                if isinstance(event, Accepted):
+                    self._core.remember(str(event.job["job_id"]), package)
+                elif isinstance(event, Journal):
+                    collector.feed(event.records)
+            except KeyboardInterrupt as error:
+                interruption.interrupted(stream.stream.job_id, error)
+                continue
+            except ClientTimeout:
+                interruption.gave_up(stream.stream.job_id)
+                raise
+            try:
+                if event is not None:
+                    display.event(event)
+            except KeyboardInterrupt as error:
+                interruption.interrupted(stream.stream.job_id, error)
+            except OSError as error:
+                if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+                    raise
+                # Whoever read the output is gone, or the terminal.
+                display.mute()
+                interruption.interrupted(stream.stream.job_id, error)
+            if isinstance(event, Ended):
+                interruption.raise_if_any()
+                stream.close()
+                return event.job, collector
+            if event is None:
+                raise ServerError("the job's events ended without its end")
+
+    # --- asking ------------------------------------------------------------------------------
+
+    @raised_here
+    def attach(self, job_id: str) -> CumulusJob:
+        """A handle on a job submitted earlier or elsewhere. Raises NotFound."""
+        return CumulusJob(self, str(self._call(self._core.job(job_id))["job_id"]))
+
+    @raised_here
+    def get_job_status(self, job_id: str) -> dict[str, Any]:
+        """The job view: `job_id, status, created_at, started_at, completed_at, error,
+        partition_id` and more (docs/protocol.md). Raises NotFound."""
+        return self._call(self._core.job(job_id))
+
+    @raised_here
+    def list_jobs(self, active: bool = False, limit: int = 1000) -> list[dict[str, Any]]:
+        """Job views, newest first. `active`: only those that have not ended."""
+        return self._call(self._core.jobs(active=active, limit=limit))
+
+    @raised_here
+    def cancel_job(self, job_id: str) -> bool:
+        """True when the job is being cancelled, False when it had ended already. Raises
+        NotFound."""
+        return self._call(self._core.cancel(job_id))
+
+    @raised_here
+    def get_server_info(self) -> dict[str, Any]:
+        """`server_version, chronos_available, gpu_devices, active_jobs, max_concurrent_jobs` and
+        more."""
+        return self._call(self._core.info())
+
+    @raised_here
+    def list_workers(self) -> list[dict[str, Any]]:
+        """The pool's workers and their devices."""
+        return self._call(self._core.workers())
+
+    # --- for CumulusJob ----------------------------------------------------------------------
+
+    def _open_stream(self, job_id: str) -> BlockingStream:
+        stream = self._call(self._core.stream(job_id))
+        return BlockingStream(self._io, stream, self.server_url)
+
+    def _result(self, job_id: str, timeout: float | None) -> Any:
+        deadline = deadline_after(checked_timeout("timeout", timeout))
+        future = self._io.run(self._core.result(job_id))
+        try:
+            if not done_by(future, deadline):
+                raise client_timeout(self.server_url, job_id)
+        except BaseException:
+            future.cancel()
+            raise
+        return future.result()
+
+
+def _gives_up(error: BaseException) -> bool:
+    """Is it the caller that ended it, rather than the daemon or the connection?"""
+    return isinstance(error, ClientTimeout) or not isinstance(error, CumulusError)

@@ -1,0 +1,104 @@
+"""A submitted job, as a handle."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from cumulus_client._job_stream import Ended, Journal
+from cumulus_client._options import checked_timeout, deadline_after
+from cumulus_client._raising import raised_here
+from cumulus_client.display import OutputDecoder
+from cumulus_wire.states import JobState
+
+if TYPE_CHECKING:
+    from cumulus_client.client import CumulusClient
+
+_UNKNOWN = object()
+
+
+class CumulusJob:
+    """One job. Making a handle asks nothing of the daemon."""
+
+    def __init__(
+        self, client: "CumulusClient", job_id: str, *, timeout: float | None = None
+    ) -> None:
+        """`timeout`: seconds that `result()` waits when it is not told otherwise."""
+        self.job_id = job_id
+        self._timeout_s = timeout
+        self._client = client
+        self._value: Any = _UNKNOWN
+
+    def __repr__(self) -> str:
+        return f"<CumulusJob {self.job_id}>"
+
+    def view(self) -> dict[str, Any]:
+        """All that the daemon says of the job. Raises NotFound."""
+        return self._client.get_job_status(self.job_id)
+
+    def status(self) -> str:
+        """`pending`, `starting`, `running`, `paused`, `completed`, `failed`, `timeout` or
+        `cancelled`."""
+        return str(self.view()["status"])
+
+    def done(self) -> bool:
+        """Has it ended, however?"""
+        return JobState(self.status()).ended
+
+    @raised_here
+    def result(self, timeout: float | None = None) -> Any:
+        """The function's value, when the job has ended.
+
+        `timeout`: seconds to wait. Raises ClientTimeout after that (the job goes on), JobFailed
+        with the remote traceback, JobTimeout, JobCancelled, ResultError.
+        """
+        if self._value is _UNKNOWN:
+            self._value = self._client._result(
+                self.job_id, self._timeout_s if timeout is None else timeout
+            )
+        return self._value
+
+    def cancel(self) -> bool:
+        """True when it is being cancelled, False when it had ended already."""
+        return self._client.cancel_job(self.job_id)
+
+    def logs(self, follow: bool = True) -> Iterator[str]:
+        """The job's stdout and stderr in order, as text, from the first byte, also long after its
+        end. With `follow` until the job has ended, else what there is now.
+
+        Chunks are as they came, not lines. A slow reader costs no memory.
+        """
+        stop_at = None if follow else int(self.view()["journal"]["end_offset"])
+        if stop_at == 0:
+            return
+        decoder = OutputDecoder()
+        stream = self._client._open_stream(self.job_id)
+        try:
+            while True:
+                event = stream.next(None)
+                if isinstance(event, Journal):
+                    for record in event.records:
+                        if text := decoder.feed(record):
+                            yield text
+                    last = event.records[-1].next_offset
+                    if stop_at is not None and last >= stop_at:
+                        return
+                elif event is None or isinstance(event, Ended):
+                    for _, text in decoder.finish():
+                        yield text
+                    return
+        finally:
+            stream.close()
+
+    @raised_here
+    def wait(self, timeout: float | None = None) -> str:
+        """The status it ended with. Raises ClientTimeout."""
+        deadline = deadline_after(checked_timeout("timeout", timeout))
+        stream = self._client._open_stream(self.job_id)
+        try:
+            while True:
+                event = stream.next(deadline)
+                if isinstance(event, Ended):
+                    return str(event.job["status"])
+                if event is None:
+                    return self.status()
+        finally:
+            stream.close()

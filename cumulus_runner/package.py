@@ -1,0 +1,193 @@
+"""Unpacks the job's package without trusting it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+
+from cumulus_wire import folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import zipfile
+    from collections.abc import Callable
+    from typing import Any
+
+VERSION = 1
+MAX_MANIFEST_BYTES = 1 << 20
+_COPY_BYTES = 256 << 10
+_MAX_NAME_BYTES = 1024
+_MAX_PART_BYTES = 255
+#: What reading at impossible offsets and writing to impossible names gives.
+_HOSTILE_ERRORS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ)
+#: Stored and deflated. The others can be made to ask for gigabytes of memory.
+_METHODS = (0, 8)
+
+
+class PackageInvalid(ValueError):
+    """The package can't be taken; the message says which entry and why."""
+
+
+class EntryPointMissing(ValueError):
+    """The manifest names code that isn't in the package."""
+
+
+def unpack(
+    archive: str, target: str, max_bytes: int, max_files: int, tick: Callable[[], None]
+) -> None:
+    """Unpacks the zip `archive` into the new folder `target`. Raises PackageInvalid, OSError.
+
+    `max_bytes` bounds the unpacked total, counted while reading; `max_files` the entries. `tick` is
+    called every now and then and may raise to end it.
+    """
+    import struct
+    import zipfile
+    import zlib
+
+    os.mkdir(target)
+    try:
+        with zipfile.ZipFile(archive) as package:
+            entries = package.infolist()
+            paths = _checked(entries, max_bytes, max_files)
+            left = max_bytes
+            for entry, path in zip(entries, paths, strict=True):
+                tick()
+                full = os.path.join(target, path)
+                if entry.is_dir():
+                    os.makedirs(full, exist_ok=True)
+                    continue
+                os.makedirs(os.path.dirname(full), exist_ok=True)
+                left -= _copy(package, entry, full, left, tick)
+    except PackageInvalid:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise PackageInvalid(f"the package is no whole zip file: {error}") from error
+    # What zipfile lets through of a hostile directory: odd text, offsets, flags.
+    except (ValueError, EOFError, OverflowError, RuntimeError) as error:
+        raise PackageInvalid(f"the package is no whole zip file: {error}") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise PackageInvalid(
+            f"the package names {error.filename!r} both as file and as folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in _HOSTILE_ERRORS:
+            raise
+        raise PackageInvalid(f"the package is no whole zip file: {error.strerror}") from error
+
+
+def load_manifest(work: str) -> dict[str, Any]:
+    """The unpacked package's manifest, checked. Raises PackageInvalid, EntryPointMissing."""
+    path = os.path.join(work, folder.MANIFEST)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise PackageInvalid(f"the package has no {folder.MANIFEST}") from None
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise PackageInvalid(f"{folder.MANIFEST} is over {MAX_MANIFEST_BYTES} bytes")
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise PackageInvalid(f"{folder.MANIFEST} is no JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        raise PackageInvalid(f"{folder.MANIFEST} is no manifest of version {VERSION}")
+    kind = manifest.get("kind")
+    if kind == "function":
+        _need_texts(manifest, ("module", "function", "call"))
+        call = manifest["call"]
+        if not os.path.isfile(_inside(work, call)):
+            raise PackageInvalid(f"the package has no {call}, which holds the call's arguments")
+    elif kind == "script":
+        _need_texts(manifest, ("path",))
+        argv = manifest.setdefault("argv", [])
+        if not isinstance(argv, list) or not all(isinstance(item, str) for item in argv):
+            raise PackageInvalid(f"argv in {folder.MANIFEST} is no list of texts")
+        if not os.path.isfile(_inside(work, manifest["path"])):
+            raise EntryPointMissing(f"the package has no script {manifest['path']}")
+    else:
+        raise PackageInvalid(
+            f"kind in {folder.MANIFEST} is {kind!r}; this runner knows 'function' and 'script'"
+        )
+    return manifest
+
+
+def _checked(entries: list[zipfile.ZipInfo], max_bytes: int, max_files: int) -> list[str]:
+    """Refuses what the directory of the zip already gives away; the relative path of each entry."""
+    if len(entries) > max_files:
+        raise PackageInvalid(f"the package has {len(entries)} entries; {max_files} are allowed")
+    seen: set[str] = set()
+    paths = []
+    for entry in entries:
+        name = entry.orig_filename
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if not parts and entry.is_dir():
+            parts = ["."]
+        path = "/".join(parts)
+        mode = entry.external_attr >> 16
+        if (
+            not parts
+            or name.startswith("/")
+            or ".." in parts
+            or "\0" in name
+            or "\\" in name
+            or len(name.encode(errors="replace")) > _MAX_NAME_BYTES
+            or any(len(part.encode(errors="replace")) > _MAX_PART_BYTES for part in parts)
+        ):
+            raise PackageInvalid(f"the package has an entry with a forbidden path: {name[:200]!r}")
+        kind = stat.S_IFMT(mode)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (
+            (kind == stat.S_IFDIR) != entry.is_dir() and kind != 0
+        ):
+            raise PackageInvalid(f"the package has an entry that is no plain file: {name!r}")
+        if entry.compress_type not in _METHODS:
+            raise PackageInvalid(
+                f"the package has an entry that is neither stored nor deflated: {name!r}"
+            )
+        if entry.flag_bits & 0x1:
+            raise PackageInvalid(f"the package has an encrypted entry: {name!r}")
+        if path in seen:
+            raise PackageInvalid(f"the package has an entry twice: {name!r}")
+        seen.add(path)
+        paths.append(path)
+    total = sum(entry.file_size for entry in entries)
+    if total > max_bytes:
+        raise PackageInvalid(f"the package unpacks to {total} bytes; {max_bytes} are allowed")
+    return paths
+
+
+def _copy(
+    package: zipfile.ZipFile,
+    entry: zipfile.ZipInfo,
+    path: str,
+    max_bytes: int,
+    tick: Callable[[], None],
+) -> int:
+    """Unpacks one file; its size. Counts what really comes, whatever the entry claims."""
+    executable = (entry.external_attr >> 16) & 0o111
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    size = 0
+    with (
+        package.open(entry) as source,
+        open(os.open(path, flags, 0o755 if executable else 0o644), "wb") as file,
+    ):
+        while data := source.read(_COPY_BYTES):
+            size += len(data)
+            if size > max_bytes:
+                raise PackageInvalid("the package unpacks to more bytes than are allowed")
+            file.write(data)
+            tick()
+    return size
+
+
+def _need_texts(manifest: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if not isinstance(manifest.get(key), str) or not manifest[key]:
+            raise PackageInvalid(f"{key} in {folder.MANIFEST} is no text")
+
+
+def _inside(work: str, path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise PackageInvalid(f"{folder.MANIFEST} names a path outside the package: {path!r}")
+    return os.path.join(work, path)

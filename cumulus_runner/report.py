@@ -1,0 +1,41 @@
+"""What `bootstrap` left behind of the code's end, read without trusting it."""
+
+from __future__ import annotations
+
+import json
+
+from cumulus_wire.journal import MAX_PAYLOAD_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_REPORT_BYTES = 8 << 20
+MAX_ERROR_TEXT_CHARS = 12_500
+
+
+def read_report(path: str) -> dict[str, Any] | None:
+    """What the bootstrap left; None when the code ended without it.
+
+    The code could have written anything there, but only to its own harm.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_REPORT_BYTES + 1)
+        report = json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def bounded_error(value: object) -> dict[str, str]:
+    """The ERROR record: four texts, together well under a frame's bound whatever they hold."""
+    given = value if isinstance(value, dict) else {}
+    error = {}
+    for key in ("type", "module", "message", "traceback"):
+        text = given.get(key)
+        error[key] = text if isinstance(text, str) else ""
+    if len(json.dumps(error)) > MAX_PAYLOAD_BYTES:
+        # Escaped, a character takes up to twelve bytes.
+        error = {key: text[-MAX_ERROR_TEXT_CHARS:] for key, text in error.items()}
+    return error

@@ -1,0 +1,266 @@
+"""Child processes that leave nothing behind: own session, pipes, TERM, KILL, reaping."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Mapping, Sequence
+
+PIPE_BYTES = 256 << 10
+#: Makes the kernel, out of memory, pick the job rather than the runner, which tells of it.
+OOM_SCORE = b"500"
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class StartFailed(Exception):
+    """The program could not be started; the message says which and why."""
+
+
+class Process:
+    """One running program, leader of its own session and group, with its two output pipes.
+
+    Its owner reads `stdout` and `stderr` and closes them with `close`.
+    """
+
+    def __init__(self, pid: int, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.stdout = stdout
+        self.stderr = stderr
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+
+    @classmethod
+    def start(
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        working_directory: str,
+        lock: int,
+    ) -> Process:
+        """Starts `argv` (`argv[0]`: a path). Raises StartFailed.
+
+        `lock` becomes its stdin (an empty file, so reads end at once) and stays open under its own
+        number too: stdin is what also programs that close all other descriptors hand on.
+        """
+        opened: list[int] = []
+        try:
+            for _ in range(3):
+                opened += os.pipe2(os.O_CLOEXEC)
+            out_r, out_w, err_r, err_w, fault_r, fault_w = opened
+            _enlarge(out_r)
+            _enlarge(err_r)
+            runner = os.getpid()
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    _become(argv, environment, working_directory, lock, opened, mask, runner)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except OSError as error:
+            for fd in opened:
+                os.close(fd)
+            raise StartFailed(f"{argv[0]} can't be started: {error.strerror}") from error
+        for fd in (out_w, err_w, fault_w):
+            os.close(fd)
+        with open(fault_r, "rb") as faults:
+            fault = faults.read(4096)
+        if fault:
+            os.waitpid(pid, 0)
+            os.close(out_r)
+            os.close(err_r)
+            raise StartFailed(f"{argv[0]} can't be started: {fault.decode(errors='replace')}")
+        return cls(pid, out_r, err_r)
+
+    @property
+    def ended(self) -> bool:
+        """It has ended and was reaped."""
+        return self.exit_code is not None or self.signal is not None
+
+    def reap(self) -> bool:
+        """Collects every child that has ended, adopted ones too. True while any child is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.pid:
+                if os.WIFSIGNALED(status):
+                    self.signal = os.WTERMSIG(status)
+                else:
+                    self.exit_code = os.WEXITSTATUS(status)
+
+    def terminate(self) -> None:
+        """SIGTERM to its group, also when it is stopped."""
+        _send_group(self.pid, signal.SIGTERM)
+        _send_group(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL to its group and to every descendant, wherever it hid."""
+        if not self.ended:
+            _send_group(self.pid, signal.SIGKILL)
+        kill_descendants()
+
+    def close(self) -> None:
+        """Frees the pipes."""
+        for fd in (self.stdout, self.stderr):
+            if fd >= 0:
+                os.close(fd)
+        self.stdout = self.stderr = -1
+
+
+def become_subreaper() -> str | None:
+    """Orphans among the descendants become children of this process. Returns why not, or None."""
+    try:
+        if _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
+            return None
+        return "prctl(PR_SET_CHILD_SUBREAPER) failed"
+    except (ImportError, OSError, AttributeError) as error:
+        return f"prctl can't be called: {error}"
+
+
+def seal_descriptors() -> None:
+    """Makes 0-2 exist and keeps all others, whoever left them open, from the children."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # the listing's own descriptor
+
+
+def kill_descendants() -> None:
+    """SIGKILL to all descendants of this process. They are stopped first: none can fork away."""
+    stopped: set[int] = set()
+    for _ in range(20):
+        found = descendants(os.getpid()) - stopped
+        if not found:
+            break
+        for pid in found:
+            _send(pid, signal.SIGSTOP)
+        stopped |= found
+    for pid in stopped:
+        _send(pid, signal.SIGKILL)
+
+
+def descendants(ancestor: int) -> set[int]:
+    """Process ids below that one, from /proc; zombies are left out."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # The command's name, in parentheses, may hold anything.
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue  # it has ended meanwhile
+        if state not in (b"Z", b"X"):
+            children.setdefault(int(parent), []).append(int(name))
+    found: set[int] = set()
+    ahead = [ancestor]
+    while ahead:
+        new = [pid for pid in children.get(ahead.pop(), ()) if pid not in found]
+        found.update(new)
+        ahead += new
+    return found
+
+
+def _become(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    working_directory: str,
+    lock: int,
+    pipes: Sequence[int],
+    mask: set[signal.Signals | int],
+    runner: int,
+) -> None:
+    """In the forked child: turns into the program, or says why not and is gone."""
+    _, out_w, _, err_w, _, fault_w = pipes
+    try:
+        os.setsid()
+        _die_with_parent()
+        if os.getppid() != runner:
+            os._exit(127)
+        _prefer_for_oom()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for source, target in ((lock, 0), (out_w, 1), (err_w, 2)):
+            os.dup2(source, target)
+        os.set_inheritable(lock, True)
+        os.chdir(working_directory)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        # Handlers of ours are gone with exec; until then a signal must not run them here.
+        for number in _BLOCKED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.execve(argv[0], list(argv), dict(environment))
+    except BaseException as error:
+        os.write(fault_w, str(error).encode(errors="replace")[:4000])
+    finally:
+        os._exit(127)
+
+
+def _die_with_parent() -> None:
+    try:
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return  # `become_subreaper` failed in the same way and said so
+
+
+def _prefer_for_oom() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(OOM_SCORE)
+    except OSError:
+        return  # /proc is read-only here: then the kernel chooses by size alone
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        return  # over the user's quota of pipe pages: a small pipe is only slower
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        return  # it changed its user; the container's end is its end
+
+
+def _send_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+_loaded: ctypes.CDLL | None = None
+
+
+def _libc() -> ctypes.CDLL:
+    global _loaded
+    if _loaded is None:
+        import ctypes
+
+        _loaded = ctypes.CDLL(None, use_errno=True)
+    return _loaded

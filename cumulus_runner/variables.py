@@ -1,0 +1,49 @@
+"""The environment variables of the job's code and of the installer."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cumulus_runner.environment import Environment
+    from cumulus_runner.orders import Orders
+
+#: What the runner's own environment hands on to job and installer, where it is set.
+_HANDED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    *(
+        name
+        for kind in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+        for name in (kind, kind.upper())
+    ),
+)
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def base(scratch: str) -> dict[str, str]:
+    """What both have; nothing else of the runner's own environment comes through."""
+    variables = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8"}
+    variables.update((name, os.environ[name]) for name in _HANDED_ON if os.environ.get(name))
+    variables["HOME"] = scratch
+    variables["TMPDIR"] = os.path.join(scratch, "tmp")
+    return variables
+
+
+def of_job(orders: Orders, environment: Environment, work: str, scratch: str) -> dict[str, str]:
+    """The code's whole environment: the base, the orders' over it, ours over both."""
+    variables = {**base(scratch), **orders.environment}
+    if environment.folder is not None:
+        variables["VIRTUAL_ENV"] = environment.folder
+        variables["PATH"] = f"{environment.folder}/bin:{variables['PATH']}"
+    variables["CUMULUS_JOB_ID"] = orders.job_id
+    variables["CUMULUS_JOB_DIR"] = work
+    variables["PYTHONPATH"] = work
+    variables["PYTHONUNBUFFERED"] = "1"
+    return variables

@@ -1,0 +1,1 @@
+"""What daemon, agent, client and runner must agree on, said once. Standard library only."""

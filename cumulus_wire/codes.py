@@ -1,0 +1,57 @@
+"""Machine-readable reasons: why a job waits, why it ended, why a request was refused."""
+
+from enum import StrEnum
+
+
+class EndReason(StrEnum):
+    """Why a job is `failed`, `timeout` or `cancelled`; `completed` has none."""
+
+    USER_ERROR = "user_error"  #: the code raised
+    EXIT_CODE = "exit_code"  #: the code left with a non-zero exit code
+    SIGNALLED = "signalled"  #: the code's process was killed by a signal
+    OUT_OF_MEMORY = "out_of_memory"
+    RESULT_INVALID = "result_invalid"  #: the function's value can't be brought back
+    REQUIREMENTS_FAILED = "requirements_failed"
+    SETUP_TIMEOUT = "setup_timeout"
+    PACKAGE_INVALID = "package_invalid"
+    ENTRY_POINT_MISSING = "entry_point_missing"
+    RUNNER_FAILED = "runner_failed"  #: the runner could not start or died
+    DURATION_EXCEEDED = "duration_exceeded"
+    QUEUE_TIMEOUT = "queue_timeout"
+    CANCELLED_BY_USER = "cancelled_by_user"
+    WORKER_LOST = "worker_lost"
+    WORKER_DRAINED = "worker_drained"
+    IMAGE_MISSING = "image_missing"
+    UNSCHEDULABLE = "unschedulable"
+    PARTITION_FAILED = "partition_failed"
+    LAUNCH_FAILED = "launch_failed"
+    CHECKPOINT_LOST = "checkpoint_lost"
+    JOURNAL_CORRUPT = "journal_corrupt"
+
+
+class WaitReason(StrEnum):
+    """Why a job is `pending`."""
+
+    QUEUED = "queued"  #: not yet looked at
+    NO_FREE_SHARE = "no_free_share"  #: it fits a device, but none has enough free now
+    AGENT_AWAY = "agent_away"  #: a worker is there, its agent is not
+    BEHIND_OTHERS = "behind_others"  #: it would fit, but others come first
+    PLACING = "placing"  #: a partition is being made for it
+
+
+class ErrorCode(StrEnum):
+    """Last part of the WAMP URI `cumulus.error.<code>` and `code` in HTTP error bodies."""
+
+    INVALID_ARGUMENT = "invalid_argument"
+    NOT_AUTHENTICATED = "not_authenticated"
+    NOT_AUTHORIZED = "not_authorized"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    TOO_MANY = "too_many"
+    NOT_ENDED = "not_ended"
+    NO_WORKERS = "no_workers"
+    INSUFFICIENT_RESOURCES = "insufficient_resources"
+    UNAVAILABLE = "unavailable"
+    JOB_FAILED = "job_failed"
+    INTERNAL = "internal"

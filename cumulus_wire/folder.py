@@ -1,0 +1,40 @@
+"""A job's folder on its worker: the names in it, shared by agent and runner.
+
+==================  ==========  ====================================================
+name                written by  holds
+==================  ==========  ====================================================
+job.json            agent       the runner's orders, see docs/protocol.md
+package.zip         agent       the code package, its hash checked
+agent.sock          agent       unix socket: commands in, pokes out (JSON lines)
+lock                runner      `flock`ed by the runner and inherited by its children
+journal/            runner      segments `<first offset, 20 digits>.seg`
+work/               runner      the unpacked package; the code's working directory
+scratch/            runner      HOME and TMPDIR
+==================  ==========  ====================================================
+"""
+
+ORDERS = "job.json"
+PACKAGE = "package.zip"
+SOCKET = "agent.sock"
+LOCK = "lock"
+JOURNAL = "journal"
+WORK = "work"
+SCRATCH = "scratch"
+
+#: The package's own description, inside the zip.
+MANIFEST = "cumulus_package.json"
+
+SEGMENT_SUFFIX = ".seg"
+
+
+def segment_name(offset: int) -> str:
+    """File name of the segment that begins at `offset`."""
+    return f"{offset:020d}{SEGMENT_SUFFIX}"
+
+
+def segment_offset(name: str) -> int | None:
+    """Where the segment of that name begins, or None when it is no segment's name."""
+    stem = name.removesuffix(SEGMENT_SUFFIX)
+    if stem == name or len(stem) != 20 or not (stem.isascii() and stem.isdigit()):
+        return None
+    return int(stem)

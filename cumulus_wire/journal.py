@@ -1,0 +1,140 @@
+"""Framing of a job's journal: everything a job says, as records at logical byte offsets.
+
+A frame is a 20-byte header and a payload::
+
+    magic u8 = 0xC5 | kind u8 | flags u16 = 0 | payload length u32 | unix time u64 (µs) | crc32 u32
+
+all big-endian; the CRC covers the header before it and the payload, so that a torn write at the
+end of a crashed machine's file is told from a whole record. The offset of a frame is the number of
+journal bytes before it; offsets never change, also where storage dropped a range (`Kind.GAP`).
+"""
+
+import json
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+MAGIC = 0xC5
+HEADER = struct.Struct("!BBHIQI")
+_CHECKED = struct.Struct("!BBHIQ")
+#: Largest payload of one frame; longer output is cut into several frames.
+MAX_PAYLOAD_BYTES = 1 << 20
+
+
+class Kind(IntEnum):
+    """What a record holds. Bytes kinds carry raw bytes, the others a JSON object."""
+
+    STDOUT = 1  #: bytes the user's code wrote to stdout
+    STDERR = 2  #: bytes the user's code wrote to stderr
+    SETUP = 3  #: bytes that installing the requirements wrote
+    STATUS = 4  #: {"phase": "setup"|"running"|"stopping", ...}
+    PROGRESS = 5  #: {"fraction": 0..1|null, "message": str}
+    RESULT = 6  #: bytes, a part of the result; EXIT names encoding, size and hash of the whole
+    ERROR = 7  #: {"type", "module", "message", "traceback"} of an exception of the user's code
+    EXIT = 8  #: the last record of an attempt, see `exit_record`
+    GAP = 9  #: {"from": offset, "to": offset}: a range that the size cap dropped
+
+
+class JournalCorrupt(ValueError):
+    """The bytes at `offset` are no frame."""
+
+    def __init__(self, offset: int, why: str) -> None:
+        super().__init__(f"journal corrupt at offset {offset}: {why}")
+        self.offset = offset
+
+
+class Record:
+    """One frame, decoded. `offset` is where it begins, `next_offset` where the next one does."""
+
+    __slots__ = ("kind", "next_offset", "offset", "payload", "time_us")
+
+    def __init__(
+        self, kind: Kind, payload: bytes, time_us: int, offset: int, next_offset: int
+    ) -> None:
+        self.kind = kind
+        self.payload = payload
+        self.time_us = time_us
+        self.offset = offset
+        self.next_offset = next_offset
+
+    def json(self) -> dict[str, Any]:
+        """The payload of a JSON kind. Raises ValueError when it is no JSON object."""
+        value = json.loads(self.payload)
+        if not isinstance(value, dict):
+            raise ValueError(f"{self.kind.name} record at {self.offset} holds no JSON object")
+        return value
+
+    def __repr__(self) -> str:
+        return f"<Record {self.kind.name} {len(self.payload)} B at {self.offset}>"
+
+
+def encode(kind: Kind, payload: bytes, time_us: int | None = None) -> bytes:
+    """One frame. `time_us` is unix time in microseconds, now when left out."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"payload of {len(payload)} B is over {MAX_PAYLOAD_BYTES} B")
+    if time_us is None:
+        time_us = time.time_ns() // 1000
+    head = _CHECKED.pack(MAGIC, kind, 0, len(payload), time_us)
+    return b"".join((head, zlib.crc32(payload, zlib.crc32(head)).to_bytes(4, "big"), payload))
+
+
+def encode_json(kind: Kind, value: Mapping[str, Any], time_us: int | None = None) -> bytes:
+    """One frame of a JSON kind."""
+    return encode(kind, json.dumps(value, separators=(",", ":")).encode(), time_us)
+
+
+class FrameParser:
+    """Incremental, without I/O: bytes in, whole records out.
+
+    `offset` is the journal offset of the first byte not yet returned in a record.
+    Memory is bounded by one frame (`MAX_PAYLOAD_BYTES`) beyond what `feed` was given.
+    """
+
+    def __init__(self, offset: int = 0) -> None:
+        self.offset = offset
+        self._buffer = bytearray()
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of an incomplete frame held back."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Record]:
+        """Returns the records completed by `data`. Raises JournalCorrupt."""
+        if self._buffer:
+            self._buffer += data
+            source: bytes = bytes(self._buffer)
+        else:
+            source = data
+        records: list[Record] = []
+        position, size = 0, len(source)
+        while size - position >= HEADER.size:
+            magic, kind, flags, length, time_us, crc = HEADER.unpack_from(source, position)
+            here = self.offset
+            if magic != MAGIC or flags != 0 or length > MAX_PAYLOAD_BYTES:
+                raise JournalCorrupt(here, "no frame header")
+            end = position + HEADER.size + length
+            if end > size:
+                break
+            payload = source[position + HEADER.size : end]
+            head = source[position : position + _CHECKED.size]
+            if zlib.crc32(payload, zlib.crc32(head)) != crc:
+                raise JournalCorrupt(here, "checksum mismatch")
+            try:
+                known = Kind(kind)
+            except ValueError:
+                raise JournalCorrupt(here, f"unknown kind {kind}") from None
+            next_offset = here + HEADER.size + length
+            records.append(Record(known, payload, time_us, here, next_offset))
+            self.offset, position = next_offset, end
+        self._buffer = bytearray(source[position:])
+        return records
+
+
+def gap_record(start: int, end: int, time_us: int) -> Record:
+    """What a reader gets in place of the dropped range [start, end)."""
+    payload = json.dumps({"from": start, "to": end}).encode()
+    return Record(Kind.GAP, payload, time_us, start, end)

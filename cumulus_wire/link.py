@@ -1,0 +1,51 @@
+"""Frames of `/agent`, the binary WebSocket that carries an agent's bulk data.
+
+A message is `header length u16 (big-endian) | header JSON | body`; `t` in the header names it:
+
+agent to daemon
+    offer {job, start, end}          I hold this job's journal from `start` to `end`
+    data {job, offset} + bytes       journal bytes at `offset`
+    get {id, sha256, offset, length} send me this range of a package
+    lock_free {job}                  the job's container is proven gone
+daemon to agent
+    from {job, offset}               send this journal from `offset` on (the answer to `offer`)
+    ack {job, offset}                this journal is on my disk up to `offset`
+    drop {job}                       I don't know this job: send nothing of it
+    part {id, offset, total} + bytes the answer to `get`
+    refused {id, message}            the other answer to `get`
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MAX_HEADER_BYTES = 4096
+#: Largest body of one message, either way.
+MAX_BODY_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 2 + MAX_HEADER_BYTES + MAX_BODY_BYTES
+
+
+class LinkError(ValueError):
+    """The peer sent what is no message of this link."""
+
+
+def encode(header: Mapping[str, Any], body: bytes = b"") -> bytes:
+    """One message. Raises ValueError over the bounds."""
+    head = json.dumps(header, separators=(",", ":")).encode()
+    if len(head) > MAX_HEADER_BYTES or len(body) > MAX_BODY_BYTES:
+        raise ValueError("link message over its bounds")
+    return b"".join((len(head).to_bytes(2, "big"), head, body))
+
+
+def decode(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header and body. Raises LinkError."""
+    size = int.from_bytes(message[:2], "big")
+    if len(message) < 2 + size or size > MAX_HEADER_BYTES or len(message) > MAX_MESSAGE_BYTES:
+        raise LinkError("message shorter than its header, or over the bounds")
+    try:
+        header = json.loads(message[2 : 2 + size])
+    except ValueError as error:
+        raise LinkError(f"header is no JSON: {error}") from None
+    if not isinstance(header, dict) or not isinstance(header.get("t"), str):
+        raise LinkError("header has no type")
+    return header, message[2 + size :]

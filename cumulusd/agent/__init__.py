@@ -1,0 +1,1 @@
+"""The agent: runs on a worker, or inside the local platform."""

@@ -1,0 +1,413 @@
+"""The agent: partitions, folders and runners of one worker, as the daemon commands them.
+
+Nothing here depends on the daemon's being there: without it, jobs go on and end on time.
+"""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from cumulusd.agent.job_folder import JobFolder, JobFolders
+from cumulusd.agent.link import AgentLink
+from cumulusd.agent.live_job import UNKNOWN_ATTEMPT, LiveJob
+from cumulusd.agent.options import AgentOptions
+from cumulusd.agent.orders import (
+    AttemptOrder,
+    PrepareOrder,
+    StopOrder,
+    grant_answer,
+    refuse_arguments,
+    runner_orders,
+)
+from cumulusd.agent.package import fetch_package
+from cumulusd.agent.partitions import Partitions
+from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
+from cumulusd.chronos.grant import Grant
+from cumulusd.errors import Conflict, CumulusError, InternalError
+from cumulusd.tasks import Tasks, sleep, wait_at_most
+
+#: A verb: the call's keyword arguments to its answer. Raises CumulusError.
+Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+SWEEP_S = 0.5
+_FIRST_LOCK_PAUSE_S = 0.05
+_MAX_LOCK_PAUSE_S = 1.0
+
+
+class Agent:
+    """One worker's agent. `open` it, then call its verbs; `close` frees everything it holds."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        hostname: str,
+        options: AgentOptions,
+        folders: JobFolders,
+        partitions: Partitions,
+        discovery: Discovery,
+        link: AgentLink,
+        run_in_thread: Callable[[Callable[[], None]], Deferred[None]],
+        ca_bundle: str | None = None,
+    ) -> None:
+        """`ca_bundle`: path of the bundle that jobs are given, mounted under the same path."""
+        self._reactor = reactor
+        self._hostname = hostname
+        self._options = options
+        self._folders = folders
+        self._partitions = partitions
+        self._discovery = discovery
+        self._link = link
+        self._run_in_thread = run_in_thread
+        self._ca_bundle = ca_bundle
+        self._jobs: dict[str, LiveJob] = {}
+        self._locks: dict[str, DeferredLock] = {}
+        self._threads: set[Deferred[None]] = set()
+        self._tasks = Tasks()
+
+    def verbs(self) -> dict[str, Verb]:
+        """What the daemon may call, as `docs/protocol.md` section 2 says."""
+        return {
+            "devices": self.devices,
+            "prepare": self.prepare,
+            "release": self.release,
+            "command": self.command,
+            "journals": self.journals,
+            "partitions": self.partitions,
+        }
+
+    # -- life
+
+    def open(self) -> None:
+        """Loads the ledger and takes up the folders there are. Raises CumulusError."""
+        try:
+            self._partitions.load()
+        except BaseException:
+            self._folders.close()
+            raise
+        for job_id in self._folders.present():
+            self._recover(job_id)
+        self._tasks.start(self._sweep(), "the sweep over journals and partitions")
+        self._clear_trash()
+
+    async def close(self) -> None:
+        """Closes sockets and descriptors. Jobs go on; the next agent takes them up."""
+        await self._tasks.stop()
+        # Descriptors may be closed only when the threads that use them have ended.
+        await DeferredList(list(self._threads), consumeErrors=True)
+        for live in self._jobs.values():
+            self._link.sender.remove(live.job_id)
+            live.close()
+        self._jobs.clear()
+        self._folders.close()
+
+    async def discover(self) -> None:
+        """Looks at the drivers once. What is wrong with them stands in `devices`."""
+        try:
+            found = await self._discovery.look()
+        except DiscoveryFailed as error:
+            self._partitions.discovery_failed(str(error))
+            self._log.error("looking for devices failed: {error}", error=error)
+            return
+        self._partitions.learn(found)
+        if found.reason is not None:
+            self._log.warn("there are no devices: {reason}", reason=found.reason)
+
+    # -- the verbs
+
+    async def devices(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """`discovery_error` says in words why there are none, or why these are of an earlier
+        look."""
+        refuse_arguments(arguments)
+        return {
+            "hostname": self._hostname,
+            "devices": self._partitions.devices(),
+            "discovery_error": self._partitions.discovery_error,
+        }
+
+    async def partitions(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """All of them, also the draining."""
+        refuse_arguments(arguments)
+        return {"partitions": self._partitions.listing()}
+
+    async def journals(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """One entry for each folder."""
+        refuse_arguments(arguments)
+        found = []
+        for live in self._jobs.values():
+            start, end = self._link.sender.extent(live.job_id)
+            found.append(
+                {
+                    "job_id": live.job_id,
+                    "attempt": live.attempt,
+                    "start": start,
+                    "end": end,
+                    "lock_free": live.lock_free(),
+                    "runner": live.socket.runner_is_there,
+                }
+            )
+        return {"journals": found}
+
+    async def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Partition, folder and package are there when this fires; otherwise none of them."""
+        order = PrepareOrder.read(arguments, self._options)
+        async with self._only_one(order.job_id):
+            live = self._jobs.get(order.job_id)
+            if live is not None and not live.is_of(order.attempt):
+                raise Conflict(
+                    f"attempt {live.attempt} of job {order.job_id} still has its folder here",
+                    job_id=order.job_id,
+                    details={"attempt": live.attempt},
+                    hint="release that attempt first",
+                )
+            complete = live is not None and live.folder.read_attempt() == order.attempt
+            if live is not None and not complete and not live.lock_free():
+                raise Conflict(
+                    f"the folder of job {order.job_id} isn't complete, but processes run in it",
+                    job_id=order.job_id,
+                    hint="end them, or prepare the job on another worker",
+                )
+            grant = self._partitions.reserve(order)
+            environments = str(self._folders.environments(order.owner))
+            if live is None or not complete:
+                try:
+                    live = await self._make_folder(order, grant, environments)
+                except BaseException:
+                    # Cancelled, too: nothing half-made stays.
+                    self._forget(order.job_id)
+                    self._partitions.free(order.job_id, order.attempt)
+                    self._clear_trash()
+                    raise
+                self._log.info(
+                    "job {job_id}: {units} units of {device}",
+                    job_id=order.job_id,
+                    units=order.units,
+                    device=grant.device.name,
+                )
+        return {
+            "grant": grant_answer(grant, str(live.folder.path), environments, self._ca_bundle),
+            "devices": self._partitions.devices(),
+        }
+
+    async def release(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """`released` false: `reason` says what holds it; call again."""
+        order = AttemptOrder.read(arguments)
+        async with self._only_one(order.job_id):
+            why = await self._release(order.job_id, order.attempt)
+        return {"released": why is None, "reason": why, "devices": self._partitions.devices()}
+
+    async def command(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """`taken`: a runner was there to be told."""
+        order = StopOrder.read(arguments)
+        live = self._jobs.get(order.job_id)
+        taken = (
+            live is not None
+            and live.is_of(order.attempt)
+            and live.socket.stop(order.reason.value, order.grace_s)
+        )
+        return {"taken": taken}
+
+    # -- making and clearing
+
+    async def _make_folder(self, order: PrepareOrder, grant: Grant, environments: str) -> LiveJob:
+        self._forget(order.job_id)  # what an agent left that died while making it
+        try:
+            folder = self._folders.create(order.job_id)
+        except OSError as error:
+            raise _folder_error(order.job_id, error) from error
+        live: LiveJob | None = None
+        try:
+            await self._fetch(order, folder)
+            orders = runner_orders(
+                order, grant.environment, environments, self._options, self._ca_bundle
+            )
+            live = self._take_up(folder, order.attempt)
+            live.socket.open()
+            folder.write_orders(orders)
+        except BaseException as error:
+            if live is None:
+                folder.close()
+            if isinstance(error, OSError):
+                raise _folder_error(order.job_id, error) from error
+            raise
+        return live
+
+    async def _fetch(self, order: PrepareOrder, folder: JobFolder) -> None:
+        with folder.create_package() as file:
+            await fetch_package(
+                self._link,
+                self._reactor,
+                job_id=order.job_id,
+                sha256=order.package_sha256,
+                size_bytes=order.package_size_bytes,
+                sink=file.write,
+                timeout_s=self._options.package_timeout_s,
+            )
+            file.flush()
+            handle = os.dup(file.fileno())
+        await self._in_thread(lambda: _sync(handle), "writing a package to disk")
+
+    async def _release(self, job_id: str, attempt: int) -> str | None:
+        """Why it can't be released yet; None when it is."""
+        live = self._jobs.get(job_id)
+        if live is None or not live.is_of(attempt):
+            self._partitions.free(job_id, attempt)
+            return None
+        self._partitions.drain(job_id, attempt)
+        live.releasing = True
+        if not live.lock_free():
+            self._watch(live)
+            return f"the lock on the folder of job {job_id} is held: its processes run"
+        why = await self._delivery(job_id)
+        if why is not None:
+            return f"job {job_id} has ended, but {why}"
+        self._forget(job_id)
+        self._partitions.free(job_id, attempt)
+        await self._clear_trash()
+        return None
+
+    async def _delivery(self, job_id: str) -> str | None:
+        """Waits, within a bound, until the journal may go; else what is missing."""
+        ends_s = self._reactor.seconds() + self._options.release_wait_s
+        while (why := self._link.sender.undelivered(job_id)) is not None:
+            left_s = ends_s - self._reactor.seconds()
+            if left_s <= 0:
+                return why
+            await wait_at_most(self._reactor, left_s, self._link.progress.wait())
+        return None
+
+    def _forget(self, job_id: str) -> None:
+        """The folder is out of the way at once; `_clear_trash` deletes it."""
+        live = self._jobs.pop(job_id, None)
+        self._link.sender.remove(job_id)
+        self._link.forget(job_id)
+        if live is not None:
+            live.close()
+        self._folders.discard(job_id)
+
+    def _clear_trash(self) -> Deferred[None]:
+        """Fires when what was discarded is deleted; it is even if nobody waits for it."""
+        return self._in_thread(self._folders.empty_trash, "deleting what released jobs left")
+
+    def _in_thread(self, work: Callable[[], None], what: str) -> Deferred[None]:
+        """Fires when `work` has ended, whose failure is logged. Cancelling only ends the wait."""
+        working = self._run_in_thread(work)
+        waiting: Deferred[None] = Deferred()
+        self._threads.add(working)
+
+        def ended(result: object) -> None:
+            self._threads.discard(working)
+            if isinstance(result, Failure):
+                self._log.failure("{what} failed", result, what=what)
+            if not waiting.called:
+                waiting.callback(None)
+
+        working.addBoth(ended)
+        return waiting
+
+    # -- looking after jobs
+
+    def _recover(self, job_id: str) -> None:
+        try:
+            folder = self._folders.open(job_id)
+        except (CumulusError, OSError) as error:
+            self._log.error(
+                "the folder of job {job_id} can't be opened: {error}", job_id=job_id, error=error
+            )
+            return
+        attempt = self._partitions.attempt_of(job_id) or folder.read_attempt()
+        live = self._take_up(folder, attempt or UNKNOWN_ATTEMPT)
+        try:
+            live.socket.open()
+        except (CumulusError, OSError) as error:
+            self._log.error(
+                "the runner of job {job_id} can't be listened to: {error}",
+                job_id=job_id,
+                error=error,
+            )
+        if not live.lock_free():
+            self._watch(live)
+
+    def _take_up(self, folder: JobFolder, attempt: int) -> LiveJob:
+        live = LiveJob(
+            self._reactor,
+            folder,
+            attempt,
+            poked=self._link.sender.poke,
+            came=self._runner_came,
+            left=self._watch,
+        )
+        self._jobs[live.job_id] = live
+        self._link.sender.add(live.job_id, live.journal)
+        return live
+
+    def _runner_came(self, live: LiveJob) -> None:
+        live.folder.pin_lock()
+        self._link.forget(live.job_id)
+        self._log.info("the runner of job {job_id} is there", job_id=live.job_id)
+
+    def _watch(self, live: LiveJob) -> None:
+        """Tells the daemon as soon as the lock is free."""
+        if not live.watching:
+            live.watching = True
+            self._tasks.start(self._watch_lock(live), "watching a job's lock", job_id=live.job_id)
+
+    async def _watch_lock(self, live: LiveJob) -> None:
+        pause_s = _FIRST_LOCK_PAUSE_S
+        try:
+            while self._jobs.get(live.job_id) is live:
+                if live.socket.runner_is_there and not live.releasing:
+                    return
+                if live.lock_free():
+                    self._link.sender.poke(live.job_id)
+                    self._link.lock_free(live.job_id)
+                    return
+                await sleep(self._reactor, pause_s)
+                pause_s = min(_MAX_LOCK_PAUSE_S, pause_s * 1.5)
+        finally:
+            live.watching = False
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                self._link.sender.sweep()
+                self._partitions.expire()
+            except Exception:
+                # Nothing is awaited above, so this is no cancellation; the next sweep may do.
+                self._log.failure("a sweep over journals and partitions failed")
+            await sleep(self._reactor, SWEEP_S)
+
+    @asynccontextmanager
+    async def _only_one(self, job_id: str) -> AsyncIterator[None]:
+        """One verb at a time changes a job."""
+        lock = self._locks.setdefault(job_id, DeferredLock())
+        await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            if not lock.locked and not lock.waiting:
+                self._locks.pop(job_id, None)
+
+
+def _folder_error(job_id: str, error: OSError) -> CumulusError:
+    return InternalError(
+        f"the folder of job {job_id} can't be made on the worker: {error}",
+        job_id=job_id,
+        hint="check free space and permissions of the agent's folder",
+    )
+
+
+def _sync(handle: int) -> None:
+    """Blocking. Takes the descriptor over."""
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,49 @@
+"""What the agent is told at its start."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from cumulusd.chronos.devices import Selection
+
+
+@attrs.frozen(kw_only=True)
+class AgentOptions:
+    """Settings of one agent; every bound has its unit in its name."""
+
+    count_cpu_devices: bool = False
+    gpu_reserve_fraction: float = 0.05
+    #: the interpreter of the jobs' code, for `job.json`; None: the runner's own
+    job_python: str | None = None
+    #: an interpreter with pyopencl, for the look at the drivers
+    discovery_python: str = sys.executable
+    uv: str | None = None  #: None: the runner looks on PATH
+    #: for uv, under what the daemon says with each job
+    installer_environment: Mapping[str, str] = attrs.field(factory=dict)
+    #: a CA bundle that jobs in containers are to have; copied into the agent's folder
+    ca_bundle: Path | None = None
+    package_max_bytes: int = 512 << 20  #: unpacked
+    package_max_files: int = 20_000
+    journal_max_bytes: int = 256 << 20  #: on the worker, not yet acknowledged
+    segment_bytes: int = 8 << 20
+    stop_grace_s: float = 5.0
+    discovery_timeout_s: float = 30.0
+    discovery_interval_s: float = 300.0
+    package_timeout_s: float = 240.0  #: for fetching one package, retries included
+    release_wait_s: float = 10.0  #: for the journal to arrive at the daemon
+    expiry_grace_s: float = 60.0  #: beyond set-up and run time, until a partition is draining
+    #: who owns the jobs' folders where containers run as another user; None: the agent itself
+    job_uid: int | None = None
+    job_gid: int | None = None
+    #: the daemon's name in HTTP's Host header
+    host: str = "localhost"
+
+    @property
+    def selection(self) -> Selection:
+        """Which devices count."""
+        return Selection(
+            count_cpu_devices=self.count_cpu_devices,
+            gpu_reserve_fraction=self.gpu_reserve_fraction,
+        )

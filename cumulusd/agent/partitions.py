@@ -1,0 +1,148 @@
+"""The worker's devices and partitions as the agent answers for them; each change is on disk."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.logger import Logger
+
+from cumulusd.agent.options import AgentOptions
+from cumulusd.agent.orders import PrepareOrder
+from cumulusd.chronos.boot_clock import BootClock
+from cumulusd.chronos.devices import Discovered
+from cumulusd.chronos.grant import TIER_ADVISORY, Grant, make_grant
+from cumulusd.chronos.ledger import UNITS_PER_DEVICE, Device, Ledger, PartitionState
+from cumulusd.chronos.ledger_file import LedgerFile
+from cumulusd.errors import InsufficientResources
+
+
+class Partitions:
+    """Sole authority on this worker's shares. `load` it before anything else."""
+
+    _log = Logger()
+
+    def __init__(self, file: LedgerFile, clock: BootClock, options: AgentOptions) -> None:
+        self._file = file
+        self._clock = clock
+        self._options = options
+        self._ledger = Ledger()
+        self._present: list[str] = []  #: ids of the devices there are now
+        self.discovery_error: str | None = None
+
+    def load(self) -> None:
+        """Reads the ledger. Until the drivers were looked at, the devices are those of before.
+
+        Raises CumulusError when the ledger can't be used."""
+        self._ledger = self._file.load()
+        known = self._ledger.devices.values()
+        self._present = [
+            one.device_id
+            for one in sorted(known, key=lambda one: one.index)
+            if one.kind != "cpu" or self._options.count_cpu_devices
+        ]
+        self.expire()
+
+    def learn(self, found: Discovered) -> None:
+        """The drivers were looked at."""
+        self._save(self._ledger.with_devices(found.devices))
+        self._present = list(found.devices)
+        self.discovery_error = found.reason
+
+    def discovery_failed(self, why: str) -> None:
+        """They could not be looked at: what was known stays."""
+        self.discovery_error = why
+
+    def attempt_of(self, job_id: str) -> int | None:
+        """The newest attempt of the job that holds a partition."""
+        held = self._ledger.of_job(job_id)
+        return held[-1].attempt if held else None
+
+    def reserve(self, order: PrepareOrder) -> Grant:
+        """The grant of the partition of that attempt, made if it isn't there. Durable."""
+        if self._ledger.find(order.job_id, order.attempt) is None:
+            self._refuse_absent(order)
+        budget_s = order.setup_timeout_s + order.duration_s + self._options.expiry_grace_s
+        ledger, partition = self._ledger.reserve(
+            partition_id=f"p-{secrets.token_hex(8)}",
+            job_id=order.job_id,
+            attempt=order.attempt,
+            device_id=order.device_id,
+            units=order.units,
+            boot_id=self._clock.boot_id,
+            expires_s=self._clock.seconds() + budget_s,
+        )
+        self._save(ledger)
+        return make_grant(partition, ledger.devices[partition.device_id])
+
+    def drain(self, job_id: str, attempt: int) -> None:
+        """It is on its way out."""
+        self._save(self._ledger.mark_draining(job_id, attempt))
+
+    def free(self, job_id: str, attempt: int) -> None:
+        """Its share is free: there is proof that nothing of the job is left."""
+        self._save(self._ledger.release(job_id, attempt))
+
+    def expire(self) -> None:
+        """Marks those draining whose time is over."""
+        before = self._ledger.partitions
+        self._save(self._ledger.expire(self._clock.seconds(), self._clock.boot_id))
+        for key, one in self._ledger.partitions.items():
+            if one.state is not before[key].state:
+                self._log.warn(
+                    "partition {partition_id} of job {job_id} has expired and is draining",
+                    partition_id=one.partition_id,
+                    job_id=one.job_id,
+                )
+
+    def devices(self) -> list[dict[str, Any]]:
+        """As `docs/protocol.md` has them."""
+        return [
+            {
+                "device_id": device.device_id,
+                "index": device.index,
+                "name": device.name,
+                "kind": device.kind,
+                "memory_bytes": device.memory_bytes,
+                "units_total": UNITS_PER_DEVICE,
+                "units_free": self._ledger.units_free(device.device_id),
+                "tier": TIER_ADVISORY,
+            }
+            for device in self._known(self._present)
+        ]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """As `docs/protocol.md` has them."""
+        now_s = self._clock.seconds()
+        return [
+            {
+                "partition_id": one.partition_id,
+                "job_id": one.job_id,
+                "attempt": one.attempt,
+                "device_id": one.device_id,
+                "units": one.units,
+                "gpu_memory_bytes": one.gpu_memory_bytes,
+                "state": PartitionState(one.state).value,
+                "remaining_s": one.remaining_s(now_s, self._clock.boot_id),
+            }
+            for one in self._ledger.partitions.values()
+        ]
+
+    def _refuse_absent(self, order: PrepareOrder) -> None:
+        if order.device_id in self._ledger.devices and order.device_id not in self._present:
+            raise InsufficientResources(
+                f"device {self._ledger.devices[order.device_id].name} was on this worker, "
+                "but its driver doesn't show it now",
+                job_id=order.job_id,
+                details={"device_id": order.device_id, "discovery": self.discovery_error},
+                hint="look at the driver on the worker, or place the job elsewhere",
+            )
+
+    def _known(self, device_ids: list[str]) -> list[Device]:
+        devices: Mapping[str, Device] = self._ledger.devices
+        return [devices[one] for one in device_ids]
+
+    def _save(self, ledger: Ledger) -> None:
+        """On disk first: what isn't there never happened."""
+        if ledger != self._ledger:
+            self._file.save(ledger)
+            self._ledger = ledger

@@ -1,0 +1,118 @@
+"""From what the probe printed to devices with a stable identity. Pure."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from cumulusd.chronos.ledger import Device
+
+KINDS = ("gpu", "accelerator", "cpu")
+
+
+class ProbeAnswerInvalid(ValueError):
+    """The probe printed something else than its answer."""
+
+
+@attrs.frozen(kw_only=True)
+class Selection:
+    """Which devices count, and how much of each is for jobs."""
+
+    count_cpu_devices: bool = False
+    gpu_reserve_fraction: float = 0.05  #: of a GPU's memory, for driver and contexts
+    cpu_reserve_fraction: float = 0.0
+
+    def shareable_bytes(self, kind: str, total_bytes: int) -> int:
+        """What the shares of a device of that kind divide."""
+        cpu = kind == "cpu"
+        reserve = self.cpu_reserve_fraction if cpu else self.gpu_reserve_fraction
+        return total_bytes - int(total_bytes * reserve)
+
+
+@attrs.frozen(kw_only=True)
+class Discovered:
+    """What a look at the drivers gave."""
+
+    devices: Mapping[str, Device]  #: by id, in the order of their index
+    reason: str | None  #: why there are none
+
+
+def read_answer(data: bytes, selection: Selection) -> Discovered:
+    """Reads the probe's JSON. Raises ProbeAnswerInvalid."""
+    try:
+        value = json.loads(data)
+        entries = [_Entry.read(one, place) for place, one in enumerate(value["devices"])]
+        reason = value.get("reason")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProbeAnswerInvalid(f"the probe's answer can't be read: {error!r}") from None
+    counted = [one for one in entries if one.kind != "cpu" or selection.count_cpu_devices]
+    if entries and not counted:
+        reason = (
+            f"only CPU devices were found ({', '.join(sorted({one.name for one in entries}))}); "
+            "they count when count_cpu_devices is set"
+        )
+    return Discovered(
+        devices=_numbered(counted, selection), reason=None if counted else str(reason)
+    )
+
+
+@attrs.frozen(kw_only=True)
+class _Entry:
+    place: int
+    platform: str
+    name: str
+    kind: str
+    ordinal: int
+    memory_bytes: int
+    uuid: str | None
+    pci: str | None
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any], place: int) -> "_Entry":
+        kind, memory_bytes = entry["kind"], entry["memory_bytes"]
+        if kind not in KINDS or type(memory_bytes) is not int or memory_bytes <= 0:
+            raise ValueError(f"device {place} is of kind {kind!r} with {memory_bytes!r} bytes")
+        return cls(
+            place=place,
+            platform=str(entry["platform"]),
+            name=str(entry["name"]),
+            kind=kind,
+            ordinal=int(entry["ordinal"]),
+            memory_bytes=memory_bytes,
+            uuid=entry.get("uuid"),
+            pci=entry.get("pci"),
+        )
+
+    @property
+    def device_id(self) -> str:
+        """UUID where the driver has one, else the PCI address, else what it is called."""
+        if self.uuid:
+            return f"uuid-{self.uuid}"
+        if self.pci:
+            return f"pci-{self.pci}"
+        called = f"{self.platform}\0{self.name}\0{self.ordinal}".encode()
+        return f"name-{hashlib.sha256(called).hexdigest()[:32]}"
+
+
+def _numbered(entries: Iterable[_Entry], selection: Selection) -> dict[str, Device]:
+    """GPUs first, by PCI address; one card shown by two drivers is one device."""
+    order = sorted(
+        entries, key=lambda one: (KINDS.index(one.kind), one.pci is None, one.pci or "", one.place)
+    )
+    devices: dict[str, Device] = {}
+    addresses: set[str] = set()
+    for one in order:
+        if one.device_id in devices or (one.pci is not None and one.pci in addresses):
+            continue
+        if one.pci is not None:
+            addresses.add(one.pci)
+        devices[one.device_id] = Device(
+            device_id=one.device_id,
+            index=len(devices),
+            name=one.name,
+            kind=one.kind,
+            memory_bytes=selection.shareable_bytes(one.kind, one.memory_bytes),
+        )
+    return devices

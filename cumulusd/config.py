@@ -1,0 +1,360 @@
+"""The daemon's configuration: a YAML file, checked as a whole before anything starts.
+
+Every fault is reported at once, with its line and key. Secrets come from the environment.
+"""
+
+import difflib
+import hashlib
+import ipaddress
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from twisted.internet import endpoints
+
+from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
+from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
+from cumulusd.identity import Principal, Role
+
+__all__ = ["Config", "ConfigError", "load_config"]
+
+#: Shortest token taken: 128 bits in hex are 32 characters, in base64 22.
+MIN_TOKEN_CHARACTERS = 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Jobs(Section):
+    """Bounds and defaults of jobs."""
+
+    #: The image of job containers; the local platform has none.
+    image: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    #: How long ended jobs, their journals and results are kept.
+    history_hours: Annotated[float, Field(ge=24, le=8760)] = 24.0
+    #: Most jobs waiting, of all owners and of one.
+    max_queued: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_queued_per_owner: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    #: Longest `duration_s` a job may ask for.
+    max_duration_s: Annotated[float, Field(ge=1, le=31_622_400)] = 604_800.0
+    #: For jobs that don't say: 0 fails rather than waits, None waits for ever.
+    default_queue_timeout_s: Annotated[float, Field(ge=0, le=31_622_400)] | None = None
+    #: Disk kept per job's journal at the daemon; the middle is dropped beyond it.
+    journal_cap_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
+    #: Largest code package, as a zip.
+    package_max_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 36)] = 1 << 29
+    #: Set in every job, under what the job's submitter sets.
+    environment: Annotated[dict[str, str], Field(max_length=256)] = {}
+    #: For installing requirements: a CA bundle, and the package index.
+    ca_bundle: Annotated[Path, Field(strict=False)] | None = None
+    index_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)] | None = None
+
+    @field_validator("environment")
+    @classmethod
+    def _names_of_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+            if name.startswith("CUMULUS_"):
+                raise ValueError(f"{name}: names that begin with CUMULUS_ are the daemon's own")
+            if "\0" in text or len(text) > 65_536:
+                raise ValueError(f"the value of {name} holds a NUL or is over 65536 characters")
+        return value
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _bundle_is_there(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        path = absolute(value, info)
+        if not path.is_file():
+            raise ValueError(f"no file at {path}")
+        return path
+
+    @model_validator(mode="after")
+    def _one_owner_within_all(self) -> "Jobs":
+        if (
+            self.max_queued_per_owner > self.max_queued
+            and "max_queued_per_owner" in self.model_fields_set
+        ):
+            raise ValueError(
+                f"max_queued_per_owner ({self.max_queued_per_owner}) is over "
+                f"max_queued ({self.max_queued})"
+            )
+        return self
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+    #: `auto`: text on a terminal, JSON lines otherwise.
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class Token(Section):
+    """Somebody who may come in. After loading, `token_sha256` is always set.
+
+    The token itself is never kept: its hash stands in the file, or it comes from an environment
+    variable, `token_env` or, when neither is given, `CUMULUSD_TOKEN_<NAME>`.
+    """
+
+    name: str
+    owner: str
+    role: Literal["client", "admin", "viewer"]
+    token_sha256: str | None = None
+    token_env: str | None = None
+
+    @field_validator("name", "owner")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                "use 1 to 64 letters, digits and . _ @ - (the first a letter or digit)"
+            )
+        return value
+
+    @field_validator("owner")
+    @classmethod
+    def _is_not_the_daemon(cls, value: str) -> str:
+        if value == "cumulusd":
+            raise ValueError("'cumulusd' is the daemon itself; choose another owner")
+        return value
+
+    @field_validator("token_sha256")
+    @classmethod
+    def _is_a_hash(cls, value: str | None) -> str | None:
+        if value is not None and not _SHA256.fullmatch(value):
+            raise ValueError("give the SHA-256 of the token, 64 lowercase hex digits")
+        return value
+
+    @field_validator("token_env")
+    @classmethod
+    def _is_a_variable(cls, value: str | None) -> str | None:
+        if value is not None and not _VARIABLE.fullmatch(value):
+            raise ValueError(f"{value!r} is no name of an environment variable")
+        return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _find_secret(cls, data: Any, handler: Any, info: ValidationInfo) -> Any:
+        token: Token = handler(data)
+        if token.token_sha256 is not None:
+            if token.token_env is not None:
+                raise ValueError("give token_sha256 or token_env, not both")
+            return token
+        variable = token.token_env or token.default_variable
+        secret = ((info.context or {}).get("environ") or {}).get(variable, "")
+        if not secret:
+            raise ValueError(
+                f"no token_sha256, and the environment variable {variable} is not set; give one"
+            )
+        if len(secret) < MIN_TOKEN_CHARACTERS:
+            raise ValueError(
+                f"the token in {variable} is too short: "
+                f"at least {MIN_TOKEN_CHARACTERS} characters, made by a random generator"
+            )
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        return token.model_copy(update={"token_sha256": digest})
+
+    @property
+    def default_variable(self) -> str:
+        """The environment variable that holds the token when nothing else is said."""
+        return "CUMULUSD_TOKEN_" + re.sub(r"[^A-Z0-9]", "_", self.name.upper())
+
+    def principal(self) -> Principal:
+        """Whom the token stands for."""
+        return Principal(name=self.name, owner=self.owner, role=Role(self.role))
+
+
+class Config(Section):
+    """All of it. Paths are absolute."""
+
+    #: Twisted endpoint descriptions of what to listen on.
+    listen: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...],
+        Field(strict=False, min_length=1, max_length=16),
+    ] = ("tcp:50051:interface=127.0.0.1",)
+    #: Everything that outlives the process.
+    state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path("cumulusd-state")
+    platform: PlatformSection = PlatformSection()
+    jobs: Jobs = Jobs()
+    #: How long a ready worker whose agent is away still counts as one to wait for.
+    agent_grace_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    log: Log = Log()
+    tokens: Annotated[tuple[Token, ...], Field(strict=False, max_length=10_000)] = ()
+
+    @field_validator("listen")
+    @classmethod
+    def _endpoints_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for description in value:
+            try:
+                # Making an endpoint only reads the description (and certificates): no reactor yet.
+                endpoints.serverFromString(object(), description)  # type: ignore[no-untyped-call]
+            except Exception as error:
+                raise ValueError(
+                    f"{description!r} is no endpoint ({type(error).__name__}: {error}); "
+                    "for example tcp:50051:interface=127.0.0.1"
+                ) from None
+        return value
+
+    @field_validator("state_dir")
+    @classmethod
+    def _state_dir_absolute(cls, value: Path, info: ValidationInfo) -> Path:
+        path = absolute(value, info)
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is there and is no folder")
+        return path
+
+    @field_validator("tokens")
+    @classmethod
+    def _tokens_differ(cls, value: tuple[Token, ...]) -> tuple[Token, ...]:
+        for field in ("name", "token_sha256"):
+            seen: dict[str, str] = {}
+            for token in value:
+                key = str(getattr(token, field))
+                if key in seen:
+                    what = "the same name" if field == "name" else "the same token"
+                    raise ValueError(f"{what} twice: {seen[key]!r} and {token.name!r}")
+                seen[key] = token.name
+        return value
+
+    def authenticator_tokens(self) -> list[tuple[str, Principal]]:
+        """What `identity.Authenticator` takes."""
+        return [(str(token.token_sha256), token.principal()) for token in self.tokens]
+
+
+def open_to_others(listen: Sequence[str]) -> str | None:
+    """What is wrong with listening there without tokens; None when only this machine gets in."""
+    for description in listen:
+        if not is_loopback(description):
+            return (
+                f"{description!r} can be reached from other machines, and there "
+                "are no tokens: configure tokens, or listen on 127.0.0.1"
+            )
+    return None
+
+
+def is_loopback(description: str) -> bool:
+    """Can this endpoint be reached from this machine only? False also when it can't be told."""
+    parts = re.split(r"(?<!\\):", description)
+    kind, named, positional = parts[0], {}, []
+    for part in parts[1:]:
+        key, equals, value = part.partition("=")
+        if equals:
+            named[key] = value.replace("\\", "")
+        else:
+            positional.append(part.replace("\\", ""))
+    if kind == "unix":
+        return True
+    if kind not in ("tcp", "ssl"):
+        # tcp6, systemd, haproxy, a plugin's: told only where the interface is named outright.
+        return kind == "tcp6" and _is_loopback_address(named.get("interface", ""))
+    interface = named.get("interface", positional[1] if kind == "tcp" and positional[1:] else "")
+    return _is_loopback_address(interface)
+
+
+def _is_loopback_address(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """The configuration in the file at `path`, secrets taken from `environ`.
+
+    Raises ConfigError with every fault.
+    """
+    path = Path(path)
+    data, lines = read_yaml(path)
+    folder = Path(os.path.abspath(path)).parent
+    config: Config | None = None
+    faults: list[Fault] = []
+    try:
+        config = Config.model_validate(data, context={"folder": folder, "environ": environ})
+    except ValidationError as error:
+        faults = [_fault(detail, lines) for detail in error.errors(include_url=False)]
+    # Across sections, on what was written: faults elsewhere must not hide this one.
+    wrong = {re.split(r"[.\[]", fault.key)[0] for fault in faults}
+    if config is not None:
+        faults += [
+            Fault(key=key_text(key), line=lines.of(key), message=message)
+            for key, message in _faults_across(config)
+        ]
+    if "listen" in data and not data.get("tokens") and not wrong & {"listen", "tokens"}:
+        message = open_to_others(data["listen"])
+        if message is not None:
+            faults.append(Fault(key="listen", line=lines.of(("listen",)), message=message))
+    if config is None or faults:
+        raise ConfigError(str(path), faults)
+    return config
+
+
+def _faults_across(config: Config) -> list[tuple[KeyPath, str]]:
+    """What one section lacks for another's sake."""
+    faults: list[tuple[KeyPath, str]] = []
+    if config.platform.type != "swarm":
+        return faults
+    if config.jobs.image is None:
+        faults.append((("jobs", "image"), "is required by the swarm platform"))
+    bundle = config.jobs.ca_bundle
+    if bundle is not None and bundle.stat().st_size > MAX_BUNDLE_BYTES:
+        message = f"{bundle} is over {MAX_BUNDLE_BYTES} bytes, the most that Swarm carries"
+        faults.append((("jobs", "ca_bundle"), message))
+    return faults
+
+
+def _fault(detail: ErrorDetails, lines: Lines) -> Fault:
+    """One of pydantic's errors in our words."""
+    location: KeyPath = tuple(part for part in detail["loc"])
+    key = key_text(location)
+    kind, given = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
+        message = (
+            f"unknown key; did you mean {nearest[0]!r}?"
+            if nearest
+            else f"unknown key; known here: {', '.join(sorted(known))}"
+        )
+    elif kind == "missing":
+        message = "is required"
+    elif kind == "value_error":
+        message = str(detail["ctx"]["error"])
+    else:
+        message = detail["msg"][0].lower() + detail["msg"][1:]
+        if isinstance(given, str | int | float | bool | None):
+            message += f" (it is {given!r})"
+    return Fault(key=key, line=lines.of(location), message=message)
+
+
+def _known_keys(location: KeyPath) -> list[str]:
+    """The keys that may stand at this place."""
+    model: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        model = _section_in(model.model_fields[str(part)].annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field's type holds, directly or in a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        if (found := _section_in(inner)) is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""Jobs: the core. Knows no transport and no platform, only the ports it names."""

@@ -1,0 +1,174 @@
+"""Takes in the journals that the agents send, and hears in them what the jobs say."""
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from cumulus_wire.journal import Kind, Record
+from cumulusd.errors import CumulusError, NotFound
+from cumulusd.jobs import ends
+from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.journals import Journal, JournalDamaged, JournalHole, Journals
+from cumulusd.jobs.machine import EventKind
+from cumulusd.jobs.model import End, JobRecord, Phase
+from cumulusd.jobs.packages import Packages
+from cumulusd.jobs.ports import Clock
+from cumulusd.jobs.store import StoreFailed
+from cumulusd.jobs.table import JobTable
+from cumulusd.tasks import Tasks, sleep
+
+_READ_BYTES = 1 << 20
+_SYNC_AGAIN_S = 5.0
+
+
+class Intake:
+    """The daemon's desk for the agents: journals in, packages out."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        table: JobTable,
+        journals: Journals,
+        packages: Packages,
+        clock: Clock,
+        tell: Tell,
+        nudge: Callable[[str], None],
+        acknowledge: Callable[[str, int], None],
+    ) -> None:
+        """`acknowledge(job_id, offset)` tells the sender what is on disk; `nudge` the supervisor
+        that a container is gone."""
+        self._table = table
+        self._journals = journals
+        self._packages = packages
+        self._clock = clock
+        self._tell = tell
+        self._nudge = nudge
+        self._acknowledge = acknowledge
+        self._errors: dict[str, Record] = {}
+        self._tasks = Tasks()
+
+    def resume(self, record: JobRecord) -> None:
+        """Hears again what the journal on disk says of a job that has not ended."""
+        journal = self._journals.get(record.job_id)
+        if journal is None:
+            return
+        offset = journal.start_offset
+        while offset < journal.end_offset:
+            chunk = journal.read(offset, _READ_BYTES)
+            for entry in chunk.records():
+                self._hear(record.job_id, journal, entry)
+            offset = chunk.next_offset
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        await self._tasks.stop()
+
+    # -- for the agents' link
+
+    def offered(self, node_id: str, job_id: str, start: int, end: int) -> int | None:
+        """Where the agent shall begin to send; None: nothing of this job is wanted."""
+        record = self._wanted(node_id, job_id)
+        if record is None:
+            return None
+        journal = self._journals.open(job_id)
+        if start > journal.received_offset:
+            why = f"the worker's begins at {start}, ours ends at {journal.received_offset}"
+            self._damaged(job_id, why)
+            return None
+        # The agent frees what lies below: no more than what is durable. What we hold beyond that
+        # comes a second time and is trimmed.
+        return journal.durable_offset
+
+    def received(self, node_id: str, job_id: str, offset: int, data: bytes) -> bool:
+        """Bytes of a journal. False: send no more of this job."""
+        if self._wanted(node_id, job_id) is None:
+            return False
+        journal = self._journals.open(job_id)
+        try:
+            records = journal.append(offset, data)
+        except JournalDamaged as error:
+            for record in error.records:
+                self._hear(job_id, journal, record)
+            self._damaged(job_id, str(error))
+            return False
+        except JournalHole as error:
+            self._damaged(job_id, error.message)
+            return False
+        except CumulusError as error:
+            # Our disk, not the job's fault: the agent keeps the bytes and offers them again.
+            self._log.error(
+                "job {job_id}: its journal can't be written: {why}",
+                job_id=job_id,
+                why=error.message,
+            )
+            raise
+        for record in records:
+            self._hear(job_id, journal, record)
+        if records:
+            self._table.wake(job_id)
+        return True
+
+    def lock_free(self, node_id: str, job_id: str) -> None:
+        """No process of the job is left on its worker."""
+        if self._wanted(node_id, job_id) is not None:
+            self._nudge(job_id)
+
+    async def read_package(
+        self, node_id: str, sha256: str, offset: int, length: int
+    ) -> tuple[bytes, int]:
+        """A range of a package that a job on that node needs, and the package's size."""
+        for record in self._table.placed():
+            placed_here = record.placement is not None and record.placement.node_id == node_id
+            if placed_here and record.spec.package_sha256 == sha256:
+                return await self._packages.read(sha256, offset, length)
+        raise NotFound(f"No job on worker {node_id} has the package {sha256[:12]}…")
+
+    # -- inside
+
+    def _wanted(self, node_id: str, job_id: str) -> JobRecord | None:
+        record = self._table.get(job_id)
+        if record is None or record.phase is Phase.ENDED or record.placement is None:
+            return None
+        return record if record.placement.node_id == node_id else None
+
+    def _damaged(self, job_id: str, why: str) -> None:
+        self._log.error("job {job_id}: journal damaged: {why}", job_id=job_id, why=why)
+        self._tell(job_id, EventKind.FINAL, end=ends.end_of_bad_journal(why))
+
+    def _hear(self, job_id: str, journal: Journal, entry: Record) -> None:
+        at = entry.time_us / 1e6
+        try:
+            if entry.kind is Kind.STATUS:
+                phase = entry.json().get("phase")
+                if phase == "setup":
+                    self._tell(job_id, EventKind.SETUP_BEGAN, at=at)
+                elif phase == "running":
+                    self._tell(job_id, EventKind.CODE_BEGAN, at=at)
+            elif entry.kind is Kind.ERROR:
+                self._errors[job_id] = entry
+            elif entry.kind is Kind.EXIT:
+                error = self._errors.pop(job_id, None)
+                end = ends.end_of_exit(entry.json(), error.json() if error else None)
+
+                announcing = self._announce(job_id, journal, at, end)
+                self._tasks.start(announcing, "announcing an end", job_id=job_id)
+        except ValueError as problem:
+            self._damaged(job_id, f"record at {entry.offset}: {problem}")
+
+    async def _announce(self, job_id: str, journal: Journal, at: float, end: End) -> None:
+        """Tells the end once all of the journal is on disk, however long the disk refuses."""
+        while True:
+            try:
+                await journal.sync()
+                break
+            except StoreFailed as error:
+                self._log.error(
+                    "job {job_id} has ended, but its journal can't be synced: {why};"
+                    " mend the disk and restart the daemon",
+                    job_id=job_id,
+                    why=error.message,
+                )
+            await sleep(self._clock, _SYNC_AGAIN_S)
+        self._tell(job_id, EventKind.FINAL, at=at, end=end)

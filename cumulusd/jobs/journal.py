@@ -1,0 +1,415 @@
+"""One job's journal on the daemon's disk: appended by one sender, read by any number of readers."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from cumulus_wire.journal import (
+    HEADER,
+    MAGIC,
+    MAX_PAYLOAD_BYTES,
+    FrameParser,
+    JournalCorrupt,
+    Kind,
+    Record,
+    gap_record,
+)
+from cumulusd.errors import Conflict, InvalidArgument
+from cumulusd.jobs import segments
+from cumulusd.jobs.ports import RunInThread
+from cumulusd.jobs.segments import OpenFiles, Segment
+from cumulusd.jobs.store import StoreFailed
+
+
+class JournalHole(Conflict):
+    """Bytes were sent that don't follow on what is held: send from `received_offset` on."""
+
+
+class JournalDamaged(JournalCorrupt):
+    """Bytes were sent that are no frames. What was whole before them is kept, in `records` too."""
+
+    def __init__(self, offset: int, why: str, records: list[Record]) -> None:
+        super().__init__(offset, why)
+        self.why = why
+        self.records = records
+
+
+@attrs.frozen(kw_only=True)
+class Chunk:
+    """A piece of a journal for a reader."""
+
+    kind: str  #: "frames", or "gap" for a range that the size cap dropped
+    offset: int
+    next_offset: int  #: where to read on
+    data: bytes = b""  #: whole frames; empty for a gap and at the journal's end
+
+    def records(self) -> list[Record]:
+        """The same as records; a gap is one GAP record. Raises JournalCorrupt."""
+        if self.kind == "gap":
+            return [gap_record(self.offset, self.next_offset, 0)]
+        return FrameParser(self.offset).feed(self.data)
+
+
+class Journal:
+    """Made by `Journals.open`. Offsets are journal offsets, in bytes."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        job_id: str,
+        folder: Path,
+        *,
+        files: OpenFiles,
+        run_in_thread: RunInThread,
+        cap_bytes: int,
+        segment_bytes: int,
+        changed: "Callable[[Journal], None]",
+        on_durable: Callable[[str, int], None],
+    ) -> None:
+        """Recovers what `folder` holds; blocking. `changed` is called when `dirty`, `urgent` or
+        `size_bytes` may have changed. Raises OSError.
+        """
+        self.job_id = job_id
+        self._folder = folder
+        self._files = files
+        self._run_in_thread = run_in_thread
+        self._cap_bytes = cap_bytes
+        self._segment_bytes = segment_bytes
+        self._changed = changed
+        self._on_durable = on_durable
+        self._segments, self._last_kind = segments.recover(folder)
+        self._parser = FrameParser(self._segments[-1].end if self._segments else 0)
+        #: Everything before it is fsynced; whole frames only.
+        self.durable_offset = self.start_offset
+        #: Bytes on disk.
+        self.size_bytes = sum(segment.size_bytes for segment in self._segments)
+        #: A new segment waits for the older ones to be fsynced: don't wait for the interval.
+        self.urgent = False
+        self.closed = False
+        # Starts of the segments with bytes not fsynced: not looked at yet, and being fsynced. What
+        # was found may have been left unsynced by a daemon that was killed.
+        self._unsynced = {segment.start for segment in self._segments}
+        self._in_flight: set[int] = set()
+        self._sync_lock = DeferredLock()
+        self._syncs_begun = 0
+        self._sync_failure: str | None = None
+        self._damage: tuple[int, str] | None = None
+        self._waiters: dict[Deferred[None], int] = {}
+
+    @property
+    def start_offset(self) -> int:
+        """Where it begins."""
+        return self._segments[0].start if self._segments else 0
+
+    @property
+    def end_offset(self) -> int:
+        """Behind the last whole frame received."""
+        return self._parser.offset
+
+    @property
+    def received_offset(self) -> int:
+        """Behind the last byte received, those of an incomplete frame too."""
+        return self._parser.offset + self._parser.pending_bytes
+
+    @property
+    def finished(self) -> bool:
+        """Its last record is an EXIT: nothing follows in this attempt."""
+        return self._last_kind is Kind.EXIT
+
+    @property
+    def dirty(self) -> bool:
+        """It holds bytes that a sync can make durable."""
+        return bool(self._unsynced or self._in_flight) and self._sync_failure is None
+
+    def append(self, offset: int, data: bytes) -> list[Record]:
+        """Takes the journal's bytes from `offset` on; returns the records they complete, in order.
+
+        Bytes already held are skipped. Raises JournalHole when some are missing before `offset`,
+        JournalDamaged when they are no frames (at every later append too), Conflict when closed,
+        StoreFailed when the disk refuses: then nothing of `data` was taken.
+        """
+        self._check_open()
+        received = self.received_offset
+        if offset > received:
+            raise JournalHole(
+                f"The journal of job {self.job_id} is held up to {received}, "
+                f"but bytes from {offset} on were sent",
+                job_id=self.job_id,
+                details={"received_offset": received, "offset": offset},
+                hint=f"Send it from offset {received} on.",
+            )
+        if self._damage is not None:
+            raise JournalDamaged(*self._damage, [])
+        data = data[received - offset :]
+        if not data:
+            return []
+        boundary = self.end_offset
+        segment = self._write(data)
+        try:
+            records = self._parser.feed(data)
+        except JournalCorrupt as error:
+            records = self._cut_damage(segment, boundary, error.offset)
+            why = str(error).partition(": ")[2]
+            self._damage = error.offset, why
+            self._appended(records)
+            raise JournalDamaged(error.offset, why, records) from error
+        self._appended(records)
+        return records
+
+    async def sync(self) -> int:
+        """Fires when all whole frames appended before the call are fsynced: the durable offset.
+
+        Raises StoreFailed. After a failed fsync the kernel may have dropped what it held, so this
+        journal claims nothing more until the daemon is restarted; the sender keeps its copy.
+        """
+        begun_before = self._syncs_begun
+        async with self._sync_lock:
+            self._check_sync_failure()
+            if self.closed or not self._unsynced or self._syncs_begun > begun_before:
+                return self.durable_offset  # whoever held the lock began after this call
+            self._syncs_begun += 1
+            wanted, starts = self.end_offset, sorted(self._unsynced)
+            self._in_flight, self._unsynced = self._unsynced, set()
+            self.urgent = False
+            folder = self._folder
+            try:
+                await self._run_in_thread(lambda: segments.sync_files(folder, starts))
+            except BaseException as error:
+                # Failed, or cancelled and unknown how far it came.
+                self._unsynced |= self._in_flight
+                self._in_flight = set()
+                if isinstance(error, OSError):
+                    self._sync_failure = str(error)
+                if not self.closed:
+                    self._changed(self)
+                if isinstance(error, OSError):
+                    self._check_sync_failure()
+                raise
+            self._in_flight = set()
+            if not self.closed:
+                if wanted > self.durable_offset:
+                    self.durable_offset = wanted
+                    self._on_durable(self.job_id, wanted)
+                self._changed(self)
+            return self.durable_offset
+
+    def read(self, offset: int, max_bytes: int) -> Chunk:
+        """Whole frames from `offset` on, at most `max_bytes` (a single frame may be larger).
+
+        At the end an empty chunk; where the cap dropped a range, a gap chunk. Raises
+        InvalidArgument when `offset` is inside a frame or out of range, Conflict when closed,
+        StoreFailed when the disk refuses.
+        """
+        self._check_open()
+        if not 0 <= offset <= self.end_offset:
+            raise self._bad_offset(offset, f"is outside its range, 0 to {self.end_offset}")
+        for segment in self._segments:
+            if offset < segment.start:
+                return Chunk(kind="gap", offset=offset, next_offset=segment.start)
+            if offset < min(segment.end, self.end_offset):
+                try:
+                    return self._read_frames(segment, offset, max_bytes)
+                except OSError as error:
+                    raise disk_error(self.job_id, "read", self._folder, error) from error
+        return Chunk(kind="frames", offset=offset, next_offset=offset)
+
+    async def wait_beyond(self, offset: int) -> None:
+        """Fires when `end_offset` is beyond `offset`, or the journal is finished or closed.
+
+        Safe to cancel.
+        """
+        if self.closed or self.finished or self.end_offset > offset:
+            return
+        waiter: Deferred[None] = Deferred()
+        self._waiters[waiter] = offset
+        try:
+            await waiter
+        finally:
+            self._waiters.pop(waiter, None)
+
+    def close(self) -> None:
+        """Closes its file and wakes its readers. Syncs nothing."""
+        if not self.closed:
+            self.closed = True
+            self._files.close(self._folder)
+            self._wake()
+
+    # Writing.
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Conflict(
+                f"The journal of job {self.job_id} is closed: the job's history was deleted, or "
+                "the daemon is stopping",
+                job_id=self.job_id,
+            )
+
+    def _check_sync_failure(self) -> None:
+        if self._sync_failure is not None:
+            raise StoreFailed(
+                f"The journal of job {self.job_id} can't be made durable: {self._sync_failure}",
+                job_id=self.job_id,
+                details={"durable_offset": self.durable_offset},
+                hint=f"Check the disk that holds {self._folder}, then restart the daemon: it "
+                "asks the worker again for what is missing.",
+            )
+
+    def _write(self, data: bytes) -> Segment:
+        """Appends to the last segment, wholly or not at all."""
+        segment = self._segments[-1] if self._segments else Segment(0, 0)
+        try:
+            fd = self._files.get(self._folder, segment.start)
+            segments.write_at(fd, data, segment.size_bytes)
+        except OSError as error:
+            raise disk_error(self.job_id, "written", self._folder, error) from error
+        if not self._segments:
+            self._segments.append(segment)
+        segment.end += len(data)
+        self.size_bytes += len(data)
+        self._unsynced.add(segment.start)
+        return segment
+
+    def _cut_damage(self, segment: Segment, boundary: int, end: int) -> list[Record]:
+        """Drops the bytes from `end` on; returns the whole records between `boundary` and it."""
+        self._parser = FrameParser(end)
+        self.size_bytes -= segment.end - end
+        segment.end = end
+        try:
+            fd = self._files.get(self._folder, segment.start)
+            whole = os.pread(fd, end - boundary, boundary - segment.start)
+            os.ftruncate(fd, segment.size_bytes)
+        except OSError as error:
+            raise disk_error(self.job_id, "written", self._folder, error) from error
+        return FrameParser(boundary).feed(whole)
+
+    def _appended(self, records: list[Record]) -> None:
+        if records:
+            self._last_kind = records[-1].kind
+        self._roll()
+        self._drop()
+        self._changed(self)
+        if records:
+            self._wake()
+
+    def _roll(self) -> None:
+        """Begins a new segment at the last frame boundary when this one is full."""
+        last, boundary = self._segments[-1], self.end_offset
+        if boundary - last.start < self._segment_bytes:
+            return
+        self.urgent = True
+        older = (self._unsynced | self._in_flight) - {last.start}
+        if older and self._sync_failure is None:
+            return  # see segments.py: it grows until the older ones are on disk
+        part_bytes = last.end - boundary
+        try:
+            if part_bytes:
+                # The new one is whole before the old one is cut; recovery knows the overlap.
+                fd = self._files.get(self._folder, last.start)
+                part = os.pread(fd, part_bytes, boundary - last.start)
+                segments.write_at(self._files.get(self._folder, boundary), part, 0)
+                os.truncate(segments.path_of(self._folder, last.start), boundary - last.start)
+        except OSError as error:
+            # Nothing is lost: it stays one segment, and the next append tries again.
+            self._log.error(
+                "job {job_id}: can't begin a new journal segment: {error}",
+                job_id=self.job_id,
+                error=error,
+            )
+            self._files.close(self._folder)
+            segments.path_of(self._folder, boundary).unlink(missing_ok=True)
+            return
+        last.end = boundary
+        self._segments.append(Segment(boundary, boundary + part_bytes))
+        if part_bytes:
+            self._unsynced.add(boundary)
+
+    def _drop(self) -> None:
+        """Keeps to the size cap."""
+        if self.size_bytes <= self._cap_bytes:
+            return
+        for segment in segments.droppable(self._segments, self._cap_bytes):
+            try:
+                segments.path_of(self._folder, segment.start).unlink(missing_ok=True)
+            except OSError as error:
+                self._log.error(
+                    "job {job_id}: can't drop a journal segment: {error}",
+                    job_id=self.job_id,
+                    error=error,
+                )
+                return
+            self._segments.remove(segment)
+            self._unsynced.discard(segment.start)
+            self.size_bytes -= segment.size_bytes
+
+    # Reading.
+
+    def _bad_offset(self, offset: int, why: str) -> InvalidArgument:
+        message = f"Offset {offset} of the journal of job {self.job_id} {why}"
+        return InvalidArgument(
+            message,
+            job_id=self.job_id,
+            details={
+                "faults": [{"key": "from_offset", "message": message}],
+                "start_offset": self.start_offset,
+                "end_offset": self.end_offset,
+            },
+            hint="Use 0, or a next_offset that the server sent.",
+        )
+
+    def _read_frames(self, segment: Segment, offset: int, max_bytes: int) -> Chunk:
+        limit = min(segment.end, self.end_offset) - offset
+        fd = os.open(segments.path_of(self._folder, segment.start), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            position = offset - segment.start
+            data = os.pread(fd, min(limit, max(max_bytes, HEADER.size)), position)
+            first = _frame_bytes(data, 0)
+            if first is not None and len(data) < first <= limit:
+                data = os.pread(fd, first, position)
+        finally:
+            os.close(fd)
+        try:
+            # The first frame's checksum proves that this is a boundary; readers check the others.
+            if first is None or not FrameParser(offset).feed(data[:first]):
+                raise JournalCorrupt(offset, "no frame")
+        except JournalCorrupt:
+            raise self._bad_offset(offset, "is inside a record") from None
+        end = first
+        while (size := _frame_bytes(data, end)) is not None and end + size <= len(data):
+            end += size
+        return Chunk(kind="frames", offset=offset, next_offset=offset + end, data=data[:end])
+
+    def _wake(self) -> None:
+        ready = [
+            waiter
+            for waiter, offset in self._waiters.items()
+            if self.closed or self.finished or self.end_offset > offset
+        ]
+        for waiter in ready:
+            # One that is woken may cancel another.
+            if self._waiters.pop(waiter, None) is not None:
+                waiter.callback(None)
+
+
+def _frame_bytes(data: bytes, position: int) -> int | None:
+    """Size of the frame whose header stands at `position`; None when none does."""
+    if len(data) - position < HEADER.size:
+        return None
+    magic, _, flags, length, _, _ = HEADER.unpack_from(data, position)
+    if magic != MAGIC or flags != 0 or length > MAX_PAYLOAD_BYTES:
+        return None
+    return HEADER.size + int(length)
+
+
+def disk_error(job_id: str, verb: str, folder: Path, error: OSError) -> StoreFailed:
+    """What is raised when a journal's files can't be `verb`."""
+    return StoreFailed(
+        f"The journal of job {job_id} can't be {verb}: {error}",
+        job_id=job_id,
+        details={"path": str(folder)},
+        hint=f"Check the free space and the health of the disk that holds {folder}.",
+    )

@@ -1,0 +1,233 @@
+"""The daemon's copies of the jobs' journals, on disk under `<root>/<job id>/`.
+
+Appending goes to the page cache; an fsync follows at most `sync_interval_s` later, off the reactor
+thread, and then `on_durable` lets the sender forget. Opening a journal reads its last two segments;
+in memory a journal is a few numbers.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from cumulusd.errors import Conflict, InvalidArgument
+from cumulusd.jobs.journal import Chunk, Journal, JournalDamaged, JournalHole, disk_error
+from cumulusd.jobs.ports import Clock, DelayedCall, RunInThread
+from cumulusd.jobs.segments import OpenFiles, list_segments
+from cumulusd.jobs.store import StoreFailed
+
+__all__ = ["Chunk", "Journal", "JournalDamaged", "JournalHole", "Journals"]
+
+#: Journals whose file stays open for appending.
+MAX_OPEN_FILES = 64
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_TRASH = ".trash-"
+
+
+class Journals:
+    """All journals of this daemon: owns their files and the timer that syncs them."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clock: Clock,
+        run_in_thread: RunInThread,
+        cap_bytes: int,
+        segment_bytes: int,
+        sync_interval_s: float = 1.0,
+        on_durable: Callable[[str, int], None],
+    ) -> None:
+        """`cap_bytes` is per journal: over it, middle segments are dropped. It counts whole
+        segments, so it must be at least four times `segment_bytes`. `on_durable(job_id, offset)` is
+        called when a journal is fsynced up to there. Makes `root`, clears what a delete left over;
+        blocking.
+        """
+        if segment_bytes < 1 or cap_bytes < 4 * segment_bytes:
+            raise ValueError("cap_bytes must be at least four times segment_bytes")
+        self._root = root
+        self._clock = clock
+        self._run_in_thread = run_in_thread
+        self._cap_bytes = cap_bytes
+        self._segment_bytes = segment_bytes
+        self._sync_interval_s = sync_interval_s
+        self._on_durable = on_durable
+        self._files = OpenFiles(MAX_OPEN_FILES)
+        self._journals: dict[str, Journal] = {}
+        self._sizes: dict[str, int] = {}
+        self._total_bytes = 0
+        self._dirty: set[str] = set()
+        self._timer: DelayedCall | None = None
+        self._syncing = False
+        self._hurried: set[str] = set()
+        self._stopped = False
+        root.mkdir(parents=True, exist_ok=True)
+        for name in os.listdir(root):
+            if name.startswith(_TRASH):
+                shutil.rmtree(root / name)
+            elif _JOB_ID.fullmatch(name):
+                found = list_segments(root / name)
+                self._resize(name, sum(segment.size_bytes for segment in found))
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all journals on disk, also of those that are not open."""
+        return self._total_bytes
+
+    def known(self) -> list[str]:
+        """Job ids of all journals on disk."""
+        return sorted(self._sizes)
+
+    def open(self, job_id: str) -> Journal:
+        """The job's journal, made or loaded when it isn't open yet.
+
+        Raises InvalidArgument for what is no job id, Conflict after `stop`, StoreFailed when the
+        disk refuses.
+        """
+        journal = self._journals.get(job_id)
+        if journal is not None:
+            return journal
+        if self._stopped:
+            raise Conflict("The daemon is stopping: its journals are closed", job_id=job_id)
+        if not _JOB_ID.fullmatch(job_id):
+            raise InvalidArgument(f"{job_id!r} is no job id")
+        folder = self._root / job_id
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            journal = Journal(
+                job_id,
+                folder,
+                files=self._files,
+                run_in_thread=self._run_in_thread,
+                cap_bytes=self._cap_bytes,
+                segment_bytes=self._segment_bytes,
+                changed=self._changed,
+                on_durable=self._on_durable,
+            )
+        except OSError as error:
+            raise disk_error(job_id, "opened", folder, error) from error
+        self._journals[job_id] = journal
+        self._changed(journal)
+        return journal
+
+    def get(self, job_id: str) -> Journal | None:
+        """The job's journal, loaded when it is only on disk; None when there is none."""
+        return self.open(job_id) if job_id in self._sizes else None
+
+    def extent(self, job_id: str) -> tuple[int, int]:
+        """(start, end) offsets for a listing, without opening the journal: then the end may count
+        a record that was torn. (0, 0) when there is none. Raises StoreFailed.
+        """
+        journal = self._journals.get(job_id)
+        if journal is not None:
+            return journal.start_offset, journal.end_offset
+        if job_id not in self._sizes:
+            return 0, 0
+        try:
+            found = list_segments(self._root / job_id)
+        except OSError as error:
+            raise disk_error(job_id, "read", self._root / job_id, error) from error
+        return (found[0].start, found[-1].end) if found else (0, 0)
+
+    async def delete(self, job_id: str) -> None:
+        """Fires when the journal is gone from disk. Its readers are woken and find it closed.
+
+        Unknown journals are no error. Raises StoreFailed.
+        """
+        journal = self._journals.pop(job_id, None)
+        if journal is not None:
+            journal.close()
+        self._dirty.discard(job_id)
+        if job_id not in self._sizes:
+            return
+        folder, trash = self._root / job_id, self._root / (_TRASH + job_id)
+        try:
+            # Renamed first: an interrupted removal must not look like a journal with gaps.
+            os.rename(folder, trash)
+            self._total_bytes -= self._sizes.pop(job_id)
+            await self._run_in_thread(lambda: shutil.rmtree(trash))
+        except OSError as error:
+            raise disk_error(job_id, "deleted", folder, error) from error
+
+    async def stop(self) -> None:
+        """Fires when everything is fsynced and all files are closed; readers are woken.
+
+        What can't be synced is logged: the workers still hold it. Lasts as long as the disk does.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        try:
+            for job_id in sorted(self._dirty):
+                await self._sync(job_id)
+        finally:
+            for journal in self._journals.values():
+                journal.close()
+            self._journals.clear()
+
+    def _changed(self, journal: Journal) -> None:
+        job_id = journal.job_id
+        self._resize(job_id, journal.size_bytes)
+        if not journal.dirty:
+            self._dirty.discard(job_id)
+            return
+        self._dirty.add(job_id)
+        if self._stopped:
+            return
+        if journal.urgent and job_id not in self._hurried:
+            self._hurried.add(job_id)
+            self._in_background(self._hurry(job_id))
+        if self._timer is None and not self._syncing:
+            self._timer = self._clock.callLater(self._sync_interval_s, self._tick)
+
+    def _resize(self, job_id: str, size_bytes: int) -> None:
+        self._total_bytes += size_bytes - self._sizes.get(job_id, 0)
+        self._sizes[job_id] = size_bytes
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._syncing = True
+        self._in_background(self._sync_all())
+
+    async def _sync_all(self) -> None:
+        try:
+            for job_id in sorted(self._dirty):
+                await self._sync(job_id)
+        finally:
+            self._syncing = False
+            if self._dirty and not self._stopped:
+                self._timer = self._clock.callLater(self._sync_interval_s, self._tick)
+
+    async def _hurry(self, job_id: str) -> None:
+        try:
+            await self._sync(job_id)
+        finally:
+            self._hurried.discard(job_id)
+
+    async def _sync(self, job_id: str) -> None:
+        journal = self._journals.get(job_id)
+        if journal is None:
+            return
+        try:
+            await journal.sync()
+        except StoreFailed as error:
+            self._log.error(
+                "job {job_id}: {why} {hint}", job_id=job_id, why=error.message, hint=error.hint
+            )
+
+    def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        Deferred.fromCoroutine(work).addErrback(self._unexpected)
+
+    def _unexpected(self, failure: Failure) -> None:
+        self._log.failure("syncing the journals failed", failure)

@@ -1,0 +1,150 @@
+"""What a job is: its specification, its record, its end. Plain values, no behaviour with I/O."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import attrs
+
+from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.states import JobState
+
+#: A device's share is booked in ten-thousandths.
+UNITS_PER_DEVICE = 10_000
+
+
+def units_for_fraction(fraction: float) -> int:
+    """Units of a share: quantised once, half to even, at least one unit."""
+    return max(1, round(fraction * UNITS_PER_DEVICE))
+
+
+@attrs.frozen(kw_only=True)
+class JobSpec:
+    """What was asked for, validated."""
+
+    package_sha256: str
+    package_size_bytes: int
+    gpu_memory: float  #: share of one device's memory, 0 < x <= 1
+    duration_s: float  #: bound on the user's code
+    requirements: tuple[str, ...] = ()
+    setup_timeout_s: float = 600.0  #: bound on installing the requirements
+    queue_timeout_s: float | None = None  #: 0 fails rather than waits; None waits for ever
+    priority: int = 0  #: higher first, within one owner's fair share
+    name: str | None = None
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    cpu_cores: float | None = None
+    memory_bytes: int | None = None
+    python_version: str | None = None  #: the submitting client's, "3.11.7"
+    idempotency_key: str | None = None
+
+    @property
+    def units(self) -> int:
+        """The share in ten-thousandths of a device."""
+        return units_for_fraction(self.gpu_memory)
+
+
+class Phase(StrEnum):
+    """Where a job is inside the daemon; the public `JobState` is coarser."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"  #: the agent makes partition and folder
+    LAUNCHING = "launching"  #: the platform is asked for the container
+    STARTING = "starting"  #: the container is asked for; the runner sets up
+    RUNNING = "running"  #: the user's code runs
+    ENDING = "ending"  #: the end is known and announced; the worker is being cleared
+    ENDED = "ended"  #: nothing of it is left on any worker
+
+
+@attrs.frozen(kw_only=True)
+class Wait:
+    """Why a job is pending, in words and data."""
+
+    reason: WaitReason
+    message: str
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Placement:
+    """Where a job goes: one device of one worker."""
+
+    node_id: str
+    hostname: str
+    device_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Grant:
+    """What the agent made for a job: the partition and what the container needs of it."""
+
+    partition_id: str
+    device_id: str
+    device_name: str
+    device_index: int
+    units: int
+    gpu_memory_bytes: int
+    tier: str  #: how the share is enforced, see cumulusd/chronos/grant.py
+    tier_note: str  #: the same in plain words
+    folder: str  #: the job's folder on the worker, absolute
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    #: (path on the worker, path in the container, read only)
+    mounts: tuple[tuple[str, str, bool], ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ResultInfo:
+    """What the runner says of the result; its bytes are the journal's RESULT records."""
+
+    encoding: str  #: "json" or "pickle"
+    size_bytes: int
+    sha256: str
+
+
+@attrs.frozen(kw_only=True)
+class End:
+    """How a job ended. `reason` is None only for `completed`."""
+
+    state: JobState
+    reason: EndReason | None
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+    error: Mapping[str, Any] | None = None  #: the ERROR record of the user's exception
+    result: ResultInfo | None = None
+    hint: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class JobRecord:
+    """All that is checkpointed of a job. Times are unix seconds."""
+
+    job_id: str
+    owner: str
+    spec: JobSpec
+    phase: Phase
+    created_at: float
+    attempt: int = 1
+    wait: Wait | None = None
+    placement: Placement | None = None
+    grant: Grant | None = None
+    stop_reason: EndReason | None = None  #: why the runner was told to stop, if it was
+    setup_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    end: End | None = None
+
+    @property
+    def state(self) -> JobState:
+        """The public state."""
+        if self.end is not None:
+            return self.end.state
+        return _PUBLIC[self.phase]
+
+
+_PUBLIC = {
+    Phase.QUEUED: JobState.PENDING,
+    Phase.PREPARING: JobState.PENDING,
+    Phase.LAUNCHING: JobState.STARTING,
+    Phase.STARTING: JobState.STARTING,
+    Phase.RUNNING: JobState.RUNNING,
+}

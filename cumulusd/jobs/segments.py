@@ -1,0 +1,209 @@
+"""One journal's segment files: whole frames each, a gap where the size cap dropped some.
+
+Names as in `cumulus_wire.folder`. Everything here blocks; nothing waits. Rules that recovery
+rests on:
+
+* a segment begins at a frame boundary, and only the last one is appended to;
+* a new segment is begun only when all but the last one are on disk, so a machine that loses power
+  can have torn only the last two;
+* the cap never drops either of these two, nor the head, so a hole before the last segment is damage
+  and any other hole is a gap.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import attrs
+
+from cumulus_wire.folder import segment_name, segment_offset
+from cumulus_wire.journal import FrameParser, JournalCorrupt, Kind
+
+_SCAN_BYTES = 256 << 10
+
+
+@attrs.define
+class Segment:
+    """A file that holds the journal from `start` to `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the file."""
+        return self.end - self.start
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """What a segment's file really holds."""
+
+    end: int  #: journal offset behind its last whole frame
+    last_kind: Kind | None  #: of its last whole frame
+
+
+def path_of(folder: Path, start: int) -> Path:
+    """The file of the segment that begins at `start`."""
+    return folder / segment_name(start)
+
+
+def list_segments(folder: Path) -> list[Segment]:
+    """The segments as their files claim them, in order."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            start = segment_offset(entry.name)
+            if start is not None:
+                found.append(Segment(start, start + entry.stat().st_size))
+    return sorted(found, key=lambda segment: segment.start)
+
+
+def scan(folder: Path, start: int) -> Scan:
+    """Reads a segment up to its first byte that belongs to no whole frame."""
+    parser = FrameParser(start)
+    last: Kind | None = None
+    with open(path_of(folder, start), "rb") as file:
+        while data := file.read(_SCAN_BYTES):
+            try:
+                records = parser.feed(data)
+            except JournalCorrupt as error:
+                # What was whole before it in this piece is told by a second look at it.
+                last = _last_kind_before(folder, start, error.offset) or last
+                return Scan(end=error.offset, last_kind=last)
+            if records:
+                last = records[-1].kind
+    return Scan(end=parser.offset, last_kind=last)
+
+
+def _last_kind_before(folder: Path, start: int, end: int) -> Kind | None:
+    parser, last = FrameParser(start), None
+    with open(path_of(folder, start), "rb") as file:
+        for data in _pieces(file.fileno(), end - start):
+            records = parser.feed(data)
+            if records:
+                last = records[-1].kind
+    return last
+
+
+def _pieces(fd: int, size: int) -> Iterator[bytes]:
+    while size > 0 and (data := os.read(fd, min(size, _SCAN_BYTES))):
+        size -= len(data)
+        yield data
+
+
+def recover(folder: Path) -> tuple[list[Segment], Kind | None]:
+    """The segments cut back to what is whole, and the kind of the journal's last record.
+
+    Finishes what a crash interrupted: the move of a partial frame into a new segment, torn tails.
+    """
+    segments = list_segments(folder)
+    for segment, after in pairwise(segments):
+        if segment.end > after.start:
+            _cut(folder, segment, after.start)
+    if not segments:
+        return [], None
+    last_kind: Kind | None = None
+    if len(segments) > 1:
+        found = scan(folder, segments[-2].start)
+        last_kind = found.last_kind
+        if found.end != segments[-1].start:
+            os.unlink(path_of(folder, segments.pop().start))
+            _cut(folder, segments[-1], found.end)
+            return segments, last_kind
+    found = scan(folder, segments[-1].start)
+    _cut(folder, segments[-1], found.end)
+    return segments, found.last_kind or last_kind
+
+
+def _cut(folder: Path, segment: Segment, end: int) -> None:
+    if segment.end != end:
+        os.truncate(path_of(folder, segment.start), end - segment.start)
+        segment.end = end
+
+
+def droppable(segments: list[Segment], cap_bytes: int) -> list[Segment]:
+    """Which segments must go to come under the cap: from the middle, the oldest first.
+
+    Kept in any case are the head (the first segment, and what follows it without a gap within a
+    quarter of the cap) and the last two.
+    """
+    total = sum(segment.size_bytes for segment in segments)
+    if total <= cap_bytes or len(segments) < 4:
+        return []
+    head = 1
+    while (
+        head < len(segments)
+        and segments[head].start == segments[head - 1].end
+        and segments[head].end - segments[0].start <= cap_bytes // 4
+    ):
+        head += 1
+    dropped = []
+    for segment in segments[head:-2]:
+        if total <= cap_bytes:
+            break
+        dropped.append(segment)
+        total -= segment.size_bytes
+    return dropped
+
+
+def sync_files(folder: Path, starts: list[int]) -> None:
+    """fsyncs these segments, their folder and the one above it, where the folder's name stands.
+
+    What is gone was dropped or deleted meanwhile, which is no error.
+    """
+    for path in (*(path_of(folder, start) for start in starts), folder, folder.parent):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_at(fd: int, data: bytes, position: int) -> None:
+    """Writes all of `data`, or raises OSError and leaves the file `position` bytes long."""
+    view, at = memoryview(data), position
+    try:
+        while view:
+            written = os.pwrite(fd, view, at)
+            view, at = view[written:], at + written
+    except OSError:
+        os.ftruncate(fd, position)
+        raise
+
+
+class OpenFiles:
+    """Descriptors for appending: one per journal, the least recently used are closed."""
+
+    def __init__(self, max_files: int) -> None:
+        self._max_files = max_files
+        self._open: OrderedDict[Path, tuple[int, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, folder: Path, start: int) -> int:
+        """A descriptor of the segment at `start`, made when it isn't there. Raises OSError."""
+        held = self._open.get(folder)
+        if held is not None:
+            if held[0] == start:
+                self._open.move_to_end(folder)
+                return held[1]
+            self.close(folder)
+        fd = os.open(path_of(folder, start), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._open[folder] = (start, fd)
+        if len(self._open) > self._max_files:
+            _, (_, oldest) = self._open.popitem(last=False)
+            os.close(oldest)
+        return fd
+
+    def close(self, folder: Path) -> None:
+        """Closes the journal's descriptor, if it has one."""
+        held = self._open.pop(folder, None)
+        if held is not None:
+            os.close(held[1])

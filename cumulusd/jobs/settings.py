@@ -1,0 +1,18 @@
+"""Bounds and budgets of the jobs."""
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All in seconds unless the name says otherwise."""
+
+    cancel_grace_s: float = 0.5  #: between TERM and KILL when a user cancels
+    stop_grace_s: float = 5.0  #: between TERM and KILL otherwise
+    agent_grace_s: float = 60.0  #: how long an agent may be away before its jobs are given up
+    start_timeout_s: float = 60.0  #: from the container's launch to the runner's first word
+    runner_margin_s: float = 30.0  #: what a runner gets beyond its own bounds before it is forced
+    launch_timeout_s: float = 60.0  #: how long an unreachable platform is asked again
+    watch_interval_s: float = 1.0  #: how often the platform is asked for its containers
+    reap_interval_s: float = 60.0
+    history_s: float = 24 * 3600.0

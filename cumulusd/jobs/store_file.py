@@ -1,0 +1,169 @@
+"""The job store's file: locked, opened, checked, brought to the current format. Blocking."""
+
+import fcntl
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from cumulusd.errors import Unavailable
+from cumulusd.jobs import codec
+from cumulusd.jobs.model import JobRecord
+
+#: "CUMU": tells this daemon's files from other SQLite files.
+APPLICATION_ID = 0x43554D55
+
+
+class StoreUnusable(Unavailable):
+    """The job store can't be opened: the daemon must not start on it."""
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    connection.execute("CREATE TABLE jobs (job_id TEXT PRIMARY KEY, record TEXT NOT NULL)")
+    connection.execute("INSERT INTO meta VALUES ('instance_id', ?)", (str(uuid.uuid4()),))
+    connection.execute("INSERT INTO meta VALUES ('probe', '0')")
+
+
+#: `_UPGRADES[n]` brings a file of version n (`PRAGMA user_version`) to n + 1.
+_UPGRADES: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+
+
+class StoreFile:
+    """One SQLite file and the lock on it. Every method may raise StoreUnusable."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_fd: int | None = None
+
+    def lock(self) -> None:
+        """Makes the folder and takes the lock; `unlock` gives it back. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock()
+
+    def unlock(self) -> None:
+        """Gives the lock back, if it is held."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def unusable(self, what: str, hint: str) -> StoreUnusable:
+        """The error, with the file's name in front."""
+        return StoreUnusable(
+            f"The job store {self.path} {what}", details={"path": str(self.path)}, hint=hint
+        )
+
+    def _lock(self) -> None:
+        path = self.path.with_name(self.path.name + ".lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise self.unusable(
+                f"is in use by another cumulusd (process {holder})",
+                "Stop that daemon, or give this one a data folder of its own.",
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        self._lock_fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection that any thread may use, one at a time. Raises sqlite3.Error, OSError."""
+        # Records hold the users' environment variables: nobody else may read them. SQLite gives
+        # its -wal and -shm files the mode of this one.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=5.0
+        )
+        try:
+            self._check_ours(connection)
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise self.unusable(
+                    f"lies on a file system that can't hold a write-ahead log (mode {mode})",
+                    "Use a local disk for the daemon's data folder.",
+                )
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_ours(self, connection: sqlite3.Connection) -> None:
+        """Before anything is changed in the file, its journal mode too."""
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (tables or application):
+            raise self.unusable(
+                "is an SQLite file of another program", "Name another path for the job store."
+            )
+
+    def check_and_upgrade(self, connection: sqlite3.Connection) -> None:
+        """Refuses what is newer or damaged; upgrades what is older."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(_UPGRADES):
+            raise self.unusable(
+                f"has format {version}; this cumulusd knows formats up to {len(_UPGRADES)}",
+                "It was written by a newer cumulusd: run that version, or restore a backup.",
+            )
+        faults = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+        if faults != ["ok"]:
+            raise self.unusable(
+                f"is damaged: {'; '.join(faults)}",
+                "Put a backup in its place, or move it away (with its -wal and -shm files) to "
+                "start with an empty job table.",
+            )
+        for number in range(version, len(_UPGRADES)):
+            with transaction(connection):
+                _UPGRADES[number](connection)
+                connection.execute(f"PRAGMA user_version = {number + 1}")
+
+    def read(self, connection: sqlite3.Connection) -> tuple[str, list[JobRecord]]:
+        """(the instance's id, all records, oldest first)."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'instance_id'").fetchone()
+        if row is None:
+            raise self.unusable("has lost its instance id", "Put a backup in its place.")
+        records = []
+        for job_id, text in connection.execute("SELECT job_id, record FROM jobs"):
+            try:
+                records.append(codec.loads(text))
+            except codec.RecordUnreadable as error:
+                raise self.unusable(
+                    f"holds a record of job {job_id} that can't be read: {error}",
+                    "Run the version of cumulusd that wrote it, or put a backup in its place.",
+                ) from error
+        records.sort(key=lambda record: (record.created_at, record.job_id))
+        return str(row[0]), records
+
+
+class transaction:
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK on any exception."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        if kind is None:
+            try:
+                self._connection.execute("COMMIT")
+                return
+            except sqlite3.Error:
+                self._roll_back()
+                raise
+        self._roll_back()
+
+    def _roll_back(self) -> None:
+        # SQLite rolls back by itself on some errors (disk full).
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")

@@ -1,0 +1,274 @@
+"""The only actor: feeds events to the machine, saves, and has the effects carried out.
+
+Per job events are taken one after the other: step, save, show, act. So what a reader sees is on
+disk, and what is done was saved before.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from cumulus_wire.codes import EndReason
+from cumulusd.errors import CumulusError
+from cumulusd.jobs import machine
+from cumulusd.jobs.effects import Effects
+from cumulusd.jobs.machine import Event, EventKind
+from cumulusd.jobs.model import End, JobRecord, Phase
+from cumulusd.jobs.placing import Placing
+from cumulusd.jobs.ports import Clock, DelayedCall, Platform, Workers
+from cumulusd.jobs.settings import Settings
+from cumulusd.jobs.store import Store
+from cumulusd.jobs.table import JobTable
+from cumulusd.tasks import Signal, Tasks, sleep
+
+
+class Supervisor:
+    """Takes every job from its submission to its end."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        table: JobTable,
+        store: Store,
+        platform: Platform,
+        workers: Workers,
+        clock: Clock,
+        wall_clock: Callable[[], float],
+        settings: Settings,
+    ) -> None:
+        """`clock` drives waits and timers, `wall_clock` gives unix seconds."""
+        self._table = table
+        self._store = store
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._settings = settings
+        self._tasks = Tasks()
+        self._inbox: dict[str, deque[Event]] = {}
+        self._timers: dict[str, DelayedCall] = {}
+        #: (owner, idempotency key) of new jobs that are being saved.
+        self._accepting: set[tuple[str, str]] = set()
+        self._accepted = Signal()
+        self._stopping = False
+        self._effects = Effects(
+            platform=platform,
+            workers=workers,
+            clock=clock,
+            settings=settings,
+            current=self.current,
+            tell=self.tell,
+        )
+        self.placing = Placing(
+            table=table,
+            platform=platform,
+            workers=workers,
+            clock=clock,
+            wall_clock=wall_clock,
+            settings=settings,
+            tell=self.tell,
+        )
+
+    # -- from outside
+
+    def resume(self, records: Sequence[JobRecord]) -> None:
+        """Takes up what was found on disk. Call once, before anything else."""
+        for record in records:
+            self._table.put(record)
+            if record.phase is Phase.ENDED:
+                continue
+            self._arm(record)
+            if record.phase is Phase.QUEUED:
+                self.placing.add(record)
+            for effect in machine.effects_after_restart(record):
+                self._effects.start(effect, record)
+
+    async def submit(self, record: JobRecord) -> None:
+        """Fires when the record is durable; from then on the job is ours.
+
+        Cancelling gives up the waiting only. The save can't be taken back: a record on disk that
+        the table doesn't know would be run at the next start, beside the repeat of its submit.
+        """
+        done: Deferred[None] = Deferred()
+        self._tasks.start(self._accept(record, done), "accepting a job", job_id=record.job_id)
+        await done
+
+    async def earlier_submit(self, owner: str, key: str) -> JobRecord | None:
+        """The job submitted under this idempotency key; one that is being saved is waited for."""
+        while (owner, key) in self._accepting:
+            await self._accepted.wait()
+        return self._table.by_key(owner, key)
+
+    async def _accept(self, record: JobRecord, done: Deferred[None]) -> None:
+        """Saves and shows a new job; `done` tells how that went, if somebody still waits."""
+        key = record.spec.idempotency_key
+        try:
+            if key is not None:
+                self._accepting.add((record.owner, key))
+            await self._store.save(record)
+            self._show_new(record)
+        except Exception as error:
+            # A cancellation too (the daemon stops): who waits is to hear of it.
+            if not done.called:
+                done.errback(error)
+        else:
+            if not done.called:
+                done.callback(None)
+        finally:
+            if key is not None:
+                self._accepting.discard((record.owner, key))
+                self._accepted.fire()
+
+    def _show_new(self, record: JobRecord) -> None:
+        self._table.put(record)
+        self._log.info(
+            "job {job_id} of {owner} submitted: {share} of a device for {duration_s} s",
+            job_id=record.job_id,
+            owner=record.owner,
+            share=record.spec.gpu_memory,
+            duration_s=record.spec.duration_s,
+        )
+        self._arm(record)
+        self.placing.add(record)
+
+    def current(self, job_id: str) -> JobRecord | None:
+        """The record as it stands."""
+        return self._table.get(job_id)
+
+    def tell(
+        self,
+        job_id: str,
+        kind: EventKind,
+        *,
+        at: float | None = None,
+        end: End | None = None,
+        stop_reason: EndReason | None = None,
+        event: Event | None = None,
+    ) -> None:
+        """Something happened to a job. Returns at once; the rest follows in order."""
+        if event is None:
+            at = self._wall_clock() if at is None else at
+            event = Event(kind=kind, at=at, end=end, stop_reason=stop_reason)
+        inbox = self._inbox.get(job_id)
+        if inbox is not None:
+            inbox.append(event)
+            return
+        self._inbox[job_id] = deque([event])
+        self._tasks.start(self._work(job_id), "taking an event", job_id=job_id)
+
+    def nudge(self, job_id: str) -> None:
+        """The job's container is gone: what waits for that looks again now."""
+        self._effects.nudge(job_id)
+
+    async def stop(self) -> None:
+        """Ends what is under way here; jobs go on where they are. Records are all on disk."""
+        self._stopping = True
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
+        await self.placing.stop()
+        await self._effects.stop()
+        await self._tasks.stop()
+
+    # -- inside
+
+    async def _work(self, job_id: str) -> None:
+        inbox = self._inbox[job_id]
+        try:
+            while inbox:
+                await self._take(job_id, inbox.popleft())
+        finally:
+            del self._inbox[job_id]
+
+    async def _take(self, job_id: str, event: Event) -> None:
+        record = self._table.get(job_id)
+        if record is None:
+            return
+        try:
+            after, effects = machine.step(record, event)
+        except machine.ImpossibleTransition:
+            self._log.failure("impossible event {kind}", kind=event.kind, job_id=job_id)
+            return
+        if after is record:
+            return
+        await self._save(after)
+        self._table.put(after)
+        self._tell_log(record, after, event)
+        self._arm(after)
+        for effect in effects:
+            self._effects.start(effect, after)
+        self.placing.changed(record, after)
+
+    async def _save(self, record: JobRecord) -> None:
+        """Saves, however long the disk refuses: nothing is done or shown before."""
+        delay_s = 0.1
+        while True:
+            try:
+                await self._store.save(record)
+                return
+            except CumulusError as error:
+                self._log.error(
+                    "job {job_id} can't be checkpointed, trying again in {delay_s} s: {why}",
+                    job_id=record.job_id,
+                    delay_s=delay_s,
+                    why=error.message,
+                )
+            await sleep(self._clock, delay_s)
+            delay_s = min(delay_s * 2, 5.0)
+
+    def _tell_log(self, before: JobRecord, after: JobRecord, event: Event) -> None:
+        fields = {
+            "job_id": after.job_id,
+            "owner": after.owner,
+            "phase": str(after.phase),
+            "event": str(event.kind),
+            "worker": after.placement.hostname if after.placement else None,
+        }
+        if after.end is not None and before.end is None:
+            self._log.info(
+                "job {job_id} {state}: {message}",
+                state=str(after.end.state),
+                reason=after.end.reason and str(after.end.reason),
+                message=after.end.message or "ok",
+                **fields,
+            )
+        else:
+            self._log.info("job {job_id}: {event}, now {phase}", **fields)
+
+    def _arm(self, record: JobRecord) -> None:
+        """Sets the one timer that ends the phase the record is in, if it is bounded."""
+        old = self._timers.pop(record.job_id, None)
+        if old is not None and old.active():
+            old.cancel()
+        bound = self._bound(record)
+        if bound is None or self._stopping:
+            return
+        due_at, reason = bound
+        delay_s = max(0.0, due_at - self._wall_clock())
+        timer = self._clock.callLater(delay_s, self._due, record.job_id, record.phase, reason)
+        self._timers[record.job_id] = timer
+
+    def _bound(self, record: JobRecord) -> tuple[float, EndReason] | None:
+        spec, margin_s = record.spec, self._settings.runner_margin_s
+        if record.phase is Phase.QUEUED and spec.queue_timeout_s:
+            return record.created_at + spec.queue_timeout_s, EndReason.QUEUE_TIMEOUT
+        if record.stop_reason is not None:
+            return None
+        # The runner keeps these bounds itself; here they are the second line.
+        if record.phase is Phase.STARTING and record.setup_at is not None:
+            return record.setup_at + spec.setup_timeout_s + margin_s, EndReason.SETUP_TIMEOUT
+        if record.phase is Phase.RUNNING and record.started_at is not None:
+            return record.started_at + spec.duration_s + margin_s, EndReason.DURATION_EXCEEDED
+        return None
+
+    def _due(self, job_id: str, phase: Phase, reason: EndReason) -> None:
+        record = self._table.get(job_id)
+        if record is None or record.phase is not phase:
+            return
+        if phase is Phase.QUEUED:
+            self.placing.soon()  # the scheduler refuses it, and says what it waited for
+        else:
+            self.tell(job_id, EventKind.STOP, stop_reason=reason)

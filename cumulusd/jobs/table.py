@@ -1,0 +1,108 @@
+"""The jobs in memory: what every reader sees. Written by the supervisor only, after the disk."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import attrs
+from twisted.logger import Logger
+
+from cumulusd.jobs.model import JobRecord, Phase, Wait
+from cumulusd.tasks import Signal
+
+LIVE = frozenset(Phase) - {Phase.ENDED}
+#: Phases in which a job holds, or may hold, a share of a device.
+HOLDING = LIVE - {Phase.QUEUED}
+
+Watch = Callable[[JobRecord | None, JobRecord], None]
+
+
+class JobTable:
+    """Records by job id, the idempotency keys, and a signal per job that is being followed."""
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self._records: dict[str, JobRecord] = {}
+        self._live: dict[str, JobRecord] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._signals: dict[str, Signal] = {}
+        self._watchers: list[Watch] = []
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._records
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """The record as it stands on disk."""
+        return self._records.get(job_id)
+
+    def all(self) -> Iterator[JobRecord]:
+        """Every record, oldest first."""
+        return iter(self._records.values())
+
+    def live(self) -> Iterable[JobRecord]:
+        """Those that may still have something on a worker, or wait."""
+        return self._live.values()
+
+    def by_key(self, owner: str, key: str) -> JobRecord | None:
+        """The job that was submitted under this idempotency key."""
+        job_id = self._keys.get((owner, key))
+        return None if job_id is None else self._records.get(job_id)
+
+    def watch(self, changed: Watch) -> None:
+        """`changed(before, after)` after every change that a reader can see; new: before None."""
+        self._watchers.append(changed)
+
+    def put(self, record: JobRecord) -> None:
+        """Shows a record that is on disk."""
+        before = self._records.get(record.job_id)
+        self._records[record.job_id] = record
+        if record.phase is Phase.ENDED:
+            self._live.pop(record.job_id, None)
+        else:
+            self._live[record.job_id] = record
+        if record.spec.idempotency_key is not None:
+            self._keys[record.owner, record.spec.idempotency_key] = record.job_id
+        self._tell(before, record)
+
+    def explain(self, job_id: str, wait: Wait) -> JobRecord | None:
+        """Shows why a queued job waits (derived, so not on disk). None when that is no news."""
+        record = self._records.get(job_id)
+        if record is None or record.phase is not Phase.QUEUED or record.wait == wait:
+            return None
+        explained = attrs.evolve(record, wait=wait)
+        self._records[job_id] = self._live[job_id] = explained
+        self._tell(record, explained)
+        return explained
+
+    def forget(self, job_id: str) -> None:
+        """Drops a record that history no longer keeps."""
+        record = self._records.pop(job_id, None)
+        self._live.pop(job_id, None)
+        if record is not None and record.spec.idempotency_key is not None:
+            self._keys.pop((record.owner, record.spec.idempotency_key), None)
+        self.wake(job_id)
+
+    def placed(self) -> list[JobRecord]:
+        """Those that hold, or may hold, a share."""
+        return [record for record in self._live.values() if record.phase in HOLDING]
+
+    def signal(self, job_id: str) -> Signal:
+        """Fires when the job's record or journal changed."""
+        return self._signals.setdefault(job_id, Signal())
+
+    def wake(self, job_id: str) -> None:
+        """Wakes the job's followers."""
+        signal = self._signals.pop(job_id, None)
+        if signal is not None:
+            signal.fire()
+
+    def _tell(self, before: JobRecord | None, after: JobRecord) -> None:
+        self.wake(after.job_id)
+        for watcher in self._watchers:
+            try:
+                watcher(before, after)
+            except Exception:
+                # Who looks on must not keep a job, saved already, from what is to be done next.
+                self._log.failure("a watcher of the jobs failed", job_id=after.job_id)

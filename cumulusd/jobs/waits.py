@@ -1,0 +1,136 @@
+"""What a waiting job is told: in words for a person, and the same as data. Pure.
+
+Nothing in it changes with the clock alone, so that a wait is announced only when it is news.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from cumulus_wire.codes import WaitReason
+from cumulusd.errors import CumulusError
+from cumulusd.jobs.model import UNITS_PER_DEVICE, Wait
+from cumulusd.jobs.ports import Device, Node
+
+
+@attrs.frozen(kw_only=True)
+class Asked:
+    """The job's place in the line and what it asks for."""
+
+    position: int  #: 1 is next
+    waiting: int  #: jobs in the line
+    units: int
+    gpu_memory: float
+
+    @property
+    def words(self) -> str:
+        """Position and need."""
+        return f"position {self.position} of {self.waiting}, needs {share(self.units)}"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The same."""
+        return attrs.asdict(self)
+
+
+@attrs.frozen(kw_only=True)
+class FreeShare:
+    """The largest share that is free now, and where."""
+
+    node_id: str
+    hostname: str
+    device_id: str
+    device_name: str
+    units_free: int
+    units_total: int
+
+    @classmethod
+    def of(cls, node: Node, device: Device, free: int) -> "FreeShare":
+        """Of a device with `free` units."""
+        return cls(
+            node_id=node.node_id,
+            hostname=node.hostname,
+            device_id=device.device_id,
+            device_name=device.name,
+            units_free=free,
+            units_total=device.units_total,
+        )
+
+    @property
+    def words(self) -> str:
+        """How much is free where."""
+        if self.units_free == 0:
+            return "nothing is free on any device"
+        return (
+            f"the largest free share is {share(self.units_free)} "
+            f"on {self.hostname}, {self.device_name} ({self.device_id})"
+        )
+
+
+def share(units: int) -> str:
+    """A share in words: `0.25 of a GPU (2500 units)`."""
+    return f"{units / UNITS_PER_DEVICE:g} of a GPU ({units} units)"
+
+
+def no_free_share(asked: Asked, largest: FreeShare | None, frees_by: float | None) -> Wait:
+    """It fits a device, but too little is free. `frees_by`: unix time, None when unknown."""
+    if frees_by is None:
+        when = "when a share that large frees is not known yet"
+    else:
+        at = datetime.fromtimestamp(frees_by, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        when = f"a share that large frees by {at} UTC at the latest"
+    return Wait(
+        reason=WaitReason.NO_FREE_SHARE,
+        message=f"Waiting for a free share: {asked.words}; {_words(largest)}; {when}",
+        details={**asked.data, "largest_free": _data(largest), "frees_by": frees_by},
+    )
+
+
+def behind_others(asked: Asked, largest: FreeShare | None) -> Wait:
+    """It would fit, but on a device that is held for jobs ahead of it."""
+    return Wait(
+        reason=WaitReason.BEHIND_OTHERS,
+        message=f"Waiting behind others: {asked.words}; {_words(largest)}, "
+        "but that device is held for jobs ahead in the line",
+        details={**asked.data, "largest_free": _data(largest)},
+    )
+
+
+def agent_away(asked: Asked, away: Sequence[Node], since: float) -> Wait:
+    """No device known now is large enough, but workers are there whose agents are away."""
+    names = ", ".join(node.hostname for node in away[:5])
+    more = f" and {len(away) - 5} more" if len(away) > 5 else ""
+    return Wait(
+        reason=WaitReason.AGENT_AWAY,
+        message=f"Waiting for the agent of {names}{more} to connect: {asked.words}",
+        details={
+            **asked.data,
+            "away": [{"node_id": node.node_id, "hostname": node.hostname} for node in away[:100]],
+            "since": since,
+        },
+    )
+
+
+def nothing_there(asked: Asked, error: CumulusError | None, since: float) -> Wait:
+    """The pool has shrunk since the job was taken: no worker could take it now."""
+    why = error.message if error is not None else "No GPU workers available"
+    return Wait(
+        reason=WaitReason.AGENT_AWAY,
+        message=f"Waiting for a worker to come back: {why}; {asked.words}",
+        details={
+            **asked.data,
+            "away": [],
+            "code": error.code.value if error is not None else None,
+            "since": since,
+        },
+    )
+
+
+def _words(largest: FreeShare | None) -> str:
+    return largest.words if largest is not None else "no device is there"
+
+
+def _data(largest: FreeShare | None) -> dict[str, Any] | None:
+    return attrs.asdict(largest) if largest is not None else None

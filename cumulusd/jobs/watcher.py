@@ -1,0 +1,183 @@
+"""Finds the jobs whose container is gone though their journal has no end, and why."""
+
+from collections.abc import Awaitable, Mapping
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from cumulusd.errors import CumulusError, NotFound
+from cumulusd.jobs import ends
+from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.machine import EventKind
+from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.ports import Clock, Container, Platform, Workers
+from cumulusd.jobs.settings import Settings
+from cumulusd.jobs.table import JobTable
+from cumulusd.tasks import Tasks, sleep
+
+
+class Watcher:
+    """Asks the platform for its containers in a steady pace, and looks into what is missing."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        table: JobTable,
+        journals: Journals,
+        platform: Platform,
+        workers: Workers,
+        clock: Clock,
+        settings: Settings,
+        tell: Tell,
+    ) -> None:
+        self._table = table
+        self._journals = journals
+        self._platform = platform
+        self._workers = workers
+        self._clock = clock
+        self._settings = settings
+        self._tell = tell
+        self._tasks = Tasks()
+        self._suspects: set[str] = set()
+        self._started: dict[str, float] = {}
+        self._reaped_at = clock.seconds()
+        self.platform_error: str | None = None
+
+    def start(self) -> None:
+        """Begins to watch."""
+        self._tasks.start(self._watch(), "watching containers")
+
+    async def stop(self) -> None:
+        """Ends it."""
+        await self._tasks.stop()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._look()
+                if self._clock.seconds() - self._reaped_at >= self._settings.reap_interval_s:
+                    self._reaped_at = self._clock.seconds()
+                    await self.reap()
+                self.platform_error = None
+            except CumulusError as error:
+                self.platform_error = error.message
+                self._log.warn("the platform can't be asked: {why}", why=error.message)
+            except CancelledError:
+                raise
+            except Exception as error:
+                # One bad look must not end the watch; the next one comes.
+                self.platform_error = repr(error)
+                self._log.failure("watching containers failed, going on")
+            await sleep(self._clock, self._settings.watch_interval_s)
+
+    async def _look(self) -> None:
+        watched = [
+            record
+            for record in self._table.placed()
+            if record.phase in (Phase.STARTING, Phase.RUNNING)
+        ]
+        if not watched:
+            self._started.clear()
+            return
+        containers = await self._platform.containers()
+        for record in watched:
+            container = containers.get(record.job_id)
+            if container is None or not container.alive or self._silent(record):
+                self._suspect(record)
+        present = {record.job_id for record in watched}
+        self._started = {k: v for k, v in self._started.items() if k in present}
+
+    def _silent(self, record: JobRecord) -> bool:
+        """Its runner hasn't said a word for longer than a start may take."""
+        if record.setup_at is not None:
+            return False
+        since = self._started.setdefault(record.job_id, self._clock.seconds())
+        return self._clock.seconds() - since > self._settings.start_timeout_s
+
+    def _suspect(self, record: JobRecord) -> None:
+        if record.job_id not in self._suspects:
+            self._suspects.add(record.job_id)
+            task = self._tasks.start(
+                self._investigate(record.job_id), "looking for a container", job_id=record.job_id
+            )
+            task.addBoth(lambda _: self._suspects.discard(record.job_id))
+
+    async def _investigate(self, job_id: str) -> None:
+        """Ends the job as lost once its journal is complete here and its lock is free."""
+        give_up_at = self._clock.seconds() + self._settings.agent_grace_s
+        while True:
+            record = self._table.get(job_id)
+            if record is None or record.phase not in (Phase.STARTING, Phase.RUNNING):
+                return
+            assert record.placement is not None
+            try:
+                container = (await self._platform.containers()).get(job_id)
+                alive = container is not None and container.alive
+                if alive and not self._silent(record):
+                    return
+                end_offset, lock_free = await self._workers.folder(record.placement.node_id, job_id)
+                journal = self._journals.open(job_id)
+                if journal.finished:
+                    return
+                if journal.received_offset >= end_offset and (alive or lock_free):
+                    words = await self._platform.explain(job_id, record.attempt)
+                    end = ends.end_of_lost_container(record, container, words)
+                    self._tell(job_id, EventKind.LOST, end=end)
+                    return
+                if not lock_free and not alive:
+                    # The runner is dead, something it started is not.
+                    await self._platform.stop(job_id, record.attempt)
+            except NotFound as error:
+                self._tell(
+                    job_id, EventKind.LOST, end=ends.end_of_lost_worker(record, error.message)
+                )
+                return
+            except CumulusError as error:
+                if self._clock.seconds() >= give_up_at:
+                    end = ends.end_of_lost_worker(record, error.message)
+                    self._tell(job_id, EventKind.LOST, end=end)
+                    return
+            await sleep(self._clock, 0.2)
+
+    async def reap(self) -> None:
+        """Clears what no live job owns: containers of this instance, and the agents' leftovers.
+
+        What can't be cleared now is left to the next pass; it holds up nothing else.
+        """
+        containers: Mapping[str, Container] = await self._platform.containers()
+        for container in containers.values():
+            if not self._alive(container.job_id):
+                self._log.warn("job {job_id}: container left over", job_id=container.job_id)
+                end = self._platform.stop if container.alive else self._platform.remove
+                await self._try(end(container.job_id, container.attempt), container.job_id)
+        for node_id in list(self._workers.agents()):
+            try:
+                inventory = await self._workers.inventory(node_id)
+            except CumulusError as error:
+                self._log.info(
+                    "{node_id} can't be asked: {why}", node_id=node_id, why=error.message
+                )
+                continue
+            for job_id, attempt in inventory.jobs.items():
+                if not self._alive(job_id) and job_id not in containers:
+                    self._log.warn(
+                        "job {job_id}: folder or partition left over on {node_id}",
+                        job_id=job_id,
+                        node_id=node_id,
+                    )
+                    await self._try(self._workers.release(node_id, job_id, attempt), job_id)
+
+    async def _try(self, clearing: Awaitable[object], job_id: str) -> None:
+        try:
+            await clearing
+        except CumulusError as error:
+            self._log.info(
+                "job {job_id}: can't be cleared yet: {why}", job_id=job_id, why=error.message
+            )
+
+    def _alive(self, job_id: str) -> bool:
+        record = self._table.get(job_id)
+        return record is not None and record.phase is not Phase.ENDED

@@ -1,0 +1,1 @@
+"""The embedded platform: jobs as processes of this machine."""

@@ -1,0 +1,85 @@
+"""The parts of one daemon as a value, and what can be said of them together."""
+
+from collections import Counter
+
+import attrs
+from twisted.web.server import Site
+
+from cumulusd.jobs.history import History
+from cumulusd.jobs.intake import Intake
+from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.model import JobRecord
+from cumulusd.jobs.store import Store
+from cumulusd.jobs.supervisor import Supervisor
+from cumulusd.jobs.table import JobTable
+from cumulusd.jobs.watcher import Watcher
+from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot
+from cumulusd.protocol.router import Router
+from cumulusd.relay import Relay
+from cumulusd.web.agent_link import AgentLinkFactory
+from cumulusd.wiring import PlatformParts
+from cumulusd.workers.workers import AgentWorkers
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """All parts of one daemon, put together but not started."""
+
+    store: Store
+    records: list[JobRecord]  #: what the store held
+    table: JobTable
+    journals: Journals
+    router: Router
+    workers: AgentWorkers
+    pool: PlatformParts  #: the platform and what comes with it
+    supervisor: Supervisor
+    intake: Intake
+    link: AgentLinkFactory
+    watcher: Watcher
+    history: History
+    relay: Relay
+    metrics: Metrics
+    site: Site
+
+    def health(self) -> dict[str, str]:
+        """Part -> "ok" or what is wrong with it."""
+        platform = self.supervisor.placing.error or self.watcher.platform_error
+        return {
+            "platform": platform or "ok",
+            "store": self.store.healthy or "ok",
+            **self.pool.health(),
+        }
+
+    def snapshot(self) -> MetricsSnapshot:
+        """How things are now, for metrics."""
+        placing, router = self.supervisor.placing, self.router.stats()
+        agents = placing.agents()
+        workers = [node for node in placing.nodes if node.is_worker]
+        return MetricsSnapshot(
+            jobs_by_state=Counter(
+                record.state.value for record in self.table.live() if record.end is None
+            ),
+            queue_length=placing.waiting_count,
+            workers_by_state=Counter(
+                "ready" if node.usable and node.node_id in agents else "unusable"
+                for node in workers
+            ),
+            agents_connected=len(agents),
+            devices=tuple(
+                DeviceShare(
+                    hostname=agent.hostname,
+                    device_index=device.index,
+                    units_total=device.units_total,
+                    units_free=device.units_free,
+                )
+                for agent in agents.values()
+                for device in agent.devices
+            ),
+            sessions_by_role={role.value: count for role, count in router.sessions.items()},
+            calls_in_flight=router.calls_in_flight,
+            events_dropped=router.events_dropped,
+            slow_peers_closed=router.slow_peers_closed,
+            journal_bytes=self.journals.total_bytes,
+            store_commits=self.store.stats.commits,
+            parts=self.relay.health(),
+        )

@@ -1,0 +1,1 @@
+"""The WAMP router: transports, sessions, dealer, broker, identity."""

@@ -1,0 +1,248 @@
+"""Bytes to WAMP messages and back, guarded: nothing a peer sends raises anything but CodecError.
+
+JSON has no binary, so WAMP writes it as a string that begins with NUL, followed by base64. Text
+that itself begins with NUL has therefore no JSON form: it is refused, never sent as what the other
+side would take for binary. CBOR and MessagePack carry both.
+
+CBOR tags and MessagePack extensions are refused: WAMP has no use for them, and shared references
+would make a small message a huge value. Readers bound nesting (CBOR here, the others by themselves
+at about 1000 levels), so what is passed on stays far below the depth at which cbor2's writer would
+overflow the stack.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import cbor2
+import msgpack  # type: ignore[import-untyped]
+from autobahn.wamp.exception import InvalidUriError
+
+from cumulusd.protocol.messages import Message, wamp
+
+_MAX_DEPTH = 64
+_CBOR_TAGS = (
+    *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004),
+    *(43000, 55799),
+)
+_CLASSES: Mapping[int, Any] = MappingProxyType(
+    {
+        cls.MESSAGE_TYPE: cls
+        for cls in (
+            wamp.Hello,
+            wamp.Welcome,
+            wamp.Abort,
+            wamp.Challenge,
+            wamp.Authenticate,
+            wamp.Goodbye,
+            wamp.Error,
+            wamp.Publish,
+            wamp.Published,
+            wamp.Subscribe,
+            wamp.Subscribed,
+            wamp.Unsubscribe,
+            wamp.Unsubscribed,
+            wamp.Event,
+            wamp.Call,
+            wamp.Cancel,
+            wamp.Result,
+            wamp.Register,
+            wamp.Registered,
+            wamp.Unregister,
+            wamp.Unregistered,
+            wamp.Invocation,
+            wamp.Interrupt,
+            wamp.Yield,
+        )
+    }
+)
+#: Requests that name a URI and can be answered by ERROR.
+_ANSWERABLE = frozenset(
+    cls.MESSAGE_TYPE for cls in (wamp.Call, wamp.Register, wamp.Subscribe, wamp.Publish)
+)
+
+
+class CodecError(ValueError):
+    """The bytes are no message, or the message has no form in this serialisation."""
+
+
+class BadUriError(CodecError):
+    """A request names no valid URI; it can be answered."""
+
+    def __init__(self, text: str, request_type: int, request: int) -> None:
+        super().__init__(text)
+        self.request_type = request_type
+        self.request = request
+
+
+class Codec:
+    """One serialisation. Stateless but for the cache that each message carries itself: a message
+    sent to many sessions is serialised once per codec."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        binary: bool,
+        dumps: Callable[[Any], bytes],
+        loads: Callable[[bytes], Any],
+    ) -> None:
+        self.subprotocol = f"wamp.2.{name}"
+        self.binary = binary
+        #: What Autobahn's Message.serialize looks for.
+        self.NAME = name
+        self._dumps = dumps
+        self._loads = loads
+
+    def decode(self, payload: bytes, is_binary: bool) -> Message:
+        """The message. Raises CodecError, and BadUriError for a request that can be answered."""
+        if is_binary != self.binary:
+            kind = "binary" if self.binary else "text"
+            raise CodecError(f"{self.subprotocol} goes in {kind} WebSocket messages")
+        try:
+            raw = self._loads(payload)
+        except Exception as error:  # the three libraries' own trees, and RecursionError
+            raise CodecError(f"no valid {self.NAME}: {error}") from error
+        if not isinstance(raw, list) or not raw:
+            raise CodecError("a WAMP message is a list that begins with its type")
+        kind_id = raw[0]
+        cls = _CLASSES.get(kind_id) if type(kind_id) is int else None
+        if cls is None:
+            raise CodecError(f"there is no WAMP message type {kind_id!r:.40}")
+        try:
+            message = cls.parse(raw)
+        except InvalidUriError as error:
+            if kind_id in _ANSWERABLE and len(raw) > 1 and type(raw[1]) is int:
+                raise BadUriError(str(error), kind_id, raw[1]) from error
+            raise CodecError(str(error)) from error
+        except Exception as error:  # AssertionError, TypeError, KeyError...: seen in Autobahn
+            text = str(error) or "malformed"
+            raise CodecError(f"invalid {cls.__name__.upper()}: {text}") from error
+        if getattr(message, "payload", None) is not None:
+            raise CodecError("payload passthru mode is not spoken here")
+        return message
+
+    def encode(self, message: Message) -> bytes:
+        """The bytes. Raises CodecError when a value in it has no form in this serialisation."""
+        payload: bytes = message.serialize(self)
+        return payload
+
+    def serialize(self, raw: Any) -> bytes:
+        """Called back by Autobahn's Message.serialize, which keeps the result."""
+        # Autobahn writes left-out positional arguments as null; WAMP wants a list there.
+        fields = [[] if field is None else field for field in raw]
+        try:
+            return self._dumps(fields)
+        except CodecError:
+            raise
+        except Exception as error:  # the three libraries' own trees, and RecursionError
+            raise CodecError(f"it can't be written as {self.NAME}: {error}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise CodecError(f"{name} is no JSON")
+
+
+def _load_json(payload: bytes) -> Any:
+    text = payload.decode("utf-8")
+    value = json.loads(text, parse_constant=_refuse_constant)
+    return _restore_binary(value) if "\\u0000" in text else value
+
+
+def _restore_binary(value: Any) -> Any:
+    """Replaces NUL-led text by the binary it stands for. Keys stay text."""
+    if isinstance(value, str) and value.startswith("\0"):
+        try:
+            return base64.b64decode(value[1:], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise CodecError("text that begins with NUL must be base64 (binary)") from error
+    if isinstance(value, list):
+        return [_restore_binary(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _restore_binary(item) for key, item in value.items()}
+    return value
+
+
+def _dump_json(raw: Any) -> bytes:
+    binaries = 0
+
+    def binary(value: Any) -> str:
+        nonlocal binaries
+        if isinstance(value, bytes | bytearray | memoryview):
+            binaries += 1
+            return "\0" + base64.b64encode(value).decode("ascii")
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    text = json.dumps(
+        raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=binary
+    )
+    # Only a string that begins with NUL can be taken for binary; a key or a quote before a NUL
+    # counts too, so a difference is only a reason to look.
+    if text.count('"\\u0000') != binaries:
+        where = _nul_text(raw, "message")
+        if where is not None:
+            raise CodecError(
+                f"{where} is text that begins with NUL, which WAMP takes for binary in JSON: "
+                "use wamp.2.cbor or wamp.2.msgpack"
+            )
+    return text.encode("utf-8")
+
+
+def _nul_text(value: Any, path: str) -> str | None:
+    """Where text that begins with NUL stands, if it does."""
+    if isinstance(value, str):
+        return path if value.startswith("\0") else None
+    if isinstance(value, dict):
+        items = [(f"{path}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return None
+    for place, item in items:
+        found = _nul_text(item, place)
+        if found is not None:
+            return found
+    return None
+
+
+def _refuse_tag(*_: Any) -> NoReturn:
+    raise CodecError("CBOR tags are not WAMP")
+
+
+_SEMANTIC_DECODERS = dict.fromkeys(_CBOR_TAGS, _refuse_tag)
+
+
+def _load_cbor(payload: bytes) -> Any:
+    return cbor2.loads(
+        payload,
+        tag_hook=_refuse_tag,
+        semantic_decoders=_SEMANTIC_DECODERS,
+        max_depth=_MAX_DEPTH,
+        strict_hashable_types=True,
+    )
+
+
+def _refuse_extension(code: int, _: bytes) -> NoReturn:
+    raise CodecError(f"MessagePack extension {code} is not WAMP")
+
+
+def _load_msgpack(payload: bytes) -> Any:
+    return msgpack.unpackb(payload, raw=False, ext_hook=_refuse_extension)
+
+
+def _dump_msgpack(raw: Any) -> bytes:
+    packed: bytes = msgpack.packb(raw, use_bin_type=True)
+    return packed
+
+
+CBOR = Codec("cbor", binary=True, dumps=cbor2.dumps, loads=_load_cbor)
+MSGPACK = Codec("msgpack", binary=True, dumps=_dump_msgpack, loads=_load_msgpack)
+JSON = Codec("json", binary=False, dumps=_dump_json, loads=_load_json)
+
+#: By WebSocket sub-protocol, in our order of preference.
+CODECS: Mapping[str, Codec] = MappingProxyType(
+    {codec.subprotocol: codec for codec in (CBOR, MSGPACK, JSON)}
+)

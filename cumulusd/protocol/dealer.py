@@ -1,0 +1,299 @@
+"""The dealer, without I/O: who offers a procedure, and which call waits for whom.
+
+A message in, effects out. A call is known by (caller, the caller's request) and by (callee, the
+callee's invocation); it is forgotten the moment its caller has its final answer, and whatever the
+callee sends for it later is ignored.
+
+============  ===========================================================================
+CANCEL mode   what happens
+============  ===========================================================================
+skip          the caller has its ERROR at once; the callee isn't told, its answer is dropped
+killnowait    (the default) the same, and the callee is interrupted
+kill          the callee is interrupted, its answer is the caller's
+============  ===========================================================================
+
+A callee that did not announce `call_canceling` is never interrupted: kill is skip then.
+"""
+
+from typing import Any
+
+import attrs
+
+from cumulusd.errors import CumulusError, TooMany, Unavailable
+from cumulusd.protocol import messages
+from cumulusd.protocol.messages import (
+    Effect,
+    Message,
+    RegistrationChanged,
+    Send,
+    canceled,
+    error_reply,
+    wamp,
+)
+
+_CALL = wamp.Call.MESSAGE_TYPE
+_REGISTER = wamp.Register.MESSAGE_TYPE
+_UNREGISTER = wamp.Unregister.MESSAGE_TYPE
+
+
+class ProtocolViolation(Exception):
+    """The peer broke the protocol in a way that ends its session."""
+
+
+@attrs.frozen(kw_only=True)
+class _Registration:
+    registration_id: int
+    uri: str
+    session_id: int
+
+
+@attrs.define(kw_only=True)
+class _Call:
+    caller_id: int
+    request: int
+    callee_id: int
+    invocation: int
+    uri: str
+    job_id: str | None
+    wants_progress: bool
+    killed: bool = False
+
+
+@attrs.define(kw_only=True)
+class _Party:
+    """A session as the dealer knows it."""
+
+    cancels_calls: bool
+    local: bool
+    last_invocation: int = 0
+    calls: dict[int, _Call] = attrs.field(factory=dict)  #: as caller, by its request
+    invocations: dict[int, _Call] = attrs.field(factory=dict)  #: as callee
+    registrations: dict[int, _Registration] = attrs.field(factory=dict)
+
+
+class Dealer:
+    """Procedures and calls of one realm."""
+
+    def __init__(self, *, max_calls_in_flight: int, max_registrations: int) -> None:
+        """Both bounds are per session; the daemon's own has none."""
+        self._max_calls_in_flight = max_calls_in_flight
+        self._max_registrations = max_registrations
+        self._parties: dict[int, _Party] = {}
+        self._by_uri: dict[str, _Registration] = {}
+        self._last_registration = 0
+        self._calls_in_flight = 0
+
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls whose caller waits for the final answer."""
+        return self._calls_in_flight
+
+    def holder(self, uri: str) -> int | None:
+        """The session that offers the procedure."""
+        registration = self._by_uri.get(uri)
+        return registration.session_id if registration else None
+
+    def is_in_flight(self, callee_id: int, invocation: int) -> bool:
+        """Does anybody still wait for this invocation's answer?"""
+        party = self._parties.get(callee_id)
+        return party is not None and invocation in party.invocations
+
+    def join(self, session_id: int, *, cancels_calls: bool, local: bool = False) -> None:
+        """A session takes part. `local`: the daemon's own: unbounded, and told who calls."""
+        self._parties[session_id] = _Party(cancels_calls=cancels_calls, local=local)
+
+    def leave(self, session_id: int) -> list[Effect]:
+        """A session is gone: its calls are interrupted, those it owed an answer get an ERROR."""
+        party = self._parties.get(session_id)
+        if party is None:
+            return []
+        effects: list[Effect] = []
+        for registration in list(party.registrations.values()):
+            effects += self._drop_registration(party, registration)
+        for call in list(party.calls.values()):
+            self._forget(call)
+            effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
+        for call in list(party.invocations.values()):
+            effects += self._end(
+                call, canceled(_CALL, call.request, f"the callee of {call.uri} left")
+            )
+        del self._parties[session_id]
+        return effects
+
+    def register(self, session_id: int, message: Message) -> list[Effect]:
+        """REGISTER: exact match and a single callee are all there is."""
+        party = self._parties[session_id]
+
+        def refuse(uri: str, text: str) -> list[Effect]:
+            error = wamp.Error(_REGISTER, message.request, uri, args=[text])
+            return [Send(session_id, error)]
+
+        if (
+            message.match not in (None, wamp.Register.MATCH_EXACT)
+            or message.invoke not in (None, wamp.Register.INVOKE_SINGLE)
+            or message.concurrency is not None
+            or message.force_reregister
+        ):
+            return refuse(
+                messages.OPTION_NOT_ALLOWED,
+                "procedures are registered exactly and once: no match, invoke, concurrency "
+                "or force_reregister",
+            )
+        uri: str = message.procedure
+        if uri in self._by_uri:
+            return refuse(messages.PROCEDURE_ALREADY_EXISTS, f"{uri} is already registered")
+        if not party.local and len(party.registrations) >= self._max_registrations:
+            error = TooMany(f"{uri} not registered: at most {self._max_registrations} a session")
+            return [Send(session_id, error_reply(_REGISTER, message.request, error))]
+        self._last_registration += 1
+        registration = _Registration(
+            registration_id=self._last_registration, uri=uri, session_id=session_id
+        )
+        self._by_uri[uri] = party.registrations[registration.registration_id] = registration
+        return [
+            Send(session_id, wamp.Registered(message.request, registration.registration_id)),
+            RegistrationChanged(session_id, uri, True),
+        ]
+
+    def unregister(self, session_id: int, message: Message) -> list[Effect]:
+        """UNREGISTER. Calls in flight go on."""
+        party = self._parties[session_id]
+        registration = party.registrations.get(message.registration)
+        if registration is None:
+            text = f"this session has no registration {message.registration}"
+            error = wamp.Error(
+                _UNREGISTER, message.request, messages.NO_SUCH_REGISTRATION, args=[text]
+            )
+            return [Send(session_id, error)]
+        changes = self._drop_registration(party, registration)
+        return [Send(session_id, wamp.Unregistered(message.request)), *changes]
+
+    def call(self, session_id: int, message: Message) -> list[Effect]:
+        """CALL. Raises ProtocolViolation when the request id is still in use."""
+        caller = self._parties[session_id]
+        request: int = message.request
+        uri: str = message.procedure
+        job_id = messages.job_id_of(message)
+        if request in caller.calls:
+            raise ProtocolViolation(f"request {request} is still in flight")
+        if not caller.local and len(caller.calls) >= self._max_calls_in_flight:
+            error = TooMany(
+                f"{uri} not called: this session has {self._max_calls_in_flight} calls in flight",
+                job_id=job_id,
+                hint="wait for one of them to end",
+            )
+            return [Send(session_id, error_reply(_CALL, request, error))]
+        registration = self._by_uri.get(uri)
+        if registration is None:
+            missing = Unavailable(f"nobody offers the procedure {uri}", job_id=job_id)
+            reply = error_reply(_CALL, request, missing, uri=messages.NO_SUCH_PROCEDURE)
+            return [Send(session_id, reply)]
+        callee = self._parties[registration.session_id]
+        callee.last_invocation += 1
+        call = _Call(
+            caller_id=session_id,
+            request=request,
+            callee_id=registration.session_id,
+            invocation=callee.last_invocation,
+            uri=uri,
+            job_id=job_id,
+            wants_progress=bool(message.receive_progress),
+        )
+        caller.calls[request] = callee.invocations[call.invocation] = call
+        self._calls_in_flight += 1
+        invocation = wamp.Invocation(
+            call.invocation,
+            registration.registration_id,
+            args=message.args,
+            kwargs=message.kwargs,
+            receive_progress=message.receive_progress,
+            # Nobody remote is told who calls: that isn't announced, and agents needn't know.
+            caller=session_id if callee.local else None,
+        )
+        return [Send(call.callee_id, invocation)]
+
+    def cancel(self, session_id: int, message: Message) -> list[Effect]:
+        """CANCEL. Of a call that has its answer: nothing, they crossed."""
+        call = self._parties[session_id].calls.get(message.request)
+        if call is None:
+            return []
+        callee = self._parties[call.callee_id]
+        mode = message.mode or wamp.Cancel.KILLNOWAIT
+        if mode == wamp.Cancel.KILL and callee.cancels_calls:
+            if call.killed:
+                return []
+            call.killed = True
+            return self._interrupt(call, wamp.Interrupt.KILL)
+        effects = self._end(
+            call, canceled(_CALL, call.request, f"the call of {call.uri} was cancelled")
+        )
+        if mode != wamp.Cancel.SKIP:
+            effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
+        return effects
+
+    def yield_(self, session_id: int, message: Message) -> list[Effect]:
+        """YIELD: a RESULT, progressive or final. Late ones are ignored."""
+        call = self._parties[session_id].invocations.get(message.request)
+        if call is None or (message.progress and not call.wants_progress):
+            return []
+        result = wamp.Result(
+            call.request,
+            args=message.args,
+            kwargs=message.kwargs,
+            progress=True if message.progress else None,
+        )
+        if message.progress:
+            return [Send(call.caller_id, result)]
+        return self._end(call, result)
+
+    def error(self, session_id: int, message: Message) -> list[Effect]:
+        """ERROR of an INVOCATION, passed to the caller. Late ones are ignored."""
+        call = self._parties[session_id].invocations.get(message.request)
+        if call is None:
+            return []
+        error = wamp.Error(
+            _CALL, call.request, message.error, args=message.args, kwargs=message.kwargs
+        )
+        return self._end(call, error)
+
+    def refuse_result(self, caller_id: int, request: int, error: CumulusError) -> list[Effect]:
+        """A RESULT could not be sent: the call ends with this error, its callee is interrupted."""
+        party = self._parties.get(caller_id)
+        call = party.calls.get(request) if party else None
+        if call is None:
+            # It was the final one: the call is forgotten, its caller still waits.
+            return [Send(caller_id, error_reply(_CALL, request, error))]
+        error.job_id = error.job_id or call.job_id
+        effects = self._end(call, error_reply(_CALL, request, error))
+        return effects + self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
+
+    def refuse_invocation(
+        self, callee_id: int, invocation: int, error: CumulusError
+    ) -> list[Effect]:
+        """An INVOCATION could not be sent: its caller gets this error."""
+        party = self._parties.get(callee_id)
+        call = party.invocations.get(invocation) if party else None
+        if call is None:
+            return []
+        error.job_id = error.job_id or call.job_id
+        return self._end(call, error_reply(_CALL, call.request, error))
+
+    def _end(self, call: _Call, answer: Message) -> list[Effect]:
+        self._forget(call)
+        return [Send(call.caller_id, answer)]
+
+    def _forget(self, call: _Call) -> None:
+        caller, callee = self._parties[call.caller_id], self._parties[call.callee_id]
+        del caller.calls[call.request]
+        del callee.invocations[call.invocation]
+        self._calls_in_flight -= 1
+
+    def _interrupt(self, call: _Call, mode: Any) -> list[Effect]:
+        if not self._parties[call.callee_id].cancels_calls:
+            return []
+        return [Send(call.callee_id, wamp.Interrupt(call.invocation, mode=mode))]
+
+    def _drop_registration(self, party: _Party, registration: _Registration) -> list[Effect]:
+        del party.registrations[registration.registration_id]
+        del self._by_uri[registration.uri]
+        return [RegistrationChanged(registration.session_id, registration.uri, False)]

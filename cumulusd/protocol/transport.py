@@ -1,0 +1,273 @@
+"""WebSocket connections of the router: Autobahn's server protocol, bounded and under our clock.
+
+Autobahn's own timers run on a process-global clock, so all of them are switched off and pings, the
+opening and the closing are timed here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from autobahn.exception import Disconnected
+from autobahn.twisted import resource as _resource
+from autobahn.twisted import websocket as _websocket
+from autobahn.websocket import types as _types
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from cumulusd.protocol.codec import CODECS, Codec
+from cumulusd.protocol.limits import Limits
+from cumulusd.protocol.remote_session import RemoteSession
+
+#: Of the module: a class's own would hang the connection on every event it logs.
+_log = Logger()
+
+# Autobahn is half typed and partly wrong: its classes are Any here.
+ConnectionDeny: Any = _types.ConnectionDeny
+WebSocketResource: Any = _resource.WebSocketResource
+ServerFactory: Any = _websocket.WebSocketServerFactory
+ServerProtocol: Any = _websocket.WebSocketServerProtocol
+
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+#: A message may come in pieces; each costs memory beside its bytes, even an empty one.
+_MAX_FRAMES = 4096
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Reception(Protocol):
+    """The router, as connections see it."""
+
+    def refusal(self) -> str | None:
+        """Why no connection is taken now; None when one is."""
+
+    def connected(self, connection: "WampConnection", codec: Codec) -> RemoteSession:
+        """A connection is open; its session."""
+
+
+def is_same_host(origin: str, host: str | None, *, loopback_only: bool) -> bool:
+    """May a page of this origin connect to what the Host header names?
+
+    A browser sends Origin and can't be made to leave it out, so this keeps foreign pages from using
+    a visitor's access. With `loopback_only` (a daemon without tokens) the name must be one of this
+    machine too: a foreign name may be made to point here (DNS rebinding).
+    """
+    try:
+        page = urlsplit(origin)
+        here = urlsplit(f"//{host or ''}")
+        default = _DEFAULT_PORTS[page.scheme]
+        same = page.hostname is not None and (page.hostname, page.port or default) == (
+            here.hostname,
+            here.port or default,
+        )
+    except (ValueError, KeyError):  # no URL; or "null", which sandboxed and local pages send
+        return False
+    return same and (not loopback_only or page.hostname in _LOOPBACK_HOSTS)
+
+
+class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
+    """One WebSocket connection that speaks WAMP."""
+
+    factory: "WampFactory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._codec: Codec | None = None
+        self._session: RemoteSession | None = None
+        self._handshake_deadline: IDelayedCall | None = None
+        self._close_deadline: IDelayedCall | None = None
+        self._ping: IDelayedCall | None = None
+        self._heard_at = 0.0
+        self._frames = 0
+
+    # What remote_session.Connection asks for
+
+    @property
+    def peer_name(self) -> str:
+        """Who is there, for logs."""
+        return str(self.peer)
+
+    def write_message(self, payload: bytes, is_binary: bool) -> None:
+        """Hands one message to the transport; dropped when the connection is closing."""
+        try:
+            self.sendMessage(payload, is_binary)
+        except Disconnected:
+            # It is closing, which Autobahn tells only by raising; connectionLost follows.
+            _log.debug("not sent, {peer} is closing", peer=self.peer_name)
+
+    def close(self) -> None:
+        """Says good-bye by WebSocket's own closing handshake; bounded."""
+        self.sendClose(self.CLOSE_STATUS_CODE_NORMAL)
+
+    def abort(self) -> None:
+        """Ends the TCP connection now; what waits in it is lost."""
+        self.wasClean = False
+        self.wasNotCleanReason = "aborted by the router"
+        self.dropConnection(abort=True)
+
+    # Called by Twisted and Autobahn
+
+    def connectionMade(self) -> None:
+        """Twisted Web has handed over a connection; the opening handshake must follow."""
+        super().connectionMade()
+        self._handshake_deadline = self.factory.clock.callLater(
+            self.factory.limits.hello_timeout_s, self._handshake_overdue
+        )
+
+    def dataReceived(self, data: bytes) -> None:
+        """Any byte shows that the peer lives."""
+        self._heard_at = self.factory.clock.seconds()
+        super().dataReceived(data)
+
+    def onConnect(self, request: Any) -> str:
+        """Chooses the serialisation, or refuses. The client's order of preference counts."""
+        refusal = self.factory.reception.refusal()
+        if refusal is not None:
+            raise ConnectionDeny(ConnectionDeny.SERVICE_UNAVAILABLE, refusal)
+        headers: Mapping[str, str] = request.headers
+        if request.origin and not is_same_host(
+            request.origin, headers.get("host"), loopback_only=self.factory.loopback_only()
+        ):
+            raise ConnectionDeny(
+                ConnectionDeny.FORBIDDEN, "pages of another origin may not connect"
+            )
+        for subprotocol in request.protocols:
+            self._codec = CODECS.get(subprotocol)
+            if self._codec is not None:
+                return str(subprotocol)
+        raise ConnectionDeny(
+            ConnectionDeny.BAD_REQUEST, f"speak one of the sub-protocols {', '.join(CODECS)}"
+        )
+
+    def onOpen(self) -> None:
+        """The opening handshake is done: makes the session and takes the transport over."""
+        assert self._codec is not None, "onConnect chose it"
+        self._stop(self._handshake_deadline)
+        self._handshake_deadline = None
+        self._session = self.factory.reception.connected(self, self._codec)
+        # HTTPChannel is still the transport's producer: without this our pauses would be its.
+        self.transport.unregisterProducer()
+        self.transport.registerProducer(self._session.outbox, True)
+        self._ping = self.factory.clock.callLater(
+            self.factory.limits.ping_interval_s, self._send_ping
+        )
+
+    def onMessageBegin(self, is_binary: bool) -> None:
+        """The first piece of a message is coming."""
+        self._frames = 0
+        super().onMessageBegin(is_binary)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """A piece of a message is coming."""
+        self._frames += 1
+        super().onMessageFrameBegin(length)
+        if self._frames > _MAX_FRAMES and not self.failedByMe:
+            self._max_message_size_exceeded(
+                self._frames, _MAX_FRAMES, f"a message in more than {_MAX_FRAMES} frames"
+            )
+
+    def onMessage(self, payload: bytes, is_binary: bool) -> None:
+        """One WAMP message. Whatever goes wrong ends this connection, never the daemon's work."""
+        session = self._session
+        if session is None:
+            return
+        try:
+            session.message_received(payload, is_binary)
+        except Exception:
+            _log.failure("message of {peer} failed", peer=self.peer_name)
+            session.abort("an internal error of the router")
+
+    def sendCloseFrame(
+        self, code: Any = None, reasonUtf8: Any = None, isReply: bool = False
+    ) -> None:
+        """Every close passes here, also Autobahn's own for a message too big: all are bounded."""
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+        if self.state == self.STATE_CLOSING and self._close_deadline is None:
+            self._close_deadline = self.factory.clock.callLater(
+                self.factory.limits.close_timeout_s, self.abort
+            )
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Frees everything that the connection held."""
+        for timer in (self._handshake_deadline, self._close_deadline, self._ping):
+            self._stop(timer)
+        session, self._session = self._session, None
+        super().connectionLost(reason)
+        # A dead transport lives until the garbage collector finds its cycle; its buffer need not.
+        transport = self.transport
+        if hasattr(transport, "dataBuffer"):
+            transport.dataBuffer = b""
+            transport._tempDataBuffer.clear()
+            transport._tempDataLen = 0
+        if session is not None:
+            session.connection_lost()
+
+    def _handshake_overdue(self) -> None:
+        self._handshake_deadline = None
+        _log.info("no opening handshake of {peer} in time", peer=self.peer_name)
+        self.abort()
+
+    def _send_ping(self) -> None:
+        sent_at = self.factory.clock.seconds()
+        self.sendPing()
+        self._ping = self.factory.clock.callLater(
+            self.factory.limits.ping_timeout_s, self._check_ping, sent_at
+        )
+
+    def _check_ping(self, sent_at: float) -> None:
+        limits = self.factory.limits
+        if self._heard_at < sent_at:
+            self._ping = None
+            if self._session is not None:
+                self._session.abort(f"no answer to a ping within {limits.ping_timeout_s:g} s")
+            return
+        self._ping = self.factory.clock.callLater(limits.ping_interval_s, self._send_ping)
+
+    @staticmethod
+    def _stop(timer: IDelayedCall | None) -> None:
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
+    """Builds the connections of one router."""
+
+    protocol = WampConnection
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        limits: Limits,
+        reception: Reception,
+        loopback_only: Callable[[], bool],
+    ) -> None:
+        super().__init__(protocols=list(CODECS), server="", reactor=clock)
+        self.clock = clock
+        self.limits = limits
+        self.reception = reception
+        self.loopback_only = loopback_only
+        self.setProtocolOptions(
+            versions=[13],
+            webStatus=False,
+            utf8validateIncoming=True,
+            maxFramePayloadSize=limits.max_message_bytes,
+            maxMessagePayloadSize=limits.max_message_bytes,
+            # A message too big is answered by a close frame that says so, not by a cut line.
+            failByDrop=False,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingInterval=0,
+            tcpNoDelay=True,
+            # Origins are judged in onConnect, which knows the Host header. Setting any option
+            # turns this one on unless it is given.
+            allowedOrigins=["*"],
+            allowNullOrigin=False,
+        )
+
+
+def websocket_resource(factory: WampFactory) -> IResource:
+    """The factory as a resource of a twisted.web Site."""
+    resource: IResource = WebSocketResource(factory)
+    return resource

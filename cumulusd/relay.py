@@ -1,0 +1,383 @@
+"""The use cases: what a client may ask of the daemon, whichever door it comes through.
+
+Handlers of WAMP procedures and HTTP routes decode, call this, encode; they decide nothing.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.journal import Kind
+from cumulusd import __version__
+from cumulusd.errors import (
+    Conflict,
+    CumulusError,
+    InternalError,
+    JobFailed,
+    NotAuthorized,
+    NotEnded,
+    NotFound,
+    TooLarge,
+    TooMany,
+    Unavailable,
+)
+from cumulusd.identity import Principal, Role
+from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.machine import EventKind
+from cumulusd.jobs.model import JobRecord, Phase, Wait
+from cumulusd.jobs.packages import Packages
+from cumulusd.jobs.supervisor import Supervisor
+from cumulusd.jobs.table import JobTable
+from cumulusd.spec import SpecLimits, parse_spec
+from cumulusd.views import job_view, worker_views
+
+#: What one progressive result carries at most.
+FOLLOW_CHUNK_BYTES = 64 * 1024
+RESULT_CHUNK_BYTES = 512 * 1024
+#: A result that a caller without progressive results may get in one message.
+RESULT_AT_ONCE_BYTES = 1024 * 1024
+PACKAGE_CHUNK_BYTES = 512 * 1024
+
+#: Takes one progressive result; fires when the reader can take more.
+Sink = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+class Parts(Protocol):
+    """How the daemon's parts are: part -> "ok" or what is wrong."""
+
+    def __call__(self) -> dict[str, str]: ...
+
+
+@attrs.frozen(kw_only=True)
+class RelayLimits:
+    """Bounds on what is accepted."""
+
+    max_queued: int = 20_000
+    max_queued_per_owner: int = 5_000
+    spec: SpecLimits = attrs.field(factory=SpecLimits)
+
+
+class Relay:
+    """Submit, follow, cancel, look: over the jobs, for a principal."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        table: JobTable,
+        journals: Journals,
+        packages: Packages,
+        supervisor: Supervisor,
+        parts: Parts,
+        wall_clock: Callable[[], float],
+        limits: RelayLimits,
+        platform_name: str,
+        refused: Callable[[str], None] = lambda code: None,
+    ) -> None:
+        """`refused(error code)` is told of every submit that was not accepted."""
+        self._table = table
+        self._journals = journals
+        self._packages = packages
+        self._supervisor = supervisor
+        self._parts = parts
+        self._wall_clock = wall_clock
+        self._limits = limits
+        self._platform_name = platform_name
+        self._refused = refused
+        self._closing = False
+
+    def close(self) -> None:
+        """From now on no job is accepted."""
+        self._closing = True
+
+    # -- jobs
+
+    async def submit(self, who: Principal, spec_value: Any) -> dict[str, Any]:
+        """The view of the new job, which is durable. Every error carries its id."""
+        job_id = f"job_{secrets.token_hex(6)}"
+        try:
+            record = await self._submit(who, spec_value, job_id)
+        except CumulusError as error:
+            error.job_id = error.job_id or job_id
+            self._refused(error.code.value)
+            self._log.info(
+                "job {job_id} of {owner} refused: {why}",
+                job_id=error.job_id,
+                owner=who.owner,
+                why=error.message,
+                code=error.code.value,
+            )
+            raise
+        except CancelledError:
+            raise  # the caller went
+        except Exception as error:
+            log_id = secrets.token_hex(4)
+            self._log.failure("submit failed ({log_id})", log_id=log_id, job_id=job_id)
+            raise InternalError(
+                "The daemon failed to take the job",
+                job_id=job_id,
+                details={"log_id": log_id},
+                hint="its operator finds the cause in the log under this log_id",
+            ) from error
+        return self.view(record)
+
+    async def _submit(self, who: Principal, spec_value: Any, job_id: str) -> JobRecord:
+        if who.role not in (Role.CLIENT, Role.ADMIN):
+            raise NotAuthorized(f"A token of role {who.role} may not submit jobs")
+        if self._closing:
+            raise Unavailable(
+                "The daemon is stopping and accepts no new jobs", hint="try again in a moment"
+            )
+        spec = parse_spec(spec_value, self._limits.spec)
+        if spec.idempotency_key is not None:
+            known = await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
+            if known is not None:
+                return known
+        if not self._packages.check(spec.package_sha256, spec.package_size_bytes)[0]:
+            raise NotFound(
+                f"The package {spec.package_sha256[:12]}… was not uploaded",
+                hint="upload it with cumulus.package.put and .commit first",
+            )
+        self._check_room(who.owner)
+        refusal = self._supervisor.placing.refusal(spec)
+        if refusal is not None:
+            raise refusal
+        record = JobRecord(
+            job_id=job_id,
+            owner=who.owner,
+            spec=spec,
+            phase=Phase.QUEUED,
+            created_at=self._wall_clock(),
+            wait=Wait(reason=WaitReason.QUEUED, message="waiting to be placed"),
+        )
+        await self._supervisor.submit(record)
+        return record
+
+    def _check_room(self, owner: str) -> None:
+        placing = self._supervisor.placing
+        for count, bound, whose in (
+            (placing.waiting_of(owner), self._limits.max_queued_per_owner, f"of {owner} "),
+            (placing.waiting_count, self._limits.max_queued, ""),
+        ):
+            if count >= bound:
+                raise TooMany(
+                    f"{count} jobs {whose}wait already, {bound} may",
+                    hint="wait until some have started, or cancel some",
+                )
+
+    async def follow(
+        self, who: Principal, job_id: str, from_offset: int, sink: Sink
+    ) -> dict[str, Any]:
+        """Sends state changes and journal in order to `sink`; the end, when all is sent.
+
+        The reader sets the pace: nothing is read ahead of it. Cancelling this ends the following,
+        never the job.
+        """
+        record = self._readable(who, job_id)
+        journal = self._journals.get(job_id)
+        offset = from_offset
+        shown: dict[str, Any] | None = None
+        while True:
+            record = self._readable(who, job_id)
+            view = self.view(record)
+            state = {key: value for key, value in view.items() if key != "journal"}
+            # The end itself is told last, by the answer.
+            if state != shown and record.end is None:
+                await sink({"event": "state", "job": view})
+                shown = state
+                continue
+            journal = journal or self._journals.get(job_id)
+            if journal is not None and offset < journal.end_offset:
+                chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
+                part: dict[str, Any] = {
+                    "event": "gap" if chunk.kind == "gap" else "journal",
+                    "offset": chunk.offset,
+                    "next_offset": chunk.next_offset,
+                }
+                if chunk.kind != "gap":
+                    part["frames"] = chunk.data
+                offset = chunk.next_offset
+                await sink(part)
+                continue
+            if record.end is not None:
+                return {"event": "end", "job": view}
+            await self._table.signal(job_id).wait()
+
+    def get(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """One job's view. Raises NotFound, also for somebody else's job."""
+        return self.view(self._readable(who, job_id))
+
+    def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
+        """The views of those jobs that this principal may see, newest first."""
+        records = self._table.live() if active else self._table.all()
+        seen = [
+            record
+            for record in records
+            if who.may_see(record.owner) and not (active and record.end is not None)
+        ]
+        seen.sort(key=lambda record: record.created_at, reverse=True)
+        return [self.view(record) for record in seen[:limit]]
+
+    async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """Asks a job to end. That it was asked is durable when this fires; its state tells when
+        it has ended. Raises Conflict when it has ended already, or does so first."""
+        record = self._readable(who, job_id)
+        if not who.may_change(record.owner):
+            raise NotAuthorized(f"A token of role {who.role} may not cancel jobs", job_id=job_id)
+        if record.end is not None:
+            raise _ended_already(record)
+        self._log.info("job {job_id}: cancel asked by {who}", job_id=job_id, who=who.name)
+        self._supervisor.tell(job_id, EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
+        # What is shown is on disk: a daemon that is killed now still knows of it.
+        while (record := self._readable(who, job_id)).stop_reason is None:
+            if record.end is not None:
+                raise _ended_already(record)
+            await self._table.signal(job_id).wait()
+        return {"cancelled": True, "message": "Job cancelled", "state": record.state.value}
+
+    async def result(self, who: Principal, job_id: str, sink: Sink | None) -> dict[str, Any]:
+        """The result of a completed job: in chunks to `sink`, or at once without one.
+
+        Raises NotEnded, TooLarge, and a CumulusError with code `job_failed` for a job without.
+        """
+        record = self._readable(who, job_id)
+        if record.end is None:
+            raise NotEnded(f"Job {job_id} is {record.state} and has no result yet", job_id=job_id)
+        info = record.end.result
+        if info is None:
+            raise JobFailed(
+                f"Job {job_id} is {record.state} and has no result: {record.end.message}",
+                job_id=job_id,
+                details={"job": self.view(record)},
+                hint=record.end.hint,
+            )
+        about = attrs.asdict(info)
+        if sink is None and info.size_bytes > RESULT_AT_ONCE_BYTES:
+            raise TooLarge(
+                f"The result of job {job_id} has {info.size_bytes} bytes",
+                job_id=job_id,
+                hint="ask with receive_progress to get it in parts",
+            )
+        digest, sent, parts = hashlib.sha256(), 0, []
+        journal = self._journals.open(job_id)
+        offset = journal.start_offset
+        while offset < journal.end_offset:
+            chunk = journal.read(offset, RESULT_CHUNK_BYTES)
+            for entry in chunk.records():
+                if entry.kind is Kind.RESULT:
+                    digest.update(entry.payload)
+                    if sink is None:
+                        parts.append(entry.payload)
+                    else:
+                        await self._send_result(sink, sent, entry.payload)
+                    sent += len(entry.payload)
+            offset = chunk.next_offset
+        if sent != info.size_bytes or digest.hexdigest() != info.sha256:
+            raise CumulusError(
+                f"The stored result of job {job_id} is damaged", job_id=job_id, details=about
+            )
+        return about if sink is not None else {**about, "data": b"".join(parts)}
+
+    @staticmethod
+    async def _send_result(sink: Sink, offset: int, data: bytes) -> None:
+        for start in range(0, len(data), RESULT_CHUNK_BYTES):
+            part = data[start : start + RESULT_CHUNK_BYTES]
+            await sink({"offset": offset + start, "data": part})
+
+    # -- packages
+
+    def package_check(self, who: Principal, sha256: str, size_bytes: int) -> dict[str, Any]:
+        """Is it here, and if not, where does the upload go on?"""
+        if size_bytes > self._limits.spec.package_max_bytes:
+            raise TooLarge(
+                f"The package has {size_bytes} bytes, {self._limits.spec.package_max_bytes} may be",
+                hint="leave data out of the package and fetch it inside the job",
+            )
+        present, _ = self._packages.check(sha256, size_bytes)
+        offset = 0 if present else self._packages.uploaded(who.owner, sha256)
+        return {"present": present, "offset": offset, "chunk_bytes": PACKAGE_CHUNK_BYTES}
+
+    async def package_put(
+        self, who: Principal, sha256: str, offset: int, data: bytes
+    ) -> dict[str, Any]:
+        """The next bytes of an upload."""
+        if len(data) > PACKAGE_CHUNK_BYTES:
+            raise TooLarge(f"A chunk has at most {PACKAGE_CHUNK_BYTES} bytes")
+        return {"offset": await self._packages.put(who.owner, sha256, offset, data)}
+
+    async def package_commit(self, who: Principal, sha256: str, size_bytes: int) -> dict[str, Any]:
+        """The upload is whole: its hash is checked, it is on disk."""
+        await self._packages.commit(who.owner, sha256, size_bytes)
+        return {"present": True}
+
+    # -- the daemon
+
+    def workers(self, who: Principal) -> Sequence[dict[str, Any]]:
+        """All workers with their devices and free shares."""
+        placing = self._supervisor.placing
+        return worker_views(placing.nodes, placing.agents())
+
+    def info(self, who: Principal) -> dict[str, Any]:
+        """What the old SDK's `get_server_info` gives, and some more."""
+        devices = [
+            {"id": device.index, "name": device.name, "type": device.kind, "worker": agent.hostname}
+            for agent in self._supervisor.placing.agents().values()
+            for device in agent.devices
+        ]
+        active = sum(record.end is None for record in self._table.live())
+        return {
+            "server_version": __version__,
+            "chronos_available": bool(devices),
+            "gpu_devices": devices,
+            "active_jobs": active,
+            "max_concurrent_jobs": None,
+            "platform": self._platform_name,
+            "owner": who.owner,
+            "role": who.role.value,
+            "limits": {
+                "max_duration_s": self._limits.spec.max_duration_s,
+                "package_max_bytes": self._limits.spec.package_max_bytes,
+                "max_queued": self._limits.max_queued,
+                "max_queued_per_owner": self._limits.max_queued_per_owner,
+            },
+        }
+
+    def health(self) -> dict[str, str]:
+        """Part -> "ok" or what is wrong with it."""
+        parts = self._parts()
+        parts["accepting"] = "the daemon is stopping" if self._closing else "ok"
+        return parts
+
+    def owns(self, who: Principal, job_id: str) -> bool:
+        """May this principal see that job?"""
+        record = self._table.get(job_id)
+        return record is not None and who.may_see(record.owner)
+
+    def view(self, record: JobRecord) -> dict[str, Any]:
+        """The job view of docs/protocol.md."""
+        return job_view(record, self._journals.extent(record.job_id))
+
+    def _readable(self, who: Principal, job_id: str) -> JobRecord:
+        record = self._table.get(job_id)
+        if record is None or not who.may_see(record.owner):
+            raise NotFound(
+                f"There is no job {job_id}",
+                job_id=job_id,
+                hint="jobs are kept for a day after their end; list_jobs() shows yours",
+            )
+        return record
+
+
+def _ended_already(record: JobRecord) -> Conflict:
+    return Conflict(
+        f"Job {record.job_id} has ended already: {record.state}",
+        job_id=record.job_id,
+        details={"state": record.state.value},
+    )

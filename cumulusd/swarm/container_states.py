@@ -1,0 +1,106 @@
+"""Containers, from the Swarm's services and tasks. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from cumulusd.jobs.ports import Container
+from cumulusd.swarm import labels
+from cumulusd.swarm.answers import ServiceInfo, TaskInfo
+
+#: A task in one of these has no container that runs, and never will.
+_ENDED = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
+#: Not given to a node yet.
+_UNASSIGNED = frozenset({"new", "allocated", "pending"})
+_UNWANTED = frozenset({"shutdown", "remove"})
+
+
+def has_ended(task: TaskInfo) -> bool:
+    """Nothing of it runs or will start."""
+    if task.state in _ENDED:
+        return True
+    return task.state in _UNASSIGNED and task.desired_state in _UNWANTED
+
+
+def is_condemned(task: TaskInfo) -> bool:
+    """The Swarm has given it up, and its node doesn't say that it ended."""
+    return not has_ended(task) and task.desired_state in _UNWANTED
+
+
+def may_run(service: ServiceInfo, tasks: Iterable[TaskInfo]) -> bool:
+    """A task of it runs, may run, or may yet be made."""
+    tasks = list(tasks)
+    if not tasks:
+        return service.replicas != 0
+    return not all(has_ended(task) for task in tasks)
+
+
+def containers(
+    services: Sequence[ServiceInfo], tasks: Sequence[TaskInfo], lost_nodes: Mapping[str, str]
+) -> dict[str, Container]:
+    """By job id, from one look. `lost_nodes`: id -> host name of those that are down.
+
+    A job's newest attempt is shown. A task that the Swarm gave up because its node is down counts
+    as ended: the Swarm kills it when the node is back. Whether it runs still, the lock on the job's
+    folder tells.
+    """
+    of_service: dict[str, list[TaskInfo]] = {}
+    for task in tasks:
+        of_service.setdefault(task.service_id, []).append(task)
+    found: dict[str, Container] = {}
+    for service in services:
+        own = of_service.pop(service.service_id, [])
+        if own:
+            alive = any(_alive(task, lost_nodes) for task in own)
+        else:
+            alive = service.replicas != 0
+        _add(found, service.labels, own, alive, lost_nodes)
+    # What runs on though its service is removed already.
+    for own in of_service.values():
+        if any(_alive(task, lost_nodes) for task in own):
+            _add(found, own[0].labels, own, True, lost_nodes)
+    return found
+
+
+def _alive(task: TaskInfo, lost_nodes: Mapping[str, str]) -> bool:
+    return not has_ended(task) and not _is_lost(task, lost_nodes)
+
+
+def _is_lost(task: TaskInfo, lost_nodes: Mapping[str, str]) -> bool:
+    return is_condemned(task) and task.node_id in lost_nodes
+
+
+def _add(
+    found: dict[str, Container],
+    of: Mapping[str, str],
+    tasks: Sequence[TaskInfo],
+    alive: bool,
+    lost_nodes: Mapping[str, str],
+) -> None:
+    job_id, attempt = of.get(labels.JOB), of.get(labels.ATTEMPT, "")
+    if not job_id or not attempt.isdecimal():
+        return  # somebody else's, under our label
+    there = found.get(job_id)
+    if there is not None and there.attempt > int(attempt):
+        return
+    newest = max(tasks, key=lambda task: task.created_at, default=None)
+    found[job_id] = Container(
+        job_id=job_id,
+        attempt=int(attempt),
+        node_id=None if newest is None else newest.node_id,
+        alive=alive,
+        exit_code=None if newest is None else newest.exit_code,
+        message=_words(newest, alive, lost_nodes),
+    )
+
+
+def _words(task: TaskInfo | None, alive: bool, lost_nodes: Mapping[str, str]) -> str:
+    """Swarm's own words where it has any."""
+    if task is None:
+        return "no task yet" if alive else "stopped"
+    if _is_lost(task, lost_nodes):
+        said = f" ({task.error})" if task.error else ""
+        return f"node {lost_nodes[task.node_id or '']} is down{said}"
+    if task.error:
+        return task.error
+    if task.state in ("running", "complete"):
+        return "" if task.state == "running" else "complete"
+    return f"{task.state}: {task.message}" if task.message else task.state

@@ -1,0 +1,98 @@
+"""Background work with an owner: coroutines that somebody ends, waits that a clock drives."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_T = TypeVar("_T")
+
+
+class _Timer(Protocol):
+    def cancel(self) -> None: ...
+    def active(self) -> bool: ...
+
+
+class _Clock(Protocol):
+    def callLater(self, delay: float, call: Callable[..., Any], *args: Any) -> _Timer: ...
+
+
+class Tasks:
+    """The coroutines of one owner. A failure is logged, never lost; `stop` ends them all."""
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self._running: set[Deferred[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any], what: str, **fields: Any) -> Deferred[Any]:
+        """Runs `work` until it ends or `stop`. `what` and `fields` name it in the log.
+
+        The Deferred fires with None when it has ended, however; cancel it to end it.
+        """
+        task: Deferred[Any] = Deferred.fromCoroutine(work)
+        self._running.add(task)
+
+        def ended(result: object) -> None:
+            self._running.discard(task)
+            if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
+                self._log.failure("{what} failed", result, what=what, **fields)
+
+        task.addBoth(ended)
+        return task
+
+    async def stop(self) -> None:
+        """Cancels all of them; fires when they have ended."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await DeferredList(running, consumeErrors=True)
+
+
+class Signal:
+    """Wakes those who wait for the next change. There is no memory: look first, then wait."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Deferred[None]] = set()
+
+    def wait(self) -> Deferred[None]:
+        """Fires at the next `fire`; may be cancelled."""
+        waiting: Deferred[None] = Deferred(self._waiting.discard)
+        self._waiting.add(waiting)
+        return waiting
+
+    def fire(self) -> None:
+        """Wakes all who wait now."""
+        waiting, self._waiting = self._waiting, set()
+        for each in waiting:
+            each.callback(None)
+
+
+def sleep(clock: _Clock, delay_s: float) -> Deferred[None]:
+    """Fires after `delay_s` on that clock; cancelling it frees the timer."""
+    sleeping: Deferred[None] = Deferred(lambda _: timer.cancel())
+    timer = clock.callLater(delay_s, sleeping.callback, None)
+    return sleeping
+
+
+async def wait_at_most(clock: _Clock, delay_s: float, waiting: Deferred[_T]) -> _T | None:
+    """What `waiting` gives, or None when `delay_s` pass first; it is cancelled then."""
+    timed_out = False
+
+    def give_up() -> None:
+        nonlocal timed_out
+        timed_out = True
+        waiting.cancel()
+
+    timer = clock.callLater(delay_s, give_up)
+    try:
+        return await waiting
+    except CancelledError:
+        if timed_out:
+            return None
+        raise
+    finally:
+        if timer.active():
+            timer.cancel()

@@ -1,0 +1,91 @@
+"""Jobs and workers as clients see them: records to plain dicts. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from cumulusd.jobs.model import Grant, JobRecord
+from cumulusd.jobs.ports import AgentView, Node
+
+
+def job_view(record: JobRecord, journal: tuple[int, int]) -> dict[str, Any]:
+    """The job view of docs/protocol.md. `journal`: (start offset, end offset) of what is kept."""
+    end = record.end
+    return {
+        "job_id": record.job_id,
+        "name": record.spec.name,
+        "owner": record.owner,
+        "status": record.state.value,
+        "phase": record.phase.value,
+        "wait": None
+        if record.wait is None
+        else {
+            "reason": record.wait.reason.value,
+            "message": record.wait.message,
+            "details": dict(record.wait.details),
+        },
+        "attempt": record.attempt,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "completed_at": record.ended_at,
+        "gpu_memory": record.spec.gpu_memory,
+        "duration_s": record.spec.duration_s,
+        "units": record.spec.units,
+        "worker": None
+        if record.placement is None
+        else {"node_id": record.placement.node_id, "hostname": record.placement.hostname},
+        "partition": None if record.grant is None else _partition(record.grant),
+        "partition_id": None if record.grant is None else record.grant.partition_id,
+        "journal": {"start_offset": journal[0], "end_offset": journal[1]},
+        "end": None
+        if end is None
+        else {
+            "reason": None if end.reason is None else end.reason.value,
+            "message": end.message,
+            "hint": end.hint,
+            "exit_code": end.exit_code,
+            "signal": end.signal,
+            "error": None if end.error is None else dict(end.error),
+            "result": None if end.result is None else attrs.asdict(end.result),
+        },
+        "error": end.message if end is not None and end.reason is not None else None,
+    }
+
+
+def _partition(grant: Grant) -> dict[str, Any]:
+    return {
+        "partition_id": grant.partition_id,
+        "device_id": grant.device_id,
+        "device_name": grant.device_name,
+        "device_index": grant.device_index,
+        "units": grant.units,
+        "gpu_memory_bytes": grant.gpu_memory_bytes,
+        "tier": grant.tier,
+        "tier_note": grant.tier_note,
+    }
+
+
+def worker_views(
+    nodes: Iterable[Node], agents: Mapping[str, AgentView]
+) -> Sequence[dict[str, Any]]:
+    """The workers as platform and agents report them."""
+    views = []
+    for node in nodes:
+        if not node.is_worker:
+            continue
+        agent = agents.get(node.node_id)
+        views.append(
+            {
+                "node_id": node.node_id,
+                "hostname": node.hostname,
+                "state": node.state,
+                "availability": node.availability,
+                "agent": "away" if agent is None else "present",
+                "usable": node.usable and agent is not None,
+                "devices": []
+                if agent is None
+                else [attrs.asdict(device) for device in agent.devices],
+            }
+        )
+    return views

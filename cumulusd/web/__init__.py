@@ -1,0 +1,1 @@
+"""HTTP: health, metrics, REST, the agents' bulk link."""

@@ -1,0 +1,368 @@
+"""The daemon's end of `/agent`: journals in, packages out, one live link for each node."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import attrs
+from autobahn.twisted.resource import WebSocketResource
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from cumulus_wire import link as wire
+from cumulusd.errors import CumulusError, Unavailable
+from cumulusd.identity import Principal, Role
+from cumulusd.tasks import Signal, Tasks, wait_at_most
+
+SUBPROTOCOL = "cumulus.agent.1"
+
+
+class AgentDesk(Protocol):
+    """Who takes what agents bring. Errors other than CumulusError end the link."""
+
+    def offered(self, node_id: str, job_id: str, start: int, end: int) -> int | None:
+        """Where that journal is to be sent from; None: not wanted."""
+
+    def received(self, node_id: str, job_id: str, offset: int, data: bytes) -> bool:
+        """Takes journal bytes; False: nothing more of this journal is wanted."""
+
+    def lock_free(self, node_id: str, job_id: str) -> None:
+        """No process of the job is left on that node."""
+
+    async def read_package(
+        self, node_id: str, sha256: str, offset: int, length: int
+    ) -> tuple[bytes, int]:
+        """(that range, size of the whole). Raises CumulusError."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkLimits:
+    """Bounds of one link."""
+
+    max_links: int = 1000
+    max_gets: int = 32  #: ranges asked for and not yet answered
+    read_timeout_s: float = 30.0  #: for reading one range
+    outbox_bytes: int = 1 << 20  #: answers that a peer which doesn't read may pile up
+    max_jobs: int = 100_000  #: journals offered by one node
+    ping_s: float = 15.0
+
+
+class AgentLinkFactory:
+    """All agents' links. `acknowledge` what has become durable; `stop` ends them."""
+
+    def __init__(
+        self,
+        authenticate: Callable[[str | None], Principal | None],
+        desk: AgentDesk,
+        clock: Any,
+        limits: LinkLimits | None = None,
+    ) -> None:
+        """`authenticate` takes the `Authorization` header. `clock`: the reactor."""
+        self.authenticate = authenticate
+        self.desk = desk
+        self.clock = clock
+        self.limits = limits or LinkLimits()
+        self._links: dict[str, _AgentConnection] = {}  #: by node id
+        self._by_job: dict[str, _AgentConnection] = {}
+        self._made: set[_AgentConnection] = set()
+        factory = WebSocketServerFactory(  # type: ignore[no-untyped-call]
+            server="cumulusd", reactor=clock
+        )
+        factory.setProtocolOptions(  # type: ignore[no-untyped-call]
+            webStatus=False,
+            maxFramePayloadSize=wire.MAX_MESSAGE_BYTES,
+            maxMessagePayloadSize=wire.MAX_MESSAGE_BYTES,
+            openHandshakeTimeout=10,
+            autoPingInterval=self.limits.ping_s,
+            autoPingTimeout=self.limits.ping_s,
+            maxConnections=self.limits.max_links,
+        )
+        make: Any = partial(_AgentConnection, self)
+        factory.protocol = make
+        factory.noisy = False
+        self._factory = factory
+
+    def resource(self) -> IResource:
+        """For the site, as child `agent`."""
+        resource: IResource = WebSocketResource(self._factory)  # type: ignore[no-untyped-call]
+        return resource
+
+    def acknowledge(self, job_id: str, offset: int) -> None:
+        """This journal is on disk up to `offset`: told to the node that sends it, if any."""
+        connection = self._by_job.get(job_id)
+        if connection is not None:
+            connection.acknowledge(job_id, offset)
+
+    async def stop(self) -> None:
+        """Drops all links; fires when they are gone."""
+        gone = [connection.when_gone() for connection in list(self._made)]
+        for connection in list(self._made):
+            connection.drop()
+        await DeferredList(gone, consumeErrors=True)
+
+    # -- the connections' side
+
+    def made(self, connection: "_AgentConnection") -> None:
+        """A connection that may become a link."""
+        self._made.add(connection)
+
+    def opened(self, connection: "_AgentConnection") -> None:
+        """A link is up; an older one of that node is dropped."""
+        older = self._links.get(connection.node_id)
+        self._links[connection.node_id] = connection
+        if older is not None:
+            older.drop()
+
+    def closed(self, connection: "_AgentConnection") -> None:
+        """It is gone."""
+        self._made.discard(connection)
+        if self._links.get(connection.node_id) is connection:
+            del self._links[connection.node_id]
+        for job_id in connection.jobs:
+            if self._by_job.get(job_id) is connection:
+                del self._by_job[job_id]
+
+    def sends(self, connection: "_AgentConnection", job_id: str) -> None:
+        """That journal comes over this link."""
+        self._by_job[job_id] = connection
+
+    def sends_no_more(self, connection: "_AgentConnection", job_id: str) -> None:
+        """That journal isn't wanted."""
+        if self._by_job.get(job_id) is connection:
+            del self._by_job[job_id]
+
+
+@implementer(IPushProducer)
+class _AgentConnection(WebSocketServerProtocol):
+    """One agent's connection. What it is to be told waits in bounds while it doesn't read."""
+
+    _log = Logger()
+
+    def __init__(self, owner: AgentLinkFactory) -> None:
+        super().__init__()
+        self.node_id = ""
+        self.jobs: set[str] = set()  #: whose journals it sends
+        self._owner = owner
+        self._limits = owner.limits
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._acks: dict[str, int] = {}
+        self._gets: deque[tuple[int, str, int, int]] = deque()
+        self._serving = False
+        self._paused = False
+        self._writable = Signal()
+        self._lost = Signal()
+        self._tasks = Tasks()
+
+    def drop(self) -> None:
+        """Ends it at once."""
+        self.dropConnection(abort=True)
+
+    def when_gone(self) -> Deferred[None]:
+        """Fires when the connection is lost."""
+        return self._lost.wait()
+
+    def acknowledge(self, job_id: str, offset: int) -> None:
+        """Only the newest matters."""
+        self._acks[job_id] = offset
+        self._flush()
+
+    # -- WebSocket
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._owner.made(self)
+
+    def onConnect(self, request: ConnectionRequest) -> tuple[str, dict[str, str]]:
+        principal = self._owner.authenticate(request.headers.get("authorization"))
+        if principal is None:
+            raise ConnectionDeny(401, "a valid token is needed")  # type: ignore[no-untyped-call]
+        if principal.role is not Role.AGENT or principal.node_id is None:
+            raise ConnectionDeny(403, "this token is no agent's")  # type: ignore[no-untyped-call]
+        if SUBPROTOCOL not in request.protocols:
+            raise ConnectionDeny(400, f"the sub-protocol is {SUBPROTOCOL}")  # type: ignore[no-untyped-call]
+        self.node_id = principal.node_id
+        return SUBPROTOCOL, {}
+
+    def onOpen(self) -> None:
+        # HTTPChannel stays the transport's producer after the upgrade: without this, ours would
+        # be refused and nothing would hold back what we write.
+        self.unregisterProducer()
+        self.registerProducer(self, True)
+        self._owner.opened(self)
+        self._log.info("the link of node {node_id} is up", node_id=self.node_id)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        try:
+            if not isBinary:
+                raise wire.LinkError("text instead of a binary message")
+            header, body = wire.decode(payload)
+            self._received(header, body)
+        except wire.LinkError as error:
+            self._fail(f"it sent what is no message: {error}")
+        except Exception:
+            # Nothing is awaited here, so this is no cancellation.
+            self._log.failure("the desk failed at a message of node {id}", id=self.node_id)
+            self._fail("the daemon failed at a message of it")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._owner.closed(self)
+        self._outbox.clear()
+        self._acks.clear()
+        self._gets.clear()
+        Deferred.fromCoroutine(self._tasks.stop())
+        self._lost.fire()
+        if self.node_id:
+            self._log.info(
+                "the link of node {node_id} is down: {why}",
+                node_id=self.node_id,
+                why=self.wasNotCleanReason or reason.getErrorMessage(),
+            )
+
+    # -- messages
+
+    def _received(self, header: Mapping[str, Any], body: bytes) -> None:
+        kind, desk = header["t"], self._owner.desk
+        if kind == "data":
+            job_id = _text(header, "job")
+            if job_id not in self.jobs:
+                return  # dropped, while this was on its way
+            if not desk.received(self.node_id, job_id, _number(header, "offset"), body):
+                self._drop_journal(job_id)
+        elif kind == "offer":
+            self._offered(_text(header, "job"), _number(header, "start"), _number(header, "end"))
+        elif kind == "lock_free":
+            desk.lock_free(self.node_id, _text(header, "job"))
+        elif kind == "get":
+            self._asked(header)
+        else:
+            raise wire.LinkError(f"unknown message {kind!r}")
+
+    def _offered(self, job_id: str, start: int, end: int) -> None:
+        if len(self.jobs) >= self._limits.max_jobs:
+            raise wire.LinkError(f"more than {self._limits.max_jobs} journals")
+        offset = self._owner.desk.offered(self.node_id, job_id, start, end)
+        if offset is None:
+            self._drop_journal(job_id)
+            return
+        self.jobs.add(job_id)
+        self._owner.sends(self, job_id)
+        self._tell({"t": "from", "job": job_id, "offset": offset})
+
+    def _drop_journal(self, job_id: str) -> None:
+        self.jobs.discard(job_id)
+        self._acks.pop(job_id, None)
+        self._owner.sends_no_more(self, job_id)
+        self._tell({"t": "drop", "job": job_id})
+
+    def _asked(self, header: Mapping[str, Any]) -> None:
+        number, length = _number(header, "id"), _number(header, "length")
+        wanted = (number, _text(header, "sha256"), _number(header, "offset"), length)
+        if not 0 < length <= wire.MAX_BODY_BYTES:
+            self._refuse(number, f"a range is 1 to {wire.MAX_BODY_BYTES} bytes")
+        elif len(self._gets) >= self._limits.max_gets:
+            self._refuse(number, f"more than {self._limits.max_gets} ranges asked for at a time")
+        else:
+            self._gets.append(wanted)
+            if not self._serving:
+                self._serving = True
+                self._tasks.start(self._serve(), "sending packages", node_id=self.node_id)
+
+    async def _serve(self) -> None:
+        """Answers what was asked for, one range after another, as fast as the peer reads."""
+        try:
+            while self._gets:
+                while self._paused:
+                    await self._writable.wait()
+                number, sha256, offset, length = self._gets.popleft()
+                try:
+                    data, total = await self._read(sha256, offset, length)
+                except CumulusError as error:
+                    self._refuse(number, error.message)
+                    continue
+                self._write(wire.encode({"t": "part", "id": number, "total": total}, data))
+        finally:
+            self._serving = False
+
+    async def _read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int]:
+        timeout_s = self._limits.read_timeout_s
+        reading = Deferred.fromCoroutine(
+            self._owner.desk.read_package(self.node_id, sha256, offset, length)
+        )
+        try:
+            answer = await wait_at_most(self._owner.clock, timeout_s, reading)
+        except (CancelledError, CumulusError):
+            raise
+        except Exception as error:
+            self._log.failure("package {sha256} can't be read", sha256=sha256)
+            raise Unavailable(f"package {sha256} can't be read") from error
+        if answer is None:
+            raise Unavailable(f"package {sha256} could not be read within {timeout_s:g} s")
+        return answer
+
+    def _refuse(self, number: int, message: str) -> None:
+        self._tell({"t": "refused", "id": number, "message": message[:2000]})
+
+    # -- sending
+
+    def _tell(self, header: Mapping[str, Any]) -> None:
+        message = wire.encode(header)
+        self._outbox.append(message)
+        self._outbox_bytes += len(message)
+        if self._outbox_bytes > self._limits.outbox_bytes:
+            self._fail("it doesn't read what it is told")
+            return
+        self._flush()
+
+    def _flush(self) -> None:
+        while not self._paused and self._outbox:
+            message = self._outbox.popleft()
+            self._outbox_bytes -= len(message)
+            self._write(message)
+        while not self._paused and self._acks:
+            job_id, offset = self._acks.popitem()
+            self._write(wire.encode({"t": "ack", "job": job_id, "offset": offset}))
+
+    def _write(self, message: bytes) -> None:
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(message, isBinary=True)  # type: ignore[no-untyped-call]
+
+    def _fail(self, why: str) -> None:
+        self._log.error(
+            "the link of node {node_id} is dropped: {why}", node_id=self.node_id, why=why
+        )
+        self.drop()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._flush()
+        self._writable.fire()
+
+    def stopProducing(self) -> None:
+        self._paused = True
+
+
+def _text(header: Mapping[str, Any], key: str) -> str:
+    value = header.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= 256:
+        raise wire.LinkError(f"{key} is no text of 1 to 256 characters")
+    return value
+
+
+def _number(header: Mapping[str, Any], key: str) -> int:
+    value = header.get(key)
+    if type(value) is not int or value < 0:
+        raise wire.LinkError(f"{key} is no number")
+    return value

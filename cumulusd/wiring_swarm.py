@@ -1,0 +1,167 @@
+"""What the Swarm platform brings into the daemon. Of `tap`, which alone puts this to use."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import time
+from typing import Any
+
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
+
+from cumulusd.config import Config
+from cumulusd.errors import CumulusError
+from cumulusd.identity import Authenticator
+from cumulusd.jobs.ports import RunInThread
+from cumulusd.provisioning import Provisioning
+from cumulusd.swarm.agent_services import AgentServices
+from cumulusd.swarm.agent_spec import CA_BUNDLE_FILE, DAEMON_CA_FILE, AgentSettings
+from cumulusd.swarm.agent_tokens import AgentTokens
+from cumulusd.swarm.answers import Event
+from cumulusd.swarm.endpoint import TlsFiles, parse_endpoint
+from cumulusd.swarm.engine import Engine
+from cumulusd.swarm.enrolment import Enrolment
+from cumulusd.swarm.platform import SwarmPlatform
+from cumulusd.swarm.service_spec import JobSettings
+from cumulusd.tasks import Tasks, sleep
+from cumulusd.wiring import UNPACKED_FACTOR, ClosingPlatform, Enroll, PoolChanged
+
+CHECK_INTERVAL_S = 2.0
+#: Who the jobs' processes are in their containers; the job image has this user.
+JOB_UID = JOB_GID = 1000
+
+
+class SwarmParts:
+    """The Swarm: its engine, the agents on its nodes, and how nodes join."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        authenticator: Authenticator,
+        instance_id: str,
+        run_in_thread: RunInThread,
+    ) -> None:
+        """Raises CumulusError when a file of the configuration's can't be used."""
+        swarm, jobs = config.platform.swarm, config.jobs
+        assert swarm is not None and jobs.image is not None  # the configuration was checked
+        self._tasks = Tasks()
+        self._pool_changed: PoolChanged | None = None
+        tls = None
+        if swarm.tls is not None:
+            tls = TlsFiles(
+                ca_cert=swarm.tls.ca_cert,
+                client_cert=swarm.tls.client_cert,
+                client_key=swarm.tls.client_key,
+            )
+        self._engine = Engine(reactor, parse_endpoint(swarm.endpoint, tls))
+        self._clock = reactor
+        self._engine_error: str | None = "the engine has not answered yet"
+        self._swarm = SwarmPlatform(
+            engine=self._engine,
+            settings=JobSettings(
+                instance_id=instance_id,
+                worker_root=swarm.worker_root,
+                uid=JOB_UID,
+                gid=JOB_GID,
+            ),
+            image=jobs.image,
+            clock=reactor,
+        )
+        self.platform: ClosingPlatform = self._swarm
+        tokens = AgentTokens(config.state_dir, authenticator)
+        tokens.load()
+        self._agents = AgentServices(
+            engine=self._engine,
+            settings=AgentSettings(
+                instance_id=instance_id,
+                image=swarm.agent_image,
+                url=swarm.advertise_url,
+                worker_root=swarm.worker_root,
+                options={
+                    "count_cpu_devices": swarm.count_cpu_devices,
+                    "package_max_bytes": jobs.package_max_bytes * UNPACKED_FACTOR,
+                    "job_uid": JOB_UID,
+                    "job_gid": JOB_GID,
+                },
+                files=_files({CA_BUNDLE_FILE: jobs.ca_bundle, DAEMON_CA_FILE: swarm.advertise_ca}),
+            ),
+            tokens=tokens,
+            names=swarm.enroll,
+            clock=reactor,
+            enrolled=self._tell,
+        )
+        provisioning = Provisioning(config.state_dir, time)
+        enrolment = Enrolment(provisioning, self._agents, run_in_thread)
+        self.enroll: Enroll | None = enrolment.enroll
+
+    def inside(self) -> tuple[IStreamServerEndpoint, str] | None:
+        """Agents dial the configured addresses."""
+        return None
+
+    def start(self, pool_changed: PoolChanged) -> None:
+        """Begins to look after agents and to hear of nodes."""
+        self._pool_changed = pool_changed
+        self._tasks.start(self._check(), "asking the engine what it is")
+        self._agents.start()
+        hearing = self._engine.watch_events(["node"], connected=self._look, heard=self._heard)
+        self._tasks.start(hearing, "hearing of the Swarm's nodes")
+
+    async def stop(self) -> None:
+        """Ends both; agents and jobs go on."""
+        await self._agents.stop()
+        await self._tasks.stop()
+
+    def health(self) -> Mapping[str, str]:
+        """Is the engine one that we can use, and are the agents looked after?"""
+        return {"engine": self._engine_error or "ok", "agents": self._agents.error or "ok"}
+
+    # -- inside
+
+    async def _check(self) -> None:
+        """Asks until the engine has proved to be a manager that we understand. From then on what
+        is wrong with it shows in the calls."""
+        while True:
+            try:
+                await self._swarm.check()
+                self._engine_error = None
+                return
+            except CumulusError as error:
+                text = f"{error.message}; {error.hint}" if error.hint else error.message
+                if text != self._engine_error:
+                    self._log.error("the Swarm can't be used: {why}", why=text)
+                self._engine_error = text
+            await sleep(self._clock, CHECK_INTERVAL_S)
+
+    def _heard(self, event: Event) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Nodes may have changed: placing is to know, and the agents are looked after."""
+        self._agents.nudge()
+        self._tasks.start(self._tell_now(), "telling of changed nodes")
+
+    async def _tell_now(self) -> None:
+        try:
+            await self._tell()
+        except CumulusError as error:
+            # Placing asks by itself every few seconds, and shows what is wrong.
+            self._log.debug("the nodes can't be asked just now: {why}", why=error.message)
+
+    async def _tell(self) -> None:
+        if self._pool_changed is not None:
+            await self._pool_changed()
+
+
+def _files(paths: Mapping[str, Path | None]) -> dict[str, bytes]:
+    """What the agents are to have as files. Raises CumulusError."""
+    files = {}
+    for name, path in paths.items():
+        if path is None:
+            continue
+        try:
+            files[name] = path.read_bytes()
+        except OSError as error:
+            raise CumulusError(f"{path} can't be read: {error.strerror}") from error
+    return files

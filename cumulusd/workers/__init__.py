@@ -1,0 +1,1 @@
+"""The Workers port, over WAMP."""

@@ -1,0 +1,278 @@
+"""The Workers port: agents asked over WAMP through a call function that is handed in."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from cumulus_wire import uris
+from cumulusd.errors import CumulusError, InsufficientResources, NotFound
+from cumulusd.identity import Principal, Role
+from cumulusd.jobs.model import Grant, JobRecord, Placement
+from cumulusd.jobs.ports import AgentView, Clock, Device, Inventory
+from cumulusd.tasks import Tasks, sleep
+
+#: `call(uri, kwargs, timeout_s)`: one procedure of one agent; raises CumulusError.
+Call = Callable[[str, Mapping[str, Any], float], Awaitable[dict[str, Any]]]
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long an agent may take to answer."""
+
+    prepare_s: float = 300.0  #: it fetches the package meanwhile
+    release_s: float = 30.0
+    ask_s: float = 15.0
+    refresh_s: float = 30.0  #: how often a present agent is asked for its devices again
+
+
+class AgentWorkers:
+    """Every agent that has registered all its procedures, and what they answer."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        call: Call,
+        clock: Clock,
+        *,
+        environment: Mapping[str, str],
+        installer_environment: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        """`environment` is set in every job, under what its submitter sets;
+        `installer_environment` is for uv, over the agent's own."""
+        self._call = call
+        self._clock = clock
+        self._environment = dict(environment)
+        self._installer_environment = dict(installer_environment or {})
+        self._timeouts = timeouts or Timeouts()
+        self._verbs: dict[str, set[str]] = {}
+        self._agents: dict[str, AgentView] = {}
+        self._watchers: list[Callable[[str], None]] = []
+        self._greetings: dict[str, Deferred[Any]] = {}
+        self._tasks = Tasks()
+
+    def registration_changed(self, uri: str, callee: Principal, registered: bool) -> None:
+        """The router says that an agent's procedure came or went."""
+        node_id = callee.node_id
+        if callee.role is not Role.AGENT or node_id is None:
+            return
+        verbs = self._verbs.setdefault(node_id, set())
+        verb = uri.rpartition(".")[2]
+        if registered:
+            verbs.add(verb)
+            if verbs.issuperset(uris.AGENT_VERBS):
+                self._greet(node_id)
+            return
+        verbs.discard(verb)
+        self._cancel_greeting(node_id)
+        if self._agents.pop(node_id, None) is not None:
+            self._log.warn("agent {node_id} is away", node_id=node_id)
+            self._changed(node_id)
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        await self._tasks.stop()
+
+    # -- the Workers port
+
+    def agents(self) -> Mapping[str, AgentView]:
+        """The agents connected now, with the free shares last heard of."""
+        return self._agents
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """`changed(node_id)` on every coming, going and change of shares."""
+        self._watchers.append(changed)
+
+    async def prepare(self, record: JobRecord, placement: Placement) -> Grant:
+        """Fires when partition, folder and package are there."""
+        try:
+            answer = await self._ask_to_prepare(record, placement)
+        except InsufficientResources:
+            # Our view of its shares was stale; with a fresh one the scheduler doesn't repeat this.
+            await self._refresh(placement.node_id)
+            raise
+        try:
+            return _grant(answer["grant"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CumulusError(
+                f"The agent of {placement.hostname} answered with a malformed grant: {error!r}",
+                job_id=record.job_id,
+                hint="are daemon and agent of the same version?",
+            ) from error
+
+    async def release(self, node_id: str, job_id: str, attempt: int) -> bool:
+        """True when partition and folder are gone."""
+        answer = await self._ask(
+            node_id, "release", self._timeouts.release_s, job_id=job_id, attempt=attempt
+        )
+        return answer.get("released") is True
+
+    async def stop_job(
+        self, node_id: str, job_id: str, attempt: int, reason: str, grace_s: float
+    ) -> bool:
+        """True when a runner took the command."""
+        answer = await self._ask(
+            node_id,
+            "command",
+            self._timeouts.ask_s,
+            job_id=job_id,
+            attempt=attempt,
+            command="stop",
+            reason=reason,
+            grace_s=grace_s,
+        )
+        return answer.get("taken") is True
+
+    async def folder(self, node_id: str, job_id: str) -> tuple[int, bool]:
+        """The end of the job's journal on the worker, and whether its lock is free."""
+        answer = await self._ask(node_id, "journals", self._timeouts.ask_s)
+        for entry in answer.get("journals", ()):
+            if entry.get("job_id") == job_id:
+                return int(entry["end"]), entry["lock_free"] is True
+        raise NotFound(f"Worker {node_id} has no folder of job {job_id}", job_id=job_id)
+
+    async def inventory(self, node_id: str) -> Inventory:
+        """Every job of which the agent holds a folder or a partition."""
+        jobs: dict[str, int] = {}
+        for verb, key in (("journals", "journals"), ("partitions", "partitions")):
+            answer = await self._ask(node_id, verb, self._timeouts.ask_s)
+            for entry in answer.get(key, ()):
+                # 0: a folder that doesn't say of which attempt it is; any release clears it.
+                jobs[str(entry["job_id"])] = max(1, int(entry["attempt"]))
+        return Inventory(jobs=jobs)
+
+    # -- inside
+
+    async def _ask_to_prepare(self, record: JobRecord, placement: Placement) -> dict[str, Any]:
+        spec = record.spec
+        return await self._ask(
+            placement.node_id,
+            "prepare",
+            self._timeouts.prepare_s,
+            job_id=record.job_id,
+            attempt=record.attempt,
+            owner=record.owner,
+            device_id=placement.device_id,
+            units=spec.units,
+            setup_timeout_s=spec.setup_timeout_s,
+            duration_s=spec.duration_s,
+            package={"sha256": spec.package_sha256, "size_bytes": spec.package_size_bytes},
+            requirements=list(spec.requirements),
+            environment={**self._environment, **spec.environment},
+            installer_environment=self._installer_environment,
+            cpu_cores=spec.cpu_cores,
+            memory_bytes=spec.memory_bytes,
+        )
+
+    async def _refresh(self, node_id: str) -> None:
+        self._learn_answer(node_id, await self._ask(node_id, "devices", self._timeouts.ask_s))
+
+    async def _ask(
+        self, node_id: str, verb: str, timeout_s: float, **kwargs: Any
+    ) -> dict[str, Any]:
+        try:
+            answer = await self._call(uris.agent_procedure(node_id, verb), kwargs, timeout_s)
+        except CumulusError as error:
+            error.job_id = error.job_id or kwargs.get("job_id")
+            raise
+        if "devices" in answer and verb != "devices" and node_id in self._agents:
+            known = self._agents[node_id]
+            self._learn(attrs.evolve(known, devices=_devices(answer["devices"])))
+        return answer
+
+    def _learn(self, view: AgentView) -> None:
+        if self._agents.get(view.node_id) != view:
+            self._agents[view.node_id] = view
+            self._changed(view.node_id)
+
+    def _changed(self, node_id: str) -> None:
+        for watcher in self._watchers:
+            watcher(node_id)
+
+    def _greet(self, node_id: str) -> None:
+        """Asks a new agent for its devices, until it answers or goes."""
+        self._cancel_greeting(node_id)
+        self._greetings[node_id] = self._tasks.start(
+            self._meet(node_id), "meeting an agent", node_id=node_id
+        )
+
+    async def _meet(self, node_id: str) -> None:
+        """Learns an agent's devices, and keeps what is known of them fresh while it is present."""
+        while True:
+            pause_s = self._timeouts.refresh_s
+            try:
+                answer = await self._ask(node_id, "devices", self._timeouts.ask_s)
+                self._learn_answer(node_id, answer)
+            except CumulusError as error:
+                # Whatever it is, it is asked again: the agent is connected, and would stay unused.
+                self._log.warn(
+                    "agent {node_id} does not tell its devices: {why}",
+                    node_id=node_id,
+                    why=error.message,
+                )
+                if node_id not in self._agents:
+                    pause_s = 1.0
+            await sleep(self._clock, pause_s)
+
+    def _learn_answer(self, node_id: str, answer: Mapping[str, Any]) -> None:
+        view = AgentView(
+            node_id=node_id,
+            hostname=str(answer.get("hostname") or node_id),
+            devices=_devices(answer.get("devices", ())),
+            discovery_error=_optional_text(answer.get("discovery_error")),
+        )
+        known = self._agents.get(node_id)
+        if known is None or len(known.devices) != len(view.devices):
+            self._log.info(
+                "agent {node_id} is present with {count} device(s)",
+                node_id=node_id,
+                count=len(view.devices),
+                devices=[device.name for device in view.devices],
+                discovery_error=view.discovery_error,
+            )
+        self._learn(view)
+
+    def _cancel_greeting(self, node_id: str) -> None:
+        greeting = self._greetings.pop(node_id, None)
+        if greeting is not None:
+            greeting.cancel()
+
+
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _devices(entries: Any) -> tuple[Device, ...]:
+    return tuple(
+        Device(
+            device_id=str(entry["device_id"]),
+            index=int(entry["index"]),
+            name=str(entry["name"]),
+            kind=str(entry["kind"]),
+            memory_bytes=int(entry["memory_bytes"]),
+            units_total=int(entry["units_total"]),
+            units_free=int(entry["units_free"]),
+            tier=str(entry["tier"]),
+        )
+        for entry in entries
+    )
+
+
+def _grant(value: Mapping[str, Any]) -> Grant:
+    return Grant(
+        partition_id=str(value["partition_id"]),
+        device_id=str(value["device_id"]),
+        device_name=str(value["device_name"]),
+        device_index=int(value["device_index"]),
+        units=int(value["units"]),
+        gpu_memory_bytes=int(value["gpu_memory_bytes"]),
+        tier=str(value["tier"]),
+        tier_note=str(value["tier_note"]),
+        folder=str(value["folder"]),
+        environment={str(key): str(text) for key, text in value["environment"].items()},
+        mounts=tuple((str(a), str(b), bool(read_only)) for a, b, read_only in value["mounts"]),
+    )

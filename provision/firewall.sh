@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# provision/firewall.sh apply|remove|status: what job containers of this node may reach.
+#
+#   apply [--daemon ADDR:PORT]... [--deny CIDR]... [--dns ADDR]... [--bridge NAME]...
+#       --daemon  the Cumulus daemon's address: jobs don't reach it (agents, on the host's network, do)
+#       --deny    addresses that jobs don't reach: the private ones of manager and workers, say
+#       --dns     a name server that jobs reach although it lies in what is denied, or on this host
+#       --bridge  a further bridge of job containers (NAME+ for all that begin so); always there are
+#                 docker0, docker_gwbridge and br-+
+#   remove        takes all of it back
+#   status        shows the rules; exit code 0 when they are in force, 1 when not
+#
+# From those bridges nothing reaches this host itself nor, on any host, the ports of Docker and Swarm
+# (2375, 2376, 2377, 4789, 7946). What else is not denied goes: the package index, for example.
+# Answers to connections that others opened go too. Safe to repeat: apply replaces what it made
+# before. Rules don't outlive a reboot.
+set -euo pipefail
+
+readonly FORWARD=CUMULUS-FORWARD INPUT=CUMULUS-INPUT JOB_OUT=CUMULUS-JOB-OUT JOB_HOST=CUMULUS-JOB-HOST
+
+say() { printf 'firewall: %s\n' "$*" >&2; }
+fail() {
+    say "$*"
+    exit 2
+}
+usage() { fail "usage: firewall.sh apply [--daemon ADDR:PORT] [--deny CIDR] [--dns ADDR] [--bridge NAME] | remove | status"; }
+
+[ $# -ge 1 ] || usage
+action=$1
+shift
+daemons=() denied=() servers=() bridges=(docker0 docker_gwbridge br-+)
+
+octet='(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])'
+address="$octet\\.$octet\\.$octet\\.$octet"
+
+is_port() { [[ $1 =~ ^[0-9]{1,5}$ ]] && ((10#$1 >= 1 && 10#$1 <= 65535)); }
+
+while [ $# -gt 0 ]; do
+    if [ "$action" != apply ] || [ $# -lt 2 ]; then usage; fi
+    case $1 in
+        --daemon)
+            if ! [[ ${2%:*} =~ ^$address$ && $2 == *:* ]] || ! is_port "${2##*:}"; then
+                fail "--daemon takes an IPv4 address and a port, for example 10.0.0.5:50051; not '$2'"
+            fi
+            daemons+=("$2")
+            ;;
+        --deny)
+            [[ $2 =~ ^$address(/(3[0-2]|[12]?[0-9]))?$ ]] ||
+                fail "--deny takes an IPv4 network, for example 10.0.0.0/24; not '$2'"
+            denied+=("$2")
+            ;;
+        --dns)
+            [[ $2 =~ ^$address$ ]] || fail "--dns takes an IPv4 address, not '$2'"
+            servers+=("$2")
+            ;;
+        --bridge)
+            [[ $2 =~ ^[A-Za-z0-9_.-]{1,15}\+?$ ]] || fail "--bridge takes a link's name, not '$2'"
+            bridges+=("$2")
+            ;;
+        *) usage ;;
+    esac
+    shift 2
+done
+
+[ "$(id -u)" = 0 ] || fail "this needs root"
+command -v iptables >/dev/null || fail "iptables is not installed; on Debian: apt-get install iptables"
+
+# Waits for others who change rules.
+v4() { iptables -w 20 "$@"; }
+v6() { ip6tables -w 20 "$@"; }
+# Is there IPv6, and a tool for its rules?
+has_v6() { [ -e /proc/net/if_inet6 ] && command -v ip6tables >/dev/null && v6 -S INPUT >/dev/null 2>&1; }
+
+has_chain() { "$1" -S "$2" >/dev/null 2>&1; }
+
+# The rules of our own chains, as iptables-restore reads them; $1 is v4 or v6. Naming a chain empties
+# it, and all of it takes effect at once.
+own_chains() {
+    local bridge server daemon network protocol
+    printf '%s\n' '*filter' ":$INPUT - [0:0]" ":$JOB_HOST - [0:0]"
+    [ "$1" = v6 ] || printf '%s\n' ":$FORWARD - [0:0]" ":$JOB_OUT - [0:0]"
+    for bridge in "${bridges[@]}"; do
+        printf -- '-A %s -i %s -g %s\n' "$INPUT" "$bridge" "$JOB_HOST"
+        [ "$1" = v6 ] || printf -- '-A %s -i %s -g %s\n' "$FORWARD" "$bridge" "$JOB_OUT"
+    done
+
+    # To this host: answers and names.
+    printf -- '-A %s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n' "$JOB_HOST"
+    if [ "$1" = v4 ]; then
+        for server in ${servers[@]+"${servers[@]}"}; do
+            for protocol in udp tcp; do
+                printf -- '-A %s -d %s -p %s --dport 53 -j RETURN\n' "$JOB_HOST" "$server" "$protocol"
+            done
+        done
+    fi
+    printf -- '-A %s -j DROP\n' "$JOB_HOST"
+
+    # Through this host to others.
+    if [ "$1" = v4 ]; then
+        printf -- '-A %s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n' "$JOB_OUT"
+        for server in ${servers[@]+"${servers[@]}"}; do
+            for protocol in udp tcp; do
+                printf -- '-A %s -d %s -p %s --dport 53 -j RETURN\n' "$JOB_OUT" "$server" "$protocol"
+            done
+        done
+        printf -- '-A %s -p tcp -m multiport --dports 2375,2376,2377,7946 -j DROP\n' "$JOB_OUT"
+        printf -- '-A %s -p udp -m multiport --dports 4789,7946 -j DROP\n' "$JOB_OUT"
+        for daemon in ${daemons[@]+"${daemons[@]}"}; do
+            printf -- '-A %s -d %s -p tcp --dport %s -j DROP\n' "$JOB_OUT" "${daemon%:*}" "${daemon##*:}"
+        done
+        for network in ${denied[@]+"${denied[@]}"}; do
+            printf -- '-A %s -d %s -j DROP\n' "$JOB_OUT" "$network"
+        done
+    fi
+    printf 'COMMIT\n'
+}
+
+# Has chain $2 its jump to $3 as its first rule? $1 is v4 or v6.
+is_first() { [ "$("$1" -S "$2" 2>/dev/null | grep -m 1 '^-A')" = "-A $2 -j $3" ]; }
+
+# Makes it so: first the new jump, then the old ones go, so that there is always one.
+jump_first() {
+    local number
+    is_first "$@" && return
+    "$1" -I "$2" 1 -j "$3"
+    while number=$("$1" -L "$2" -n --line-numbers | awk -v chain="$3" '$2 == chain && $1 > 1 {print $1; exit}') &&
+        [ -n "$number" ]; do
+        "$1" -D "$2" "$number"
+    done
+}
+
+unjump() {
+    while "$1" -C "$2" -j "$3" 2>/dev/null; do
+        "$1" -D "$2" -j "$3"
+    done
+}
+
+remove_chains() {
+    local tool=$1 chain
+    shift
+    for chain in "$@"; do
+        ! has_chain "$tool" "$chain" || "$tool" -F "$chain"
+    done
+    for chain in "$@"; do
+        ! has_chain "$tool" "$chain" || "$tool" -X "$chain"
+    done
+}
+
+apply() {
+    own_chains v4 | iptables-restore -w 20 --noflush
+    # Docker takes over this chain where it is there, and never changes what is in it.
+    has_chain v4 DOCKER-USER || v4 -N DOCKER-USER
+    jump_first v4 DOCKER-USER "$FORWARD"
+    jump_first v4 INPUT "$INPUT"
+    if has_v6; then
+        own_chains v6 | ip6tables-restore -w 20 --noflush
+        jump_first v6 INPUT "$INPUT"
+    fi
+    say "applied: job containers reach neither this host nor ${daemons[*]:-(no daemon given)} ${denied[*]:-}"
+}
+
+remove() {
+    unjump v4 INPUT "$INPUT"
+    ! has_chain v4 DOCKER-USER || unjump v4 DOCKER-USER "$FORWARD"
+    remove_chains v4 "$INPUT" "$FORWARD" "$JOB_HOST" "$JOB_OUT"
+    # Ours, when there is no Docker that uses it.
+    if has_chain v4 DOCKER-USER && ! v4 -S | grep -q -- '-j DOCKER-USER$' &&
+        ! v4 -S DOCKER-USER | grep -q '^-A'; then
+        v4 -X DOCKER-USER
+    fi
+    if has_v6; then
+        unjump v6 INPUT "$INPUT"
+        remove_chains v6 "$INPUT" "$JOB_HOST"
+    fi
+    say "removed"
+}
+
+status() {
+    local in_force=0
+    if ! is_first v4 INPUT "$INPUT"; then
+        say "not in force: INPUT doesn't begin with a jump to $INPUT"
+        in_force=1
+    fi
+    if ! is_first v4 DOCKER-USER "$FORWARD"; then
+        say "not in force: DOCKER-USER doesn't begin with a jump to $FORWARD"
+        in_force=1
+    elif ! v4 -S FORWARD | grep -q -- '^-A FORWARD -j DOCKER-USER$'; then
+        say "not in force: FORWARD has no jump to DOCKER-USER; Docker makes it when it starts"
+        in_force=1
+    fi
+    if has_v6 && ! is_first v6 INPUT "$INPUT"; then
+        say "not in force: INPUT of IPv6 doesn't begin with a jump to $INPUT"
+        in_force=1
+    fi
+    v4 -S | grep -E -- "CUMULUS-" || true
+    return "$in_force"
+}
+
+case $action in
+    apply | remove | status) "$action" ;;
+    *) usage ;;
+esac

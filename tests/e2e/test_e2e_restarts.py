@@ -1,0 +1,64 @@
+"""What must survive a `kill -9` of the daemon at the worst moment."""
+
+import os
+import signal
+from collections.abc import Callable
+
+from tests.e2e.harness import Daemon
+from tests.e2e.test_e2e_jobs import HEAD, last_json
+
+MakeDaemon = Callable[..., Daemon]
+
+
+def test_a_cancel_that_was_answered_survives_a_kill(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    assert daemon.process is not None
+    told = daemon.run(
+        HEAD
+        + f"""
+import os
+
+def long():
+    import time
+    print("begun")
+    time.sleep(300)
+
+job = client.submit(long, duration=600)
+next(iter(job.logs(follow=True)))
+cancelled = job.cancel()
+os.kill({daemon.process.pid}, 9)
+print(json.dumps({{"job_id": job.job_id, "cancelled": cancelled}}), flush=True)
+os._exit(0)
+"""
+    )
+    job = last_json(told.stdout)
+    assert job["cancelled"] is True
+    assert daemon.process.wait(10) == -signal.SIGKILL
+    daemon.start()
+    view = daemon.wait_job(job["job_id"], "ended")
+    assert (view["status"], view["end"]["reason"]) == ("cancelled", "cancelled_by_user")
+    daemon.wait_nothing_left()
+
+
+def test_runners_killed_while_the_daemon_is_dead_are_found_dead(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    told = daemon.run(
+        HEAD
+        + """
+def long():
+    import os, time
+    os.write(1, b"%d\\n" % os.getppid())  # in one piece
+    time.sleep(300)
+
+job = client.submit(long, duration=600)
+runner = next(iter(job.logs(follow=True)))
+print(json.dumps({"job_id": job.job_id, "runner": int(runner)}))
+"""
+    )
+    job = last_json(told.stdout)
+    daemon.kill()
+    os.kill(job["runner"], signal.SIGKILL)
+    daemon.start()
+    view = daemon.wait_job(job["job_id"], "ended")
+    assert (view["status"], view["end"]["reason"]) == ("failed", "runner_failed")
+    daemon.wait_nothing_left()

@@ -1,0 +1,1 @@
+"""The engine tests' fixtures and rules stand in `plugin.py`, which tests/conftest.py loads."""

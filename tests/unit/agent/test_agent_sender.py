@@ -1,0 +1,83 @@
+"""The journal sender: whoever notices growth, it is sent."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus_wire import folder as names
+from cumulus_wire import link as wire
+from cumulus_wire.journal import Kind, encode
+from cumulusd.agent.journal import Journal
+from cumulusd.agent.journal_sender import JournalSender
+
+FRAME = encode(Kind.STDOUT, b"line\n", 1)
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.segment = folder / names.JOURNAL / names.segment_name(0)
+        self.segment.parent.mkdir()
+        self.segment.write_bytes(FRAME)
+        self.handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self.journal = Journal(self.handle)
+        self.woken = 0
+        self.sender = JournalSender(wake=self.wake, progress=lambda: None)
+        self.sender.add("a", self.journal)
+        self.sender.connected()
+        assert self.sent() == [{"t": "offer", "job": "a", "start": 0, "end": len(FRAME)}]
+        self.sender.begin("a", 0)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def append(self) -> None:
+        with open(self.segment, "ab") as segment:
+            segment.write(FRAME)
+
+    def sent(self) -> list[dict[str, object]]:
+        headers = []
+        while (message := self.sender.next_message()) is not None:
+            headers.append(wire.decode(message)[0])
+        return headers
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.journal.close()
+    os.close(made.handle)
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        lambda sender: sender.poke("a"),
+        lambda sender: sender.sweep(),
+        lambda sender: sender.extent("a"),
+        lambda sender: sender.undelivered("a"),
+    ],
+    ids=["poke", "sweep", "extent", "undelivered"],
+)
+def test_growth_is_sent_whoever_notices_it(
+    bench: Bench, notice: Callable[[JournalSender], object]
+) -> None:
+    assert [header["offset"] for header in bench.sent()] == [0]
+    bench.append()
+    woken = bench.woken
+    notice(bench.sender)
+    bench.sender.sweep()
+    assert bench.woken > woken
+    assert [header["offset"] for header in bench.sent()] == [len(FRAME)]
+
+
+def test_what_was_sent_but_is_not_durable_is_sent_again_on_a_new_connection(bench: Bench) -> None:
+    bench.sent()
+    bench.sender.disconnected()
+    bench.append()
+    bench.sender.connected()
+    assert [header["t"] for header in bench.sent()] == ["offer"]
+    bench.sender.begin("a", 0)
+    assert [header["offset"] for header in bench.sent()] == [0]

@@ -1,0 +1,116 @@
+"""The `[cumulus]` lines: no noise, the job's id among several, nothing glued to a job's output."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from cumulus_client._job_stream import Accepted, Ended, Event, Journal, StateChanged
+from cumulus_client.display import Display
+from cumulus_wire.journal import Kind, Record
+
+END = Ended(job={"status": "completed"})
+
+
+def output(kind: Kind, payload: bytes) -> Journal:
+    return Journal(records=[Record(kind, payload, 0, 0, 1)])
+
+
+def accepted(job_id: str) -> Accepted:
+    return Accepted(job={"job_id": job_id, "status": "pending"})
+
+
+def show(display: Display, *events: Event) -> None:
+    for event in events:
+        display.event(event)
+
+
+def waits(reason: str, message: str) -> StateChanged:
+    return StateChanged(job={"status": "pending", "wait": {"reason": reason, "message": message}})
+
+
+def test_what_is_no_news_is_left_out() -> None:
+    err = io.StringIO()
+    display = Display(io.StringIO(), err)
+    chatter = (
+        b"Using CPython 3.11.2 interpreter at: /usr/bin/python3\n"
+        b"Creating virtual environment at: /x\nUsing Python 3.11.2 environment at: /x\n"
+        b"Resolved 1 package in 2ms\n"
+    )
+    show(
+        display,
+        waits("queued", "waiting to be placed"),
+        waits("no_free_share", "position 1 of 1"),
+        waits("placing", "a partition is made"),
+        output(Kind.SETUP, chatter),
+        END,
+    )
+    assert err.getvalue().splitlines() == [
+        "[cumulus] waiting: position 1 of 1",
+        "[cumulus] Resolved 1 package in 2ms",
+        "[cumulus] completed",
+    ]
+
+
+def test_the_tier_is_told_once_a_client_and_in_short() -> None:
+    told: set[str] = set()
+    lines = []
+    for number in (1, 2):
+        err = io.StringIO()
+        partition = {
+            "partition_id": f"p-{number}", "units": 5000, "device_name": "A100",
+            "tier_note": "booked, not enforced: the share is reserved and ...",
+        }  # fmt: skip
+        view = {"status": "pending", "partition": partition}
+        Display(io.StringIO(), err, told=told).event(StateChanged(job=view))
+        lines.append(err.getvalue())
+    assert lines == [
+        "[cumulus] partition p-1: 50% of A100; booked, not enforced\n",
+        "[cumulus] partition p-2: 50% of A100\n",
+    ]
+
+
+def test_several_runs_have_their_ids_and_whole_lines() -> None:
+    both = io.StringIO()
+    one, two = Display(both, both), Display(both, both)
+    with one.running():
+        show(one, accepted("job_1"), output(Kind.STDOUT, b"alone "))
+        with two.running():
+            show(two, accepted("job_2"), output(Kind.STDOUT, b"two be"))
+            show(one, output(Kind.STDOUT, b"one be"), output(Kind.STDERR, b"err"))
+            show(two, output(Kind.STDOUT, b"gins\ntwo rests"), END)
+        show(one, output(Kind.STDOUT, b"gins\n"), END)
+    assert both.getvalue().splitlines() == [
+        "[cumulus] job job_1 accepted",
+        "alone ",
+        "[cumulus] job job_2 accepted",
+        "two begins",
+        "two rests",
+        "[cumulus] job_2: completed",
+        "one begins",
+        "err",
+        "[cumulus] job_1: completed",
+    ]
+
+
+def test_a_line_without_its_end_is_ended_where_a_note_would_be_glued_to_it(tmp_path: Path) -> None:
+    def shown(out: Any, err: Any) -> None:
+        show(Display(out, err, raw=True), output(Kind.STDOUT, b"no newline"), END)
+        out.flush()
+
+    path = tmp_path / "both"
+    with open(path, "w") as out, os.fdopen(os.dup(out.fileno()), "w") as err:
+        shown(out, err)
+    assert path.read_text() == "no newline\n[cumulus] completed\n"
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
+        shown(out, err)
+    assert (tmp_path / "out").read_text() == "no newline"
+    assert (tmp_path / "err").read_text() == "[cumulus] completed\n"
+
+
+def test_a_muted_display_writes_nothing() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    display = Display(out, err, raw=True)
+    display.mute()
+    show(display, accepted("j"), output(Kind.STDOUT, b"x\n"), output(Kind.STDERR, b"y"), END)
+    assert out.getvalue() == err.getvalue() == ""

@@ -1,0 +1,141 @@
+"""Callers who give up before the daemon answers, and those who submit the same all at once."""
+
+import socket
+from pathlib import Path
+
+from tests.unit.client.client_harness import HEAD, Relay, run
+
+
+def test_the_same_from_many_threads_and_tasks(relay: Relay, tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "u.py",
+        HEAD.format(url=relay.url)
+        + """
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(8) as pool:
+    jobs = list(pool.map(lambda _: submit("plain"), range(8)))
+others = [CumulusClient(client.server_url) for _ in range(4)]
+def g(): pass
+with ThreadPoolExecutor(4) as pool:
+    jobs += list(pool.map(lambda c: c.submit(g), others))
+assert len({job.job_id for job in jobs}) == 12
+async def many():
+    async with AsyncCumulusClient(client.server_url) as c:
+        def_ = [c.submit(h, args=[7]) for _ in range(8)]
+        return await asyncio.gather(*def_)
+def h(x): pass
+assert len(asyncio.run(many())) == 8
+c = counts()
+for one in (*others, client):
+    one.close()
+""",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_job_that_is_accepted_after_the_client_gave_up_is_cancelled(
+    relay: Relay, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "u.py",
+        HEAD.format(url=relay.url)
+        + """
+from cumulus_client.display import Display
+from cumulus_client._options import make_spec
+client.get_server_info()
+package = Package(name="slow", data=b"x" * 90)
+try:
+    client._follow(package, make_spec(gpu_memory=1, duration=1), 0.5, Display())
+except ClientTimeout as error:
+    assert str(error).startswith("Client timeout exceeded before " + client.server_url), error
+    assert "may have been accepted; it is cancelled" in error.hint
+else:
+    raise AssertionError("not given up")
+with CumulusClient(client.server_url) as other:
+    other.list_workers()  # now the daemon answers
+client.close()
+with CumulusClient(client.server_url) as other:
+    assert [job["status"] for job in other.list_jobs()] == ["cancelled"]
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[cumulus] job job-1 had been accepted; it is cancelled\n" in done.stderr
+
+
+def test_so_it_is_after_ctrl_c_without_close(relay: Relay, tmp_path: Path) -> None:
+    for how in ("submit", "follow"):
+        path = tmp_path / f"{how}.py"
+        done = run(
+            path,
+            HEAD.format(url=relay.url)
+            + f"""
+import signal
+before = len(client.list_jobs())
+def interrupt():
+    other = CumulusClient(client.server_url)
+    while len(other.list_jobs()) == before:
+        time.sleep(0.02)
+    other.close()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    {how}("slow")
+except KeyboardInterrupt:
+    print("interrupted")
+    with CumulusClient(client.server_url) as other:
+        other.list_workers()
+""",
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "interrupted\n", done.stderr
+        assert "the job may have been accepted" in done.stderr
+        assert "had been accepted; it is cancelled" in done.stderr
+
+
+def test_a_cancelled_task_takes_its_submission_back(relay: Relay, tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "u.py",
+        f"""
+import asyncio
+from cumulus_client import *
+def f(): pass
+async def main():
+    async with AsyncCumulusClient({relay.url!r}) as client:
+        for number, face in enumerate((client.submit, client.run), 1):
+            task = asyncio.create_task(face(f, options={{"name": "slow"}}))
+            while len(await client.list_jobs()) < number:
+                await asyncio.sleep(0.02)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                await client.list_workers()
+    async with AsyncCumulusClient({relay.url!r}) as client:
+        assert {{job["status"] for job in await client.list_jobs()}} == {{"cancelled"}}
+asyncio.run(main())
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("had been accepted; it is cancelled") == 2
+
+
+def test_a_timeout_before_anything_was_submitted_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = run(
+            tmp_path / "u.py",
+            f"""
+from cumulus_client import *
+def f(): pass
+with CumulusClient({url!r}) as client:
+    try:
+        client.run(f, timeout=0.3)
+    except ClientTimeout as error:
+        assert {url!r} in str(error) and "no job was submitted" in str(error), error
+    else:
+        raise AssertionError("not given up")
+""",
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

@@ -1,0 +1,115 @@
+"""Uploading the same package from several sides at a time. No I/O."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from cumulus_client._upload import MAX_STALLED, Uploads
+from cumulus_client.exceptions import Conflict, ServerError
+from cumulus_client.packaging import Package
+from cumulus_wire import uris
+
+PACKAGE = Package(name="f", data=bytes(range(250)))
+
+
+class Store:
+    """The daemon's side: it takes bytes only where it stands, and others speak in between."""
+
+    def __init__(self) -> None:
+        self.held = b""
+        self.stored = False
+        self.counts: Counter[str] = Counter()
+        self.lose_at_commit = 0
+
+    async def call(self, procedure: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        self.counts[procedure] += 1
+        await asyncio.sleep(0)
+        return self.answer(procedure, **kwargs)
+
+    def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
+        size = len(PACKAGE.data)
+        if procedure == uris.PACKAGE_CHECK:
+            offset = size if self.stored else len(self.held)
+            return {"present": self.stored, "offset": offset, "chunk_bytes": 100}
+        if procedure == uris.PACKAGE_PUT:
+            if self.stored:
+                return {"offset": size}
+            if kwargs["offset"] != len(self.held):
+                raise self.conflict()
+            self.held += kwargs["data"]
+            return {"offset": len(self.held)}
+        if self.lose_at_commit:
+            self.lose_at_commit -= 1
+            self.held = b""
+        if not self.stored and len(self.held) < size:
+            raise self.conflict()
+        assert self.stored or self.held == PACKAGE.data
+        self.stored = True
+        return {"present": True}
+
+    def conflict(self) -> Conflict:
+        offset = len(self.held)
+        return Conflict("not so far", details={"offset": offset}, hint=f"Go on at offset {offset}.")
+
+
+def upload(store: Store, *uploads: Uploads) -> None:
+    async def all_at_once() -> None:
+        await asyncio.gather(*(each.ensure(PACKAGE) for each in uploads))
+
+    asyncio.run(all_at_once())
+
+
+def test_a_client_uploads_a_package_once_however_many_ask() -> None:
+    store = Store()
+    one = Uploads(store)
+    upload(store, *[one] * 5)
+    assert store.stored
+    assert store.counts == {uris.PACKAGE_CHECK: 5, uris.PACKAGE_PUT: 3, uris.PACKAGE_COMMIT: 1}
+    assert one._under_way == {}
+
+
+def test_clients_that_upload_the_same_package_help_each_other() -> None:
+    store = Store()
+    upload(store, *(Uploads(store) for _ in range(4)))
+    assert store.stored
+
+
+def test_bytes_that_are_gone_are_sent_again() -> None:
+    store = Store()
+    store.lose_at_commit = 2
+    upload(store, Uploads(store))
+    assert store.stored and store.counts[uris.PACKAGE_PUT] == 9
+
+
+def test_a_caller_who_gives_up_does_not_end_it_for_the_others() -> None:
+    store = Store()
+    one = Uploads(store)
+
+    async def first_gives_up() -> None:
+        first = asyncio.ensure_future(one.ensure(PACKAGE))
+        second = asyncio.ensure_future(one.ensure(PACKAGE))
+        while not store.held:
+            await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled()
+
+    asyncio.run(first_gives_up())
+    assert store.stored and one._under_way == {}
+
+
+def test_an_upload_without_progress_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stubborn(Store):
+        def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
+            if procedure == uris.PACKAGE_PUT:
+                raise self.conflict()
+            return super().answer(procedure, **kwargs)
+
+    monkeypatch.setattr("cumulus_client._upload.backoff_s", lambda *a, **k: 0.0)
+    store = Stubborn()
+    with pytest.raises(ServerError, match="'f' makes no progress: the daemon holds 0 of 250 B"):
+        upload(store, Uploads(store))
+    assert store.counts[uris.PACKAGE_PUT] == MAX_STALLED + 2

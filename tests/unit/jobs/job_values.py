@@ -1,0 +1,126 @@
+"""Values and helpers that the tests of jobs share."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.python.failure import Failure
+
+from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Placement
+from cumulusd.jobs.ports import AgentView, Device, Node
+
+_T = TypeVar("_T")
+
+
+def spec(gpu_memory: float = 0.5, **changes: Any) -> JobSpec:
+    """A specification."""
+    values: dict[str, Any] = {
+        "package_sha256": "ab" * 32,
+        "package_size_bytes": 10,
+        "gpu_memory": gpu_memory,
+        "duration_s": 60.0,
+    }
+    return JobSpec(**(values | changes))
+
+
+def record(job_id: str = "job-1", gpu_memory: float = 0.5, **changes: Any) -> JobRecord:
+    """A queued job; spec fields as `spec=spec(...)`."""
+    values: dict[str, Any] = {
+        "job_id": job_id,
+        "owner": "ann",
+        "spec": spec(gpu_memory),
+        "phase": Phase.QUEUED,
+        "created_at": 100.0,
+    }
+    return JobRecord(**(values | changes))
+
+
+def running(
+    job_id: str, node_id: str, device_id: str, gpu_memory: float, **changes: Any
+) -> JobRecord:
+    """A job that runs there."""
+    values: dict[str, Any] = {
+        "phase": Phase.RUNNING,
+        "placement": Placement(node_id=node_id, hostname=f"host-{node_id}", device_id=device_id),
+        "started_at": 100.0,
+    }
+    return record(job_id, gpu_memory, **(values | changes))
+
+
+def node(node_id: str = "n1", **changes: Any) -> Node:
+    """A usable worker."""
+    values: dict[str, Any] = {
+        "node_id": node_id,
+        "hostname": f"host-{node_id}",
+        "state": "ready",
+        "availability": "active",
+        "is_worker": True,
+    }
+    return Node(**(values | changes))
+
+
+def device(
+    device_id: str = "d0", index: int = 0, free: int = 10_000, total: int = 10_000
+) -> Device:
+    """A GPU."""
+    return Device(
+        device_id=device_id,
+        index=index,
+        name=f"Card {device_id}",
+        kind="gpu",
+        memory_bytes=8 << 30,
+        units_total=total,
+        units_free=free,
+        tier="none",
+    )
+
+
+def agents(**devices: tuple[Device, ...]) -> dict[str, AgentView]:
+    """Node id -> agent with these devices."""
+    return {
+        node_id: AgentView(node_id=node_id, hostname=f"host-{node_id}", devices=each)
+        for node_id, each in devices.items()
+    }
+
+
+def result_of(waiting: "Deferred[_T] | Coroutine[Deferred[Any], Any, _T]") -> _T:
+    """The result of what has fired already; raises its error. Fails when it still waits."""
+    results: list[Any] = []
+    ensureDeferred(waiting).addBoth(results.append)
+    assert results, "it has not fired yet"
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]  # type: ignore[no-any-return]
+
+
+class Threads:
+    """`run_in_thread` that runs at once, or holds the work until `release`."""
+
+    def __init__(self, held: bool = False) -> None:
+        self.held = held
+        self.ran = 0
+        self._waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+
+    def __call__(self, function: Callable[[], _T]) -> Deferred[_T]:
+        if self.held:
+            waiting: Deferred[_T] = Deferred()
+            self._waiting.append((waiting, function))
+            return waiting
+        return self._run(function)
+
+    def _run(self, function: Callable[[], _T]) -> Deferred[_T]:
+        self.ran += 1
+        try:
+            return succeed(function())
+        except Exception as error:
+            return fail(error)
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work held."""
+        return len(self._waiting)
+
+    def release(self) -> None:
+        """Does the oldest piece of work held."""
+        waiting, function = self._waiting.pop(0)
+        self._run(function).chainDeferred(waiting)

@@ -1,0 +1,242 @@
+"""Job records on disk: an exact round trip, a pinned format, and clear refusals."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.states import JobState
+from cumulusd.jobs import codec
+from cumulusd.jobs.model import (
+    End,
+    Grant,
+    JobRecord,
+    JobSpec,
+    Phase,
+    Placement,
+    ResultInfo,
+    Wait,
+)
+
+GOLDEN = Path(__file__).parent / "golden_record_v1.json"
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(), max_size=8)  # lone surrogates too: file names can hold them
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+json_objects = st.dictionaries(texts, json_values, max_size=3)
+integers = st.integers(0, 2**63)
+specs = st.builds(
+    JobSpec,
+    package_sha256=texts,
+    package_size_bytes=integers,
+    gpu_memory=finite,
+    duration_s=finite,
+    requirements=st.lists(texts, max_size=3).map(tuple),
+    setup_timeout_s=finite,
+    queue_timeout_s=st.none() | finite,
+    priority=st.integers(),
+    name=st.none() | texts,
+    environment=st.dictionaries(texts, texts, max_size=3),
+    cpu_cores=st.none() | finite,
+    memory_bytes=st.none() | integers,
+    python_version=st.none() | texts,
+    idempotency_key=st.none() | texts,
+)
+grants = st.builds(
+    Grant,
+    partition_id=texts,
+    device_id=texts,
+    device_name=texts,
+    device_index=integers,
+    units=integers,
+    gpu_memory_bytes=integers,
+    tier=texts,
+    tier_note=texts,
+    folder=texts,
+    environment=st.dictionaries(texts, texts, max_size=3),
+    mounts=st.lists(st.tuples(texts, texts, st.booleans()), max_size=3).map(tuple),
+)
+ends = st.builds(
+    End,
+    state=st.sampled_from(JobState),
+    reason=st.none() | st.sampled_from(EndReason),
+    message=texts,
+    exit_code=st.none() | st.integers(-300, 300),
+    signal=st.none() | st.integers(1, 64),
+    error=st.none() | json_objects,
+    result=st.none() | st.builds(ResultInfo, encoding=texts, size_bytes=integers, sha256=texts),
+    hint=st.none() | texts,
+)
+records = st.builds(
+    JobRecord,
+    job_id=texts,
+    owner=texts,
+    spec=specs,
+    phase=st.sampled_from(Phase),
+    created_at=finite,
+    attempt=integers,
+    wait=st.none()
+    | st.builds(Wait, reason=st.sampled_from(WaitReason), message=texts, details=json_objects),
+    placement=st.none() | st.builds(Placement, node_id=texts, hostname=texts, device_id=texts),
+    grant=st.none() | grants,
+    stop_reason=st.none() | st.sampled_from(EndReason),
+    setup_at=st.none() | finite,
+    started_at=st.none() | finite,
+    ended_at=st.none() | finite,
+    end=st.none() | ends,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(records)
+def test_round_trip_is_exact(record: JobRecord) -> None:
+    text = codec.dumps(record)
+    assert codec.loads(text) == record
+    assert text.isascii()
+    assert codec.dumps(codec.loads(text)) == text
+
+
+def full_record() -> JobRecord:
+    """Every field set, so that the golden file names them all."""
+    return JobRecord(
+        job_id="job-1",
+        owner="ann",
+        spec=JobSpec(
+            package_sha256="ab" * 32,
+            package_size_bytes=1234,
+            gpu_memory=0.25,
+            duration_s=60.0,
+            requirements=("six", "numpy>=2"),
+            setup_timeout_s=30.0,
+            queue_timeout_s=5.5,
+            priority=3,
+            name="train",
+            environment={"A": "1"},
+            cpu_cores=2.0,
+            memory_bytes=1 << 30,
+            python_version="3.11.7",
+            idempotency_key="k",
+        ),
+        phase=Phase.ENDED,
+        created_at=1.5,
+        attempt=2,
+        wait=Wait(reason=WaitReason.NO_FREE_SHARE, message="busy", details={"position": 1}),
+        placement=Placement(node_id="n1", hostname="gpu1", device_id="d1"),
+        grant=Grant(
+            partition_id="p1",
+            device_id="d1",
+            device_name="Card",
+            device_index=0,
+            units=2500,
+            gpu_memory_bytes=1 << 30,
+            tier="none",
+            tier_note="books only",
+            folder="/f",
+            environment={"X": "y"},
+            mounts=(("/a", "/b", True),),
+        ),
+        stop_reason=EndReason.CANCELLED_BY_USER,
+        setup_at=2.0,
+        started_at=3.0,
+        ended_at=4.0,
+        end=End(
+            state=JobState.FAILED,
+            reason=EndReason.USER_ERROR,
+            message="ValueError: x",
+            exit_code=1,
+            signal=9,
+            error={"type": "ValueError"},
+            result=ResultInfo(encoding="json", size_bytes=2, sha256="cd"),
+            hint="look",
+        ),
+    )
+
+
+def test_golden_record_of_version_1_is_read_and_written_alike() -> None:
+    """When this fails the format has changed: raise VERSION and write an upgrade."""
+    golden = json.loads(GOLDEN.read_text())
+    assert codec.decode(golden) == full_record()
+    assert codec.encode(full_record()) == golden
+
+
+def test_every_optional_field_of_the_golden_record_is_set() -> None:
+    def unset(value: Any) -> bool:
+        if attrs.has(type(value)):
+            return any(unset(getattr(value, each.name)) for each in attrs.fields(type(value)))
+        return value is None or (isinstance(value, Mapping | tuple) and not value)
+
+    assert not unset(full_record())
+
+
+def refused(change: dict[str, Any]) -> str:
+    with pytest.raises(codec.RecordUnreadable) as caught:
+        codec.decode({**codec.encode(full_record()), **change})
+    return str(caught.value)
+
+
+def test_another_version_is_refused_by_name() -> None:
+    assert "version 2" in refused({"version": 2})
+    assert "version 0" in refused({"version": 0})
+    assert "no number" in refused({"version": None})
+    assert "no number" in refused({"version": True})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"phase": "flying"}, "flying"),
+        ({"attempt": "2"}, "record.attempt"),
+        ({"attempt": True}, "record.attempt"),
+        ({"created_at": "now"}, "record.created_at"),
+        ({"spec": []}, "record.spec"),
+        ({"placement": {"node_id": "n"}}, "device_id"),
+        ({"owner": None}, "record.owner"),
+    ],
+)
+def test_a_fault_names_its_place(change: dict[str, Any], named: str) -> None:
+    assert named in refused(change)
+
+
+def test_a_nested_fault_names_its_place() -> None:
+    value = codec.encode(full_record())
+    value["grant"]["mounts"] = [["/a", "/b"]]
+    with pytest.raises(codec.RecordUnreadable, match=r"record\.grant\.mounts\[0\] has 2 items"):
+        codec.decode(value)
+
+
+def test_a_missing_key_is_refused() -> None:
+    value = codec.encode(full_record())
+    del value["spec"]["priority"]
+    with pytest.raises(codec.RecordUnreadable, match="priority"):
+        codec.decode(value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_what_is_no_json_object_is_refused(text: str) -> None:
+    with pytest.raises(codec.RecordUnreadable):
+        codec.loads(text)
+
+
+def test_values_that_are_no_json_are_refused_when_written() -> None:
+    record = attrs.evolve(
+        full_record(), wait=Wait(reason=WaitReason.QUEUED, message="", details={"x": float("nan")})
+    )
+    with pytest.raises(ValueError, match="JSON"):
+        codec.dumps(record)
+    record = attrs.evolve(
+        full_record(),
+        wait=Wait(reason=WaitReason.QUEUED, message="", details={1: 2}),  # type: ignore[dict-item]
+    )
+    with pytest.raises(TypeError, match="no string"):
+        codec.dumps(record)

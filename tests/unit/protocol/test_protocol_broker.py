@@ -1,0 +1,135 @@
+"""The broker alone: messages in, effects out."""
+
+import json
+from typing import Any
+
+import pytest
+
+from cumulusd.protocol.broker import Broker
+from cumulusd.protocol.codec import CBOR, JSON
+from cumulusd.protocol.messages import Effect, Send, wamp
+
+TOPIC = "cumulus.jobs"
+
+
+def subscribe(broker: Broker, session_id: int, topic: str = TOPIC) -> int:
+    (effect,) = broker.subscribe(session_id, wamp.Subscribe(1, topic))
+    assert isinstance(effect, Send) and isinstance(effect.message, wamp.Subscribed)
+    subscription: int = effect.message.subscription
+    return subscription
+
+
+def publish(broker: Broker, session_id: int, topic: str = TOPIC, **options: Any) -> list[Effect]:
+    return broker.publish(session_id, wamp.Publish(5, topic, kwargs={"n": 1}, **options))
+
+
+def receivers(effects: list[Effect]) -> list[int]:
+    return [
+        effect.session_id
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, wamp.Event)
+    ]
+
+
+def test_an_event_goes_to_every_subscriber_of_exactly_that_topic() -> None:
+    broker = Broker(max_subscriptions=9)
+    first, second = subscribe(broker, 2), subscribe(broker, 3)
+    assert first == second
+    assert subscribe(broker, 4, "cumulus.jobs2") != first
+    assert receivers(publish(broker, 1)) == [2, 3]
+    assert receivers(publish(broker, 1, "cumulus.job")) == []
+    assert broker.topics == 2
+
+
+def test_subscribing_twice_is_one_subscription() -> None:
+    broker = Broker(max_subscriptions=1)
+    assert subscribe(broker, 2) == subscribe(broker, 2)
+    assert receivers(publish(broker, 1)) == [2]
+
+
+def test_the_publisher_is_excluded_unless_it_asks() -> None:
+    broker = Broker(max_subscriptions=9)
+    subscribe(broker, 2)
+    subscribe(broker, 3)
+    assert receivers(publish(broker, 2)) == [3]
+    assert receivers(publish(broker, 2, exclude_me=True)) == [3]
+    assert receivers(publish(broker, 2, exclude_me=False)) == [2, 3]
+
+
+def test_acknowledge() -> None:
+    broker = Broker(max_subscriptions=9)
+    assert publish(broker, 1) == []
+    (effect,) = publish(broker, 1, acknowledge=True)
+    assert isinstance(effect, Send)
+    assert (effect.session_id, effect.message.request) == (1, 5)
+    assert isinstance(effect.message, wamp.Published)
+
+
+def test_the_publisher_is_not_disclosed() -> None:
+    broker = Broker(max_subscriptions=9)
+    subscription = subscribe(broker, 2)
+    (effect,) = publish(broker, 1)
+    assert isinstance(effect, Send)
+    assert json.loads(JSON.encode(effect.message)) == [36, subscription, 1, {}, [], {"n": 1}]
+
+
+def test_one_event_is_serialised_once_per_codec() -> None:
+    broker = Broker(max_subscriptions=9)
+    for session_id in (2, 3, 4):
+        subscribe(broker, session_id)
+    sent = [effect.message for effect in publish(broker, 1) if isinstance(effect, Send)]
+    assert len({id(message) for message in sent}) == 1
+    assert CBOR.encode(sent[0]) is CBOR.encode(sent[1])
+    assert JSON.encode(sent[0]) is JSON.encode(sent[2])
+
+
+def test_unsubscribe() -> None:
+    broker = Broker(max_subscriptions=9)
+    subscription = subscribe(broker, 2)
+    (refused,) = broker.unsubscribe(3, wamp.Unsubscribe(1, subscription))
+    assert isinstance(refused, Send)
+    assert refused.message.error == "wamp.error.no_such_subscription"
+    (done,) = broker.unsubscribe(2, wamp.Unsubscribe(1, subscription))
+    assert isinstance(done, Send) and isinstance(done.message, wamp.Unsubscribed)
+    assert broker.topics == 0
+    assert receivers(publish(broker, 1)) == []
+
+
+def test_leaving_drops_all_subscriptions() -> None:
+    broker = Broker(max_subscriptions=9)
+    subscribe(broker, 2)
+    subscribe(broker, 2, "cumulus.workers")
+    subscribe(broker, 3)
+    broker.leave(2)
+    broker.leave(2)
+    assert broker.topics == 1
+    assert receivers(publish(broker, 1)) == [3]
+
+
+def test_subscriptions_are_bounded() -> None:
+    broker = Broker(max_subscriptions=2)
+    for number in range(2):
+        subscribe(broker, 2, f"a.t{number}")
+    (refused,) = broker.subscribe(2, wamp.Subscribe(1, "a.more"))
+    assert isinstance(refused, Send)
+    assert refused.message.error == "cumulus.error.too_many"
+    assert broker.topics == 2
+
+
+@pytest.mark.parametrize("options", [{"match": "prefix"}, {"get_retained": True}])
+def test_subscribe_options_that_are_not_offered(options: dict[str, Any]) -> None:
+    broker = Broker(max_subscriptions=2)
+    (refused,) = broker.subscribe(2, wamp.Subscribe(1, TOPIC, **options))
+    assert isinstance(refused, Send)
+    assert refused.message.error == "wamp.error.option_not_allowed"
+    assert broker.topics == 0
+
+
+@pytest.mark.parametrize("option", [{"exclude": [2]}, {"eligible": [3]}, {"retain": True}])
+def test_publish_options_that_are_not_offered(option: dict[str, Any]) -> None:
+    broker = Broker(max_subscriptions=2)
+    subscribe(broker, 2)
+    assert publish(broker, 1, **option) == []
+    (refused,) = publish(broker, 1, acknowledge=True, **option)
+    assert isinstance(refused, Send)
+    assert refused.message.error == "wamp.error.option_not_allowed"

@@ -1,0 +1,354 @@
+"""The use cases over the real jobs, in memory and on a test clock."""
+
+import hashlib
+import itertools
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+
+from cumulus_wire.codes import EndReason
+from cumulus_wire.journal import FrameParser, Kind, encode
+from cumulusd.errors import (
+    Conflict,
+    CumulusError,
+    InvalidArgument,
+    JobFailed,
+    NotAuthorized,
+    NotEnded,
+    NotFound,
+    NoWorkers,
+    TooLarge,
+    TooMany,
+    Unavailable,
+)
+from cumulusd.identity import Principal, Role
+from cumulusd.jobs.packages import Packages
+from cumulusd.relay import Relay, RelayLimits
+from cumulusd.spec import SpecLimits
+from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame, output, run_at_once
+
+ANN = Principal(name="ann", owner="ann", role=Role.CLIENT)
+BOB = Principal(name="bob", owner="bob", role=Role.CLIENT)
+EVE = Principal(name="eve", owner="eve", role=Role.VIEWER)
+ROOT = Principal(name="root", owner="root", role=Role.ADMIN)
+CODE = b"PK code"
+SHA = hashlib.sha256(CODE).hexdigest()
+
+
+class Office:
+    """A world with a relay in front."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder)
+        self.packages = Packages(
+            folder / "packages", run_in_thread=run_at_once, max_package_bytes=1000
+        )
+        self.parts = {"store": "ok"}
+        self.relay = Relay(
+            table=self.world.table,
+            journals=self.world.journals,
+            packages=self.packages,
+            supervisor=self.world.supervisor,
+            parts=lambda: dict(self.parts),
+            wall_clock=self.world.clock.seconds,
+            limits=RelayLimits(
+                max_queued=4, max_queued_per_owner=3, spec=SpecLimits(package_max_bytes=1000)
+            ),
+            platform_name="memory",
+        )
+
+    async def start(self) -> None:
+        await self.world.start()
+        await self.relay.package_put(ANN, SHA, 0, CODE)
+        await self.relay.package_commit(ANN, SHA, len(CODE))
+
+    async def submit(self, who: Principal = ANN, **spec: Any) -> str:
+        view = await self.relay.submit(who, a_spec(**spec))
+        self.world.pass_time(0)
+        job_id = view["job_id"]
+        assert isinstance(job_id, str)
+        return job_id
+
+
+def a_spec(**changes: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "package": {"sha256": SHA, "size_bytes": len(CODE)},
+        "gpu_memory": 0.6,
+        "duration_s": 60,
+    }
+    spec.update(changes)
+    return {key: value for key, value in spec.items() if value is not ...}
+
+
+@pytest_twisted.async_yield_fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    office = Office(tmp_path)
+    await office.start()
+    yield office
+    await office.world.stop()
+
+
+class Reader:
+    """Follows a job; takes one progressive result at a time when told to."""
+
+    def __init__(self, office: Office, who: Principal, job_id: str, offset: int = 0) -> None:
+        self.parts: list[Mapping[str, Any]] = []
+        self.gate: Deferred[None] | None = None
+        self.slow = False
+        self.following = Deferred.fromCoroutine(
+            office.relay.follow(who, job_id, offset, self._sink)
+        )
+        self.end: Mapping[str, Any] | None = None
+        self.error: Exception | None = None
+        self.following.addCallbacks(self._ended, self._failed)
+
+    async def _sink(self, part: Mapping[str, Any]) -> None:
+        self.parts.append(part)
+        if self.slow:
+            self.gate = Deferred()
+            await self.gate
+
+    def _ended(self, end: Mapping[str, Any]) -> None:
+        self.end = end
+
+    def _failed(self, failure: Any) -> None:
+        self.error = failure.value
+
+    @property
+    def states(self) -> list[str]:
+        return [part["job"]["phase"] for part in self.parts if part["event"] == "state"]
+
+    @property
+    def text(self) -> str:
+        data = b"".join(part["frames"] for part in self.parts if part["event"] == "journal")
+        records = FrameParser().feed(data)
+        return b"".join(r.payload for r in records if r.kind is Kind.STDOUT).decode()
+
+
+@pytest_twisted.ensureDeferred
+async def test_following_tells_everything_in_order_and_the_end_last(office: Office) -> None:
+    job_id = await office.submit()
+    reader = Reader(office, ANN, job_id)
+    office.world.says(job_id, SETUP, RUNNING, output("one\n"))
+    office.world.says(job_id, output("two\n"))
+    assert reader.end is None
+    office.world.says(job_id, output("three"), exit_frame())
+    assert reader.text == "one\ntwo\nthree"
+    assert reader.states == ["starting", "running"] or reader.states[-1] == "running"
+    assert reader.end is not None and reader.end["event"] == "end"
+    assert reader.end["job"]["status"] == "completed"
+    offsets = [
+        (part["offset"], part["next_offset"]) for part in reader.parts if part["event"] == "journal"
+    ]
+    assert offsets[0][0] == 0
+    assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(offsets))
+    late = Reader(office, ANN, job_id, offsets[0][1])
+    assert late.end is not None
+    assert late.parts[0]["offset"] == offsets[0][1], "attach goes on where it was told to"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader_is_not_read_ahead_of(office: Office) -> None:
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING)
+    reader = Reader(office, ANN, job_id)
+    reader.slow = True
+    for i in range(50):
+        office.world.says(job_id, output(f"{i}\n"))
+    taken = len(reader.parts)
+    assert taken <= 4
+    assert reader.gate is not None
+    reader.slow = False
+    reader.gate.callback(None)
+    assert reader.text == "".join(f"{i}\n" for i in range(50))
+    reader.following.cancel()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_refused_submit_has_a_job_id_and_all_faults(office: Office) -> None:
+    cases: list[tuple[Any, type[CumulusError], str]] = [
+        (a_spec(gpu_memory=1.5), InvalidArgument, "gpu_memory"),
+        (a_spec(gpu_memory=...), InvalidArgument, "gpu_memory: is required"),
+        (a_spec(duration_s=0), InvalidArgument, "duration_s"),
+        (a_spec(duration_s=1e9), InvalidArgument, "duration_s"),
+        (a_spec(surprise=1), InvalidArgument, "surprise"),
+        (a_spec(requirements=["--index-url=http://x"]), InvalidArgument, "requirements.0"),
+        (a_spec(environment={"A B": "secret"}), InvalidArgument, "environment.A B"),
+        ("no object", InvalidArgument, "spec"),
+        (a_spec(package={"sha256": "0" * 64, "size_bytes": 1}), NotFound, "not uploaded"),
+        (a_spec(package={"sha256": "0" * 64, "size_bytes": 1001}), TooLarge, "1001"),
+    ]
+    for spec, kind, words in cases:
+        with pytest.raises(kind) as caught:
+            await office.relay.submit(ANN, spec)
+        assert caught.value.job_id is not None and caught.value.job_id.startswith("job_")
+        assert words in caught.value.message
+    with pytest.raises(InvalidArgument) as several:
+        await office.relay.submit(ANN, a_spec(gpu_memory=2, duration_s="soon", x=1))
+    assert {fault["key"] for fault in several.value.details["faults"]} == {
+        "gpu_memory",
+        "duration_s",
+        "x",
+    }
+    assert len(office.world.table) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_faulty_secret_is_not_repeated(office: Office) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await office.relay.submit(ANN, a_spec(environment={"KEY": "s3cret" * 30_000}))
+    assert "s3cret" not in str(caught.value.as_dict())
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_workers_is_503_at_once(office: Office) -> None:
+    office.world.platform.pool = []
+    await office.world.supervisor.placing.refresh()
+    with pytest.raises(NoWorkers, match="No GPU workers available") as caught:
+        await office.relay.submit(ANN, a_spec())
+    assert caught.value.status == 503
+    assert caught.value.job_id
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_repeated_submit_is_the_same_job(office: Office) -> None:
+    first = await office.submit(idempotency_key="k")
+    assert await office.submit(idempotency_key="k") == first
+    assert await office.submit(BOB, idempotency_key="k") != first
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_submit_whose_caller_goes_while_it_is_saved_is_one_job(office: Office) -> None:
+    """The record gets to disk whoever waits for it: the repeat must find it."""
+    disk = office.world.store.gate = Deferred()
+    first = Deferred.fromCoroutine(office.relay.submit(ANN, a_spec(idempotency_key="k")))
+    first.cancel()
+    again = Deferred.fromCoroutine(office.relay.submit(ANN, a_spec(idempotency_key="k")))
+    assert not again.called, "it waits for the first, which is being saved"
+    disk.callback(None)
+    view = await again
+    with pytest.raises(CancelledError):
+        await first
+    assert [record.job_id for record in office.world.table.all()] == [view["job_id"]]
+    assert set(office.world.store.saved) == {view["job_id"]}
+    office.world.pass_time(0.1)
+    assert office.relay.get(ANN, view["job_id"])["status"] == "starting"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_submit_that_is_refused_by_the_disk_lets_its_repeat_try(office: Office) -> None:
+    disk = office.world.store.gate = Deferred()
+    first = Deferred.fromCoroutine(office.relay.submit(ANN, a_spec(idempotency_key="k")))
+    again = Deferred.fromCoroutine(office.relay.submit(ANN, a_spec(idempotency_key="k")))
+    office.world.store.gate = None
+    disk.errback(Unavailable("disk full"))
+    with pytest.raises(Unavailable):
+        await first
+    assert (await again)["job_id"] in office.world.table
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancel_is_answered_when_it_is_on_disk(office: Office) -> None:
+    """A daemon that is killed after the answer knows of it when it is back."""
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING)
+    disk = office.world.store.gate = Deferred()
+    answer = Deferred.fromCoroutine(office.relay.cancel(ANN, job_id))
+    office.world.says(job_id, output("still there"))
+    assert not answer.called
+    disk.callback(None)
+    assert (await answer)["cancelled"] is True
+    assert office.world.store.saved[job_id].stop_reason is EndReason.CANCELLED_BY_USER
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancel_that_the_jobs_own_end_forestalls_says_so(office: Office) -> None:
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING)
+    disk = office.world.store.gate = Deferred()
+    office.world.says(job_id, exit_frame())
+    answer = Deferred.fromCoroutine(office.relay.cancel(ANN, job_id))
+    assert not answer.called
+    disk.callback(None)
+    with pytest.raises(Conflict, match="completed"):
+        await answer
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_queue_is_bounded_per_owner_and_in_all(office: Office) -> None:
+    for _ in range(4):  # one runs, three wait
+        await office.submit()
+    with pytest.raises(TooMany, match="of ann"):
+        await office.submit()
+    await office.submit(BOB)
+    with pytest.raises(TooMany, match="4 jobs wait"):
+        await office.submit(BOB)
+
+
+@pytest_twisted.ensureDeferred
+async def test_owners_see_their_own(office: Office) -> None:
+    ann, bob = await office.submit(ANN, gpu_memory=0.1), await office.submit(BOB, gpu_memory=0.1)
+    relay = office.relay
+    assert [job["job_id"] for job in relay.list(ANN, False, 10)] == [ann]
+    assert {job["job_id"] for job in relay.list(EVE, False, 10)} == {ann, bob}
+    with pytest.raises(NotFound):
+        relay.get(ANN, bob)
+    with pytest.raises(NotFound):
+        await relay.cancel(ANN, bob)
+    with pytest.raises(NotFound):
+        await relay.result(ANN, bob, None)
+    assert Reader(office, ANN, bob).error.__class__ is NotFound
+    with pytest.raises(NotAuthorized):
+        await relay.cancel(EVE, ann)
+    with pytest.raises(NotAuthorized):
+        await relay.submit(EVE, a_spec())
+    assert relay.owns(ROOT, ann) and not relay.owns(BOB, ann)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_result_is_put_together_and_checked(office: Office) -> None:
+    job_id = await office.submit()
+    relay = office.relay
+    with pytest.raises(NotEnded):
+        await relay.result(ANN, job_id, None)
+    value = b'{"answer": 42}'
+    info = {
+        "encoding": "json",
+        "size_bytes": len(value),
+        "sha256": hashlib.sha256(value).hexdigest(),
+    }
+    halves = [encode(Kind.RESULT, part) for part in (value[:5], value[5:])]
+    office.world.says(job_id, SETUP, RUNNING, *halves, exit_frame(result=info))
+    assert await relay.result(ANN, job_id, None) == {**info, "data": value}
+    parts: list[Mapping[str, Any]] = []
+
+    async def sink(part: Mapping[str, Any]) -> None:
+        parts.append(part)
+
+    assert await relay.result(ANN, job_id, sink) == info
+    assert [part["offset"] for part in parts] == [0, 5]
+    assert b"".join(part["data"] for part in parts) == value
+    with pytest.raises(Conflict, match="completed"):
+        await relay.cancel(ANN, job_id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failed_job_has_no_result_but_says_why(office: Office) -> None:
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING, exit_frame("failed", reason="exit_code", exit_code=3))
+    with pytest.raises(JobFailed) as caught:
+        await office.relay.result(ANN, job_id, None)
+    assert caught.value.details["job"]["end"]["exit_code"] == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_closing_daemon_takes_no_jobs_and_says_so(office: Office) -> None:
+    assert set(office.relay.health().values()) == {"ok"}
+    office.relay.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        await office.relay.submit(ANN, a_spec())
+    assert office.relay.health()["accepting"] != "ok"

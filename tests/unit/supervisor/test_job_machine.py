@@ -1,0 +1,144 @@
+"""The job machine: every pair of phase and event is either a row, ignored, or impossible."""
+
+import itertools
+from pathlib import Path
+
+import attrs
+import pytest
+
+from cumulus_wire.codes import EndReason
+from cumulus_wire.states import ENDED, JobState
+from cumulusd.jobs import machine
+from cumulusd.jobs.machine import IGNORED, TABLE, Effect, Event, EventKind, ImpossibleTransition
+from cumulusd.jobs.model import End, Grant, JobRecord, JobSpec, Phase, Placement
+
+REPOSITORY = Path(__file__).parents[3]
+SPEC = JobSpec(
+    package_sha256="0" * 64,
+    package_size_bytes=1,
+    gpu_memory=0.5,
+    duration_s=60.0,
+    queue_timeout_s=5.0,
+)
+PLACEMENT = Placement(node_id="n1", hostname="one", device_id="d0")
+GRANT = Grant(
+    partition_id="p1",
+    device_id="d0",
+    device_name="GPU",
+    device_index=0,
+    units=5000,
+    gpu_memory_bytes=1,
+    tier="advisory",
+    tier_note="",
+    folder="/x",
+)
+END = End(state=JobState.FAILED, reason=EndReason.USER_ERROR, message="boom")
+
+
+def record_in(phase: Phase) -> JobRecord:
+    record = JobRecord(job_id="j", owner="a", spec=SPEC, phase=phase, created_at=1.0)
+    if phase is not Phase.QUEUED:
+        record = attrs.evolve(record, placement=PLACEMENT)
+    if phase in (Phase.LAUNCHING, Phase.STARTING, Phase.RUNNING, Phase.ENDING):
+        record = attrs.evolve(record, grant=GRANT)
+    if phase in (Phase.ENDING, Phase.ENDED):
+        record = attrs.evolve(record, end=END, ended_at=2.0)
+    return record
+
+
+def event_of(kind: EventKind) -> Event:
+    return Event(
+        kind=kind,
+        at=9.0,
+        placement=PLACEMENT,
+        grant=GRANT,
+        end=END,
+        stop_reason=EndReason.CANCELLED_BY_USER,
+    )
+
+
+@pytest.mark.parametrize(("phase", "kind"), list(itertools.product(Phase, EventKind)))
+def test_every_pair_is_decided(phase: Phase, kind: EventKind) -> None:
+    before = record_in(phase)
+    key = (phase, kind)
+    if key in TABLE:
+        after, effects = machine.step(before, event_of(kind))
+        assert after.phase is TABLE[key].phase
+        assert effects == TABLE[key].effects
+        assert key not in IGNORED
+        # An end is set exactly where the phase says so, and never changes afterwards.
+        assert (after.end is not None) == (after.phase in (Phase.ENDING, Phase.ENDED))
+        assert after.end is None or after.end.state in ENDED
+    elif key in IGNORED:
+        assert machine.step(before, event_of(kind)) == (before, ())
+    else:
+        with pytest.raises(ImpossibleTransition, match=before.job_id):
+            machine.step(before, event_of(kind))
+
+
+def test_a_worker_is_cleared_exactly_when_something_may_be_on_it() -> None:
+    for (phase, kind), row in TABLE.items():
+        if row.phase is Phase.ENDING and phase is not Phase.ENDING:
+            assert Effect.CLEAR in row.effects, (phase, kind)
+        if row.phase is Phase.ENDED and phase is not Phase.ENDING:
+            assert phase is Phase.QUEUED, "only a job that was never placed ends without clearing"
+
+
+def test_the_first_stop_decides() -> None:
+    running, effects = machine.step(record_in(Phase.RUNNING), event_of(EventKind.STOP))
+    assert effects == (Effect.STOP_RUNNER,)
+    again = Event(kind=EventKind.STOP, at=10.0, stop_reason=EndReason.DURATION_EXCEEDED)
+    assert machine.step(running, again) == (running, ())
+    forced, _ = machine.step(running, Event(kind=EventKind.FORCED, at=11.0))
+    assert forced.state is JobState.CANCELLED
+    assert forced.ended_at == 11.0
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "words"),
+    [
+        (EndReason.CANCELLED_BY_USER, JobState.CANCELLED, "cancelled"),
+        (EndReason.DURATION_EXCEEDED, JobState.TIMEOUT, "longer than 60 s"),
+        (EndReason.SETUP_TIMEOUT, JobState.FAILED, "setup_timeout"),
+    ],
+)
+def test_a_forced_stop_ends_as_its_reason_says(
+    reason: EndReason, state: JobState, words: str
+) -> None:
+    record = attrs.evolve(record_in(Phase.RUNNING), stop_reason=reason)
+    after, effects = machine.step(record, Event(kind=EventKind.FORCED, at=3.0))
+    assert after.end is not None
+    assert (after.end.state, after.end.reason) == (state, reason)
+    assert words in after.end.message
+    assert effects == (Effect.CLEAR,)
+
+
+def test_times_are_those_of_the_records() -> None:
+    record = record_in(Phase.LAUNCHING)
+    record, _ = machine.step(record, Event(kind=EventKind.SETUP_BEGAN, at=5.0))
+    record, _ = machine.step(record, Event(kind=EventKind.LAUNCHED, at=6.0))
+    record, _ = machine.step(record, Event(kind=EventKind.CODE_BEGAN, at=7.0))
+    assert (record.phase, record.setup_at, record.started_at) == (Phase.RUNNING, 5.0, 7.0)
+
+
+def test_effects_are_repeated_after_a_restart() -> None:
+    repeated = {phase: machine.effects_after_restart(record_in(phase)) for phase in Phase}
+    assert repeated == {
+        Phase.QUEUED: (),
+        Phase.PREPARING: (Effect.PREPARE,),
+        Phase.LAUNCHING: (Effect.LAUNCH,),
+        Phase.STARTING: (),
+        Phase.RUNNING: (),
+        Phase.ENDING: (Effect.CLEAR,),
+        Phase.ENDED: (),
+    }
+    stopping = attrs.evolve(record_in(Phase.RUNNING), stop_reason=EndReason.CANCELLED_BY_USER)
+    assert machine.effects_after_restart(stopping) == (Effect.STOP_RUNNER,)
+
+
+def test_the_diagram_in_the_docs_is_this_table() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    between = text.split("<!-- jobs-diagram:begin -->")[1].split("<!-- jobs-diagram:end -->")[0]
+    assert between.strip() == f"```mermaid\n{machine.diagram()}\n```", (
+        "run: python -m cumulusd.jobs.diagram docs/architecture.md"
+    )

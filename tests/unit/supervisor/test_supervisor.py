@@ -1,0 +1,430 @@
+"""The supervisor with the real scheduler, intake and journals, on a test clock."""
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
+
+from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.states import JobState
+from cumulusd.errors import CumulusError, InsufficientResources, TooMany, Unavailable
+from cumulusd.jobs.history import History
+from cumulusd.jobs.machine import EventKind
+from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.placing import Placing
+from cumulusd.jobs.watcher import Watcher
+from tests.unit.supervisor.test_job_machine import GRANT, PLACEMENT
+from tests.unit.supervisor.world import (
+    RUNNING,
+    SETUP,
+    World,
+    exit_frame,
+    new_record,
+    output,
+)
+
+Test = Callable[..., Awaitable[None]]
+
+
+def in_world(test: Test) -> Any:
+    """Gives the test a started world and stops it afterwards."""
+
+    @wraps(test)
+    async def run(tmp_path: Path) -> None:
+        world = World(tmp_path)
+        await world.start()
+        try:
+            await test(world)
+        finally:
+            await world.stop()
+
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return pytest_twisted.ensureDeferred(run)
+
+
+async def running_job(world: World, job_id: str = "a", **spec: Any) -> None:
+    await world.submit(job_id, **spec)
+    world.pass_time(0.1)
+    world.says(job_id, SETUP, RUNNING)
+    assert world.record(job_id).phase is Phase.RUNNING
+
+
+@in_world
+async def test_a_job_from_submit_to_nothing_left(world: World) -> None:
+    await world.submit("a")
+    assert world.record("a").state is JobState.STARTING
+    world.says("a", SETUP, RUNNING, output("hello"))
+    assert world.record("a").state is JobState.RUNNING
+    world.says("a", exit_frame(result={"encoding": "json", "size_bytes": 1, "sha256": "x"}))
+    record = world.record("a")
+    assert (record.state, record.phase) == (JobState.COMPLETED, Phase.ENDING)
+    world.platform.die("a", 0)
+    world.pass_time(2)
+    assert world.record("a").phase is Phase.ENDED
+    assert world.history == [
+        "save a queued",
+        "save a preparing",
+        "prepare a",
+        "save a launching",
+        "launch a",
+        "save a starting",
+        "save a starting",
+        "save a running",
+        "save a ending",
+        "remove a",
+        "release a",
+        "save a ended",
+    ]
+    assert ("a", world.journals.open("a").end_offset) in world.acknowledged
+
+
+@in_world
+async def test_nothing_is_done_before_it_is_saved(world: World) -> None:
+    world.store.broken = None
+    await world.submit("a", queue_timeout_s=None)
+    world.says("a", SETUP)
+    world.store.broken = Unavailable("disk full")
+    world.says("a", RUNNING)
+    world.pass_time(3)
+    assert world.record("a").phase is Phase.STARTING, "what isn't on disk isn't shown"
+    world.store.broken = None
+    world.pass_time(6)
+    assert world.record("a").phase is Phase.RUNNING
+
+
+@in_world
+async def test_a_submit_that_cannot_be_saved_is_no_job(world: World) -> None:
+    world.store.broken = Unavailable("disk full")
+    with pytest.raises(Unavailable):
+        await world.submit("a")
+    assert world.table.get("a") is None
+
+
+@in_world
+async def test_cancel_while_running_goes_through_the_runner(world: World) -> None:
+    await running_job(world)
+    world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
+    world.pass_time(0.1)
+    assert world.workers.stopped == [("a", "cancelled_by_user")]
+    assert world.record("a").state is JobState.RUNNING, "the runner says when it is over"
+    world.says("a", output("bye"), exit_frame("cancelled", reason="cancelled_by_user"))
+    assert world.record("a").state is JobState.CANCELLED
+    assert "stop a" not in world.history
+
+
+@in_world
+async def test_a_runner_that_does_not_obey_is_forced(world: World) -> None:
+    await running_job(world)
+    world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
+    world.pass_time(2)
+    assert world.record("a").state is JobState.RUNNING
+    world.pass_time(5)
+    assert world.record("a").state is JobState.CANCELLED
+    assert "stop a" in world.history
+    assert world.record("a").phase is Phase.ENDED
+
+
+@in_world
+async def test_a_runner_nobody_can_reach_is_forced(world: World) -> None:
+    await running_job(world)
+    world.workers.runner_obeys = False
+    world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
+    world.pass_time(6)
+    assert world.record("a").state is JobState.CANCELLED
+
+
+@in_world
+async def test_a_runner_whose_agent_refuses_to_tell_it_is_forced(world: World) -> None:
+    await running_job(world)
+    world.workers.stop_error = TooMany("256 calls are under way")
+    world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
+    world.pass_time(6)
+    assert world.record("a").state is JobState.CANCELLED
+    assert "stop a" in world.history
+
+
+@in_world
+async def test_an_agent_with_too_many_calls_is_asked_again(world: World) -> None:
+    world.workers.prepare_error = TooMany("256 calls are under way")
+    await world.submit("a")
+    world.pass_time(1)
+    assert world.record("a").phase is Phase.PREPARING
+    world.workers.prepare_error = None
+    world.pass_time(3)
+    assert world.record("a").phase is Phase.STARTING
+
+
+@in_world
+async def test_an_effect_that_fails_unforeseen_is_tried_again(world: World) -> None:
+    await running_job(world)
+    world.workers.bug = KeyError("nobody foresaw this")
+    world.platform.die("a", 0)
+    with capturedLogs() as logged:
+        world.says("a", exit_frame())
+        world.pass_time(1)
+    failures = [formatEvent(event) for event in logged if "log_failure" in event]
+    assert failures == ["effect clear failed, trying again in 5.0 s"]
+    assert world.record("a").phase is Phase.ENDING
+    world.workers.bug = None
+    world.pass_time(6)
+    assert world.record("a").phase is Phase.ENDED
+    assert world.workers.partitions == {}
+
+
+@in_world
+async def test_who_only_looks_on_cannot_stop_a_job(world: World) -> None:
+    def fails(before: JobRecord | None, after: JobRecord) -> None:
+        raise Unavailable("too many open files")
+
+    world.table.watch(fails)
+    with capturedLogs():
+        await running_job(world)
+    assert world.record("a").phase is Phase.RUNNING
+
+
+@in_world
+async def test_a_share_is_free_only_when_the_lock_is(world: World) -> None:
+    await running_job(world)
+    await world.submit("b")
+    wait = world.record("b").wait
+    assert wait is not None and wait.reason is WaitReason.NO_FREE_SHARE
+    world.workers.locks_held.add("a")
+    world.says("a", exit_frame())
+    world.platform.die("a", 0)
+    world.pass_time(10)
+    assert world.record("a").phase is Phase.ENDING
+    assert world.record("b").phase is Phase.QUEUED, "a process of job a is still there"
+    world.workers.locks_held.clear()
+    world.supervisor.nudge("a")
+    world.pass_time(0.2)
+    assert world.record("a").phase is Phase.ENDED
+    assert world.record("b").phase is Phase.STARTING
+
+
+@in_world
+async def test_two_submits_in_one_turn_do_not_overbook(world: World) -> None:
+    first = world.supervisor.submit(new_record("a", 1.0))
+    second = world.supervisor.submit(new_record("b", 2.0))
+    await first
+    await second
+    world.pass_time(0.5)
+    assert [world.record(job).phase for job in "ab"] == [Phase.STARTING, Phase.QUEUED]
+
+
+@in_world
+async def test_an_agent_that_is_away_is_waited_for_and_then_given_up(world: World) -> None:
+    world.workers.prepare_error = Unavailable("no route")
+    await world.submit("a")
+    world.pass_time(30)
+    assert world.record("a").phase is Phase.PREPARING
+    world.workers.prepare_error = None
+    world.pass_time(3)
+    assert world.record("a").phase is Phase.STARTING
+    world.workers.prepare_error = Unavailable("no route")
+    await world.submit("b", share=0.1)
+    world.pass_time(70)
+    end = world.record("b").end
+    assert end is not None and end.reason is EndReason.WORKER_LOST
+
+
+@in_world
+async def test_a_stale_view_of_the_shares_puts_the_job_back(world: World) -> None:
+    world.workers.prepare_error = InsufficientResources("5000 units asked, 100 free")
+    await world.submit("a")
+    world.pass_time(0.1)
+    world.workers.prepare_error = None
+    world.pass_time(3)
+    assert world.record("a").phase is Phase.STARTING
+    assert "save a queued" in world.history[1:]
+
+
+@in_world
+async def test_a_refused_launch_carries_the_platforms_words(world: World) -> None:
+    world.platform.launch_error = CumulusError(
+        "refused", details={"platform": "No such image: x"}, hint="build it"
+    )
+    await world.submit("a")
+    world.pass_time(1)
+    end = world.record("a").end
+    assert end is not None
+    assert (end.state, end.reason) == (JobState.FAILED, EndReason.LAUNCH_FAILED)
+    assert "No such image: x" in end.message
+    assert world.record("a").phase is Phase.ENDED
+    assert world.workers.partitions == {}
+
+
+@in_world
+async def test_a_lost_container_is_told_only_when_its_journal_is_complete(world: World) -> None:
+    await running_job(world)
+    late = output("last words")
+    world.workers.journal_ends["a"] += len(late)
+    world.platform.die("a", 137)
+    world.pass_time(5)
+    assert world.record("a").phase is Phase.RUNNING, "its last bytes are still on the worker"
+    journal = world.journals.open("a")
+    world.intake.received("n1", "a", journal.end_offset, late)
+    world.pass_time(2)
+    end = world.record("a").end
+    assert end is not None
+    assert end.reason is EndReason.RUNNER_FAILED
+    assert "137" in end.message and "the container's own words" in end.message
+
+
+@in_world
+async def test_a_runner_that_never_speaks_is_lost(world: World) -> None:
+    await world.submit("a")
+    world.pass_time(50)
+    assert world.record("a").phase is Phase.STARTING
+    world.pass_time(20)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.RUNNER_FAILED
+
+
+@in_world
+async def test_the_deadline_has_a_second_line(world: World) -> None:
+    await running_job(world, duration_s=10.0)
+    world.pass_time(30)
+    assert world.workers.stopped == [], "the runner keeps the deadline itself"
+    world.pass_time(30)
+    assert world.workers.stopped[0] == ("a", "duration_exceeded")
+    assert world.record("a").state is JobState.TIMEOUT
+
+
+@in_world
+async def test_queue_timeouts(world: World) -> None:
+    await running_job(world)
+    await world.submit("now", queue_timeout_s=0.0)
+    await world.submit("soon", queue_timeout_s=5.0)
+    world.pass_time(0.2)
+    now = world.record("now").end
+    assert now is not None and now.reason is EndReason.QUEUE_TIMEOUT
+    assert world.record("soon").phase is Phase.QUEUED
+    world.pass_time(6)
+    soon = world.record("soon").end
+    assert soon is not None and soon.reason is EndReason.QUEUE_TIMEOUT
+
+
+@in_world
+async def test_a_damaged_journal_ends_the_job_by_name(world: World) -> None:
+    await running_job(world)
+    assert world.says("a", b"\x00" * 64) is False
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.JOURNAL_CORRUPT
+    world.pass_time(5)
+    assert world.record("a").phase is Phase.ENDED
+    assert "stop a" in world.history
+
+
+@in_world
+async def test_the_reaper_clears_what_nobody_owns(world: World) -> None:
+    await running_job(world)
+    await world.platform.launch(
+        __import__("cumulusd.jobs.ports", fromlist=["ContainerSpec"]).ContainerSpec(
+            job_id="stranger",
+            attempt=1,
+            node_id="n1",
+            grant=GRANT,
+            cpu_cores=None,
+            memory_bytes=None,
+            stop_grace_s=1.0,
+        )
+    )
+    world.workers.partitions["ghost"] = 100
+    world.platform.remove_error = Unavailable("its node is down")
+    await world.watcher.reap()
+    await world.watcher.reap()
+    assert set(world.platform.running) == {"a", "stranger"}
+    assert set(world.workers.partitions) == {"a"}, "one that can't be cleared holds up no other"
+    world.platform.remove_error = None
+    await world.watcher.reap()
+    assert set(world.platform.running) == {"a"}
+    assert set(world.workers.partitions) == {"a"}
+
+
+@pytest.mark.parametrize("what", ["nodes", "containers", "packages"])
+@pytest_twisted.ensureDeferred
+async def test_a_stop_ends_a_watch_in_the_middle_of_a_question(tmp_path: Path, what: str) -> None:
+    world = World(tmp_path)
+    silence: Deferred[None] = Deferred()
+
+    class SilentPackages:
+        async def prune(self, *arguments: object) -> None:
+            await silence
+
+    history = History(
+        table=world.table,
+        store=world.store,  # type: ignore[arg-type]
+        journals=world.journals,
+        packages=SilentPackages(),  # type: ignore[arg-type]
+        clock=world.clock,
+        wall_clock=world.clock.seconds,
+        settings=world.settings,
+    )
+    await world.start()
+    await running_job(world)
+    if what != "packages":
+        world.platform.silence = silence
+    watch: Placing | Watcher | History
+    watch = {"nodes": world.supervisor.placing, "containers": world.watcher}.get(what, history)
+    if watch is not world.watcher:
+        watch.start()
+    world.pass_time(301, step=1)
+    stopping = Deferred.fromCoroutine(watch.stop())
+    assert stopping.called
+    world.platform.silence = None
+    await world.stop()
+
+
+@pytest.mark.parametrize(
+    ("phase", "then"),
+    [
+        (Phase.QUEUED, Phase.STARTING),
+        (Phase.PREPARING, Phase.STARTING),
+        (Phase.LAUNCHING, Phase.STARTING),
+        (Phase.ENDING, Phase.ENDED),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_restart_takes_up_every_phase(tmp_path: Path, phase: Phase, then: Phase) -> None:
+    from tests.unit.supervisor.test_job_machine import END
+
+    world = World(tmp_path)
+    record = attrs.evolve(new_record("a", world.clock.seconds()), phase=phase)
+    if phase is not Phase.QUEUED:
+        record = attrs.evolve(record, placement=PLACEMENT)
+    if phase in (Phase.LAUNCHING, Phase.ENDING):
+        record = attrs.evolve(record, grant=GRANT)
+        world.workers.partitions["a"] = record.spec.units
+    if phase is Phase.ENDING:
+        record = attrs.evolve(record, end=END)
+    await world.start([record])
+    world.pass_time(2)
+    try:
+        assert world.record("a").phase is then
+        if then is Phase.ENDED:
+            assert world.workers.partitions == {}
+    finally:
+        await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_that_was_journalled_but_not_saved_is_found(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    await running_job(world)
+    found = world.record("a")
+    world.says("a", output("x"), exit_frame())
+    await world.stop()
+
+    again = World(tmp_path)
+    again.workers.partitions["a"] = found.spec.units
+    await again.start([found])
+    again.pass_time(1)
+    assert again.record("a").state is JobState.COMPLETED, (again.record("a").end, again.history)
+    await again.stop()

@@ -1,0 +1,238 @@
+"""`POST /provision/enroll`: the token in the body is the only key; little is read before that."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import endpoints, protocol, reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.web.resource import Resource
+
+from cumulusd.errors import Conflict, CumulusError, InvalidArgument, NotAuthenticated
+from cumulusd.identity import Authenticator, Principal, Role, hash_token
+from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.web import enroll
+from cumulusd.web.enroll import MAX_ENROLL_BYTES, read_body
+from cumulusd.web.site import make_site
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.raising: Exception | None = None
+        self.waiting: Deferred[None] | None = None
+        self.cancelled = 0
+
+    async def enroll(self, token: str, node_id: str) -> dict[str, Any]:
+        self.asked.append((token, node_id))
+        if self.raising is not None:
+            raise self.raising
+        if self.waiting is not None:
+            try:
+                await self.waiting
+            except CancelledError:
+                self.cancelled += 1
+                raise
+        return {"node_id": node_id, "hostname": "gpu-1", "enrolled": True}
+
+
+class Jobs:
+    def health(self) -> dict[str, str]:
+        return {}
+
+    def info(self, who: Principal) -> dict[str, Any]:
+        return {}
+
+    def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    def get(self, who: Principal, job_id: str) -> dict[str, Any]:
+        return {}
+
+
+class Asking(protocol.Protocol):
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.closed.callback(None)
+
+
+class Server:
+    def __init__(self, port: Any, pool: Pool) -> None:
+        self._port = port
+        self.pool = pool
+
+    async def connect(self) -> Any:
+        where = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", self._port.getHost().port)
+        return await endpoints.connectProtocol(where, Asking())
+
+    async def ask(
+        self, body: bytes, method: str = "POST", path: str = "/provision/enroll", head: str = ""
+    ) -> tuple[int, dict[str, Any]]:
+        peer = await self.connect()
+        head = head or f"Content-Length: {len(body)}\r\n"
+        lines = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n"
+        peer.transport.write(lines.encode() + body)
+        await peer.closed.addTimeout(5.0, reactor)
+        status, _, answer = peer.received.partition(b"\r\n\r\n")
+        return int(status.split()[1]), json.loads(answer) if answer else {}
+
+
+async def serve(pool: Pool | None) -> Any:
+    who = Principal(name="ann", owner="ann", role=Role.CLIENT)
+    site = make_site(
+        relay=Jobs(),
+        authenticator=Authenticator([(hash_token("secret"), who)]),
+        metrics=Metrics(MetricsSnapshot),
+        ws=Resource(),
+        agent=Resource(),
+        enroll=None if pool is None else pool.enroll,
+    )
+    return await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    pool = Pool()
+    port = pytest_twisted.blockon(Deferred.fromCoroutine(serve(pool)))
+    yield Server(port, pool)
+    pytest_twisted.blockon(port.stopListening())
+
+
+GOOD = b'{"token": "cpt_x", "node_id": "n1"}'
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_is_enrolled_without_another_token(server: Server) -> None:
+    assert await server.ask(GOOD) == (
+        200,
+        {"node_id": "n1", "hostname": "gpu-1", "enrolled": True},
+    )
+    assert server.pool.asked == [("cpt_x", "n1")]
+
+
+@pytest.mark.parametrize(
+    "error", [NotAuthenticated("not known"), Conflict("another node"), CumulusError("x")]
+)
+@pytest_twisted.ensureDeferred
+async def test_errors_are_told_with_their_status(server: Server, error: CumulusError) -> None:
+    server.pool.raising = error
+    status, answer = await server.ask(GOOD)
+    assert status == error.status and answer["message"] == error.message
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bug_is_told_by_its_log_id_only(server: Server) -> None:
+    server.pool.raising = RuntimeError("the cpt_x of it")
+    status, answer = await server.ask(GOOD)
+    assert status == 500 and "cpt_x" not in json.dumps(answer) and answer["details"]["log_id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b"", None),
+        (b"\xff", None),
+        (b"[" * 4000, None),
+        (b"[]", None),
+        (b'{"node_id": "n1"}', "token"),
+        (b'{"token": "cpt_x"}', "node_id"),
+        (b'{"token": "cpt_x", "node_id": 1}', "node_id"),
+        (b'{"token": "cpt_x", "node_id": "n\\n1"}', "node_id"),
+        (b'{"token": "cpt_x", "node_id": "n1", "role": "admin"}', "role"),
+        (json.dumps({"token": "cpt_x" * 50, "node_id": "n"}).encode(), "token"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_is_wrong(server: Server, body: bytes, key: str | None) -> None:
+    status, answer = await server.ask(body)
+    assert status == 400 and server.pool.asked == []
+    if key is not None:
+        assert [fault["key"] for fault in answer["details"]["faults"]] == [key]
+    assert "cpt_x" not in json.dumps(answer), "a token must not be repeated"
+
+
+def test_every_fault_of_a_body_at_once() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read_body(b'{"x": 1, "token": ""}')
+    assert [one["key"] for one in caught.value.details["faults"]] == ["x", "token", "node_id"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_body_is_refused_by_its_header(server: Server) -> None:
+    status, _ = await server.ask(b"", head=f"Content-Length: {MAX_ENROLL_BYTES + 1}\r\n")
+    assert status == 413
+    status, _ = await server.ask(b"", head="Transfer-Encoding: chunked\r\n")
+    assert status == 413
+    assert server.pool.asked == []
+
+
+@pytest.mark.parametrize("path", ["/provision/enroll/x", "/provision/other", "/provision"])
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_beside_it(server: Server, path: str) -> None:
+    status, _ = await server.ask(GOOD, path=path)
+    assert status in (401, 404) and server.pool.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_post(server: Server) -> None:
+    status, _ = await server.ask(b"", method="GET")
+    assert status == 405 and server.pool.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_paths_still_want_a_token_before_a_body(server: Server) -> None:
+    status, _ = await server.ask(b"x" * 10, path="/api/jobs")
+    assert status == 401
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_leaves_ends_the_work(server: Server) -> None:
+    server.pool.waiting = Deferred()
+    peer = await server.connect()
+    lines = f"POST /provision/enroll HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+    peer.transport.write(lines.encode() + GOOD)
+    await until(lambda: server.pool.asked)
+    peer.transport.abortConnection()
+    await peer.closed
+    await until(lambda: server.pool.cancelled)
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_many_are_under_way_is_bounded(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enroll, "MAX_UNDER_WAY", 1)
+    server.pool.waiting = waiting = Deferred()
+    first = Deferred.fromCoroutine(server.ask(GOOD))
+    await until(lambda: server.pool.asked)
+    status, _ = await server.ask(GOOD)
+    assert status == 429
+    waiting.callback(None)
+    assert (await first)[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_pool_the_path_is_not_there() -> None:
+    port = await serve(None)
+    try:
+        status, _ = await Server(port, Pool()).ask(GOOD)
+        assert status == 401  # as for every body of somebody unknown
+    finally:
+        await port.stopListening()
+
+
+async def until(true: Any) -> None:
+    for _ in range(500):
+        if true():
+            return
+        await deferLater(reactor, 0.01)
+    raise AssertionError("it never became true")

@@ -1,0 +1,87 @@
+"""The agents as the core sees them: met when they come, asked again when they can't answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from cumulus_wire import uris
+from cumulusd.errors import CumulusError, InternalError, TooMany, Unavailable
+from cumulusd.identity import Principal, Role
+from cumulusd.workers.workers import AgentWorkers
+
+AGENT = Principal(name="agent", owner="agent", role=Role.AGENT, node_id="n1")
+DEVICE = {
+    "device_id": "d0",
+    "index": 0,
+    "name": "GPU",
+    "kind": "gpu",
+    "memory_bytes": 1,
+    "units_total": 10_000,
+    "units_free": 10_000,
+    "tier": "advisory",
+}
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_that_cannot_tell_its_devices_is_asked_again() -> None:
+    problems: list[CumulusError] = [
+        Unavailable("no answer"),
+        InternalError("the agent failed at devices"),
+        TooMany("256 calls are under way"),
+    ]
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        if problems:
+            raise problems.pop(0)
+        return {"hostname": "one", "devices": [DEVICE]}
+
+    clock = Clock()
+    workers = AgentWorkers(call, clock, environment={})
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    clock.pump([1.0] * 3)
+    assert [device.device_id for device in workers.agents()["n1"].devices] == ["d0"]
+    await workers.stop()
+    assert not clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_of_no_known_attempt_can_be_released() -> None:
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        entry = {"job_id": "a", "attempt": 0}
+        return {"journals": [entry]} if uri.endswith("journals") else {"partitions": []}
+
+    workers = AgentWorkers(call, Clock(), environment={})
+    assert (await workers.inventory("n1")).jobs == {"a": 1}, "agents refuse attempt 0"
+    await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_later_look_finds_is_learnt() -> None:
+    answers: list[dict[str, Any]] = [
+        {"hostname": "one", "devices": [], "discovery_error": "the driver crashed"},
+        {"hostname": "one", "devices": [DEVICE], "discovery_error": None},
+    ]
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    clock = Clock()
+    workers = AgentWorkers(call, clock, environment={})
+    changes: list[str] = []
+    workers.watch(changes.append)
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    clock.advance(0)
+    assert workers.agents()["n1"].discovery_error == "the driver crashed"
+    clock.advance(30.0)
+    assert [device.device_id for device in workers.agents()["n1"].devices] == ["d0"]
+    assert changes == ["n1", "n1"]
+    clock.advance(30.0)
+    assert changes == ["n1", "n1"], "no change is no news"
+    workers.registration_changed(uris.agent_procedure("n1", "prepare"), AGENT, False)
+    assert workers.agents() == {}
+    await workers.stop()
+    assert not clock.getDelayedCalls()
