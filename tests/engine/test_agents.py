@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,11 @@ class Daemon:
             env={**os.environ, "CUMULUS_SERVER_URL": self.url, "CUMULUS_API_KEY": TOKEN},
         )
 
+    def is_idle(self) -> bool:
+        """Has every job's worker been cleared? A result comes before that."""
+        _, jobs = self.ask("/api/jobs")
+        return all(job["phase"] == "ended" for job in jobs or ())
+
     def provision_token(self) -> str:
         made = subprocess.run(
             [
@@ -217,8 +223,12 @@ def daemons(clean: Cluster, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         return made[-1]
 
     yield make
-    for one in made:
-        one.end()
+    with ExitStack() as ending:
+        for one in made:
+            ending.callback(one.end)
+        for one in made:
+            if one.process is not None:
+                one.until(one.is_idle)
 
 
 def test_enrolled_at_the_start_and_taken_up_again(

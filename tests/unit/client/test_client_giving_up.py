@@ -71,9 +71,9 @@ def test_so_it_is_after_ctrl_c_without_close(relay: Relay, tmp_path: Path) -> No
             HEAD.format(url=relay.url)
             + f"""
 import signal
-before = len(client.list_jobs())
+other = CumulusClient(client.server_url)
+before = len(other.list_jobs())  # connected: the relay breaks connections during the upload
 def interrupt():
-    other = CumulusClient(client.server_url)
     while len(other.list_jobs()) == before:
         time.sleep(0.02)
     other.close()
