@@ -1,30 +1,30 @@
-"""Job records as JSON, for the checkpoint: version 1, strict, an exact round trip.
+"""Job records as JSON, for the checkpoint: strict, an exact round trip, with a version.
 
 The encoding follows the fields of `cumulusd.jobs.model`, so a field that is added or renamed there
-changes the format: raise `VERSION` then and add an upgrade to `_UPGRADES`. A test holds version 1
-against a golden record.
+changes the format: `cumulusd.jobs.versions` says what to do then. Tests hold every version against
+a golden record.
 """
 
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from typing import Any
 
 import attrs
 
+from cumulusd.jobs import versions
 from cumulusd.jobs.model import JobRecord
-
-VERSION = 1
-
-#: From each older version to the next one, on the encoded record.
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 class RecordUnreadable(ValueError):
     """The text is no job record of a version that this daemon knows. The message says why."""
+
+
+class RecordNewer(RecordUnreadable):
+    """The record is of a version that only a newer daemon knows: nothing is wrong with it."""
 
 
 def encode(record: JobRecord) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def encode(record: JobRecord) -> dict[str, Any]:
 
     Open mappings (`Wait.details`, `End.error`) must themselves hold JSON values.
     """
-    return {"version": VERSION, **_encode_fields(record)}
+    return {"version": versions.VERSION, **_encode_fields(record)}
 
 
 def decode(value: Mapping[str, Any]) -> JobRecord:
@@ -40,15 +40,20 @@ def decode(value: Mapping[str, Any]) -> JobRecord:
     version = value.get("version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise RecordUnreadable(f"a job record has the version {version!r}, which is no number")
-    body = {key: item for key, item in value.items() if key != "version"}
-    while version in _UPGRADES:
-        body = _UPGRADES[version](body)
-        version += 1
-    if version != VERSION:
-        raise RecordUnreadable(
-            f"a job record has version {version}, this daemon reads version {VERSION}: "
-            "it was written by another version of cumulusd"
+    if version > versions.VERSION:
+        raise RecordNewer(
+            f"a job record has version {version}, this daemon reads versions 1 to "
+            f"{versions.VERSION}: it was written by a newer version of cumulusd"
         )
+    if version < 1:
+        raise RecordUnreadable(f"a job record has version {version}, which never was")
+    body = {key: item for key, item in value.items() if key != "version"}
+    try:
+        body = versions.upgraded(body, version)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordUnreadable(
+            f"a job record says it has version {version}, but isn't like one: {error!r}"
+        ) from error
     record: JobRecord = _decode_attrs(JobRecord, body, "record")
     return record
 

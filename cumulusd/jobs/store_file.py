@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cumulusd.errors import Unavailable
@@ -27,8 +27,33 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO meta VALUES ('probe', '0')")
 
 
-#: `_UPGRADES[n]` brings a file of version n (`PRAGMA user_version`) to n + 1.
+#: `_UPGRADES[n]` brings a file of format n (`PRAGMA user_version`) to n + 1; each has a golden file
+#: in the tests. What the records themselves say has versions of its own: `jobs/versions.py`.
 _UPGRADES: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+
+FORMAT = len(_UPGRADES)
+
+
+def write_new(path: Path, instance_id: str, records: Iterable[JobRecord]) -> None:
+    """A whole new file with these records, durable. Blocking; nothing may be at `path`.
+
+    Raises StoreUnusable, sqlite3.Error, OSError.
+    """
+    file = StoreFile(path)
+    connection = file.connect()
+    try:
+        file.check_and_upgrade(connection)
+        with transaction(connection):
+            connection.execute(
+                "UPDATE meta SET value = ? WHERE key = 'instance_id'", (instance_id,)
+            )
+            connection.executemany(
+                "INSERT INTO jobs VALUES (?, ?)",
+                ((record.job_id, codec.dumps(record)) for record in records),
+            )
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.close()
 
 
 class StoreFile:
@@ -109,9 +134,9 @@ class StoreFile:
     def check_and_upgrade(self, connection: sqlite3.Connection) -> None:
         """Refuses what is newer or damaged; upgrades what is older."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > len(_UPGRADES):
+        if version > FORMAT:
             raise self.unusable(
-                f"has format {version}; this cumulusd knows formats up to {len(_UPGRADES)}",
+                f"has format {version}; this cumulusd knows formats up to {FORMAT}",
                 "It was written by a newer cumulusd: run that version, or restore a backup.",
             )
         faults = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
@@ -121,7 +146,7 @@ class StoreFile:
                 "Put a backup in its place, or move it away (with its -wal and -shm files) to "
                 "start with an empty job table.",
             )
-        for number in range(version, len(_UPGRADES)):
+        for number in range(version, FORMAT):
             with transaction(connection):
                 _UPGRADES[number](connection)
                 connection.execute(f"PRAGMA user_version = {number + 1}")

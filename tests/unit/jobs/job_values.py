@@ -6,7 +6,18 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
 from twisted.python.failure import Failure
 
-from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Placement
+from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.states import JobState
+from cumulusd.jobs.model import (
+    End,
+    Grant,
+    JobRecord,
+    JobSpec,
+    Phase,
+    Placement,
+    ResultInfo,
+    Wait,
+)
 from cumulusd.jobs.ports import AgentView, Device, Node
 
 _T = TypeVar("_T")
@@ -33,6 +44,62 @@ def record(job_id: str = "job-1", gpu_memory: float = 0.5, **changes: Any) -> Jo
         "created_at": 100.0,
     }
     return JobRecord(**(values | changes))
+
+
+def full_record() -> JobRecord:
+    """Every field set, so that the golden files name them all."""
+    return JobRecord(
+        job_id="job-1",
+        owner="ann",
+        spec=JobSpec(
+            package_sha256="ab" * 32,
+            package_size_bytes=1234,
+            gpu_memory=0.25,
+            duration_s=60.0,
+            requirements=("six", "numpy>=2"),
+            setup_timeout_s=30.0,
+            queue_timeout_s=5.5,
+            priority=3,
+            name="train",
+            environment={"A": "1"},
+            cpu_cores=2.0,
+            memory_bytes=1 << 30,
+            python_version="3.11.7",
+            idempotency_key="k",
+        ),
+        phase=Phase.ENDED,
+        created_at=1.5,
+        attempt=2,
+        wait=Wait(reason=WaitReason.NO_FREE_SHARE, message="busy", details={"position": 1}),
+        placement=Placement(node_id="n1", hostname="gpu1", device_id="d1"),
+        grant=Grant(
+            partition_id="p1",
+            device_id="d1",
+            device_name="Card",
+            device_index=0,
+            units=2500,
+            gpu_memory_bytes=1 << 30,
+            tier="none",
+            tier_note="books only",
+            folder="/f",
+            environment={"X": "y"},
+            mounts=(("/a", "/b", True),),
+        ),
+        stop_reason=EndReason.CANCELLED_BY_USER,
+        setup_at=2.0,
+        started_at=3.0,
+        ended_at=4.0,
+        end=End(
+            state=JobState.FAILED,
+            reason=EndReason.USER_ERROR,
+            message="ValueError: x",
+            exit_code=1,
+            signal=9,
+            error={"type": "ValueError"},
+            result=ResultInfo(encoding="json", size_bytes=2, sha256="cd"),
+            hint="look",
+        ),
+    )
 
 
 def running(

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
+import golden_files
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from job_values import full_record
 
 from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
-from cumulusd.jobs import codec
+from cumulusd.jobs import codec, versions
 from cumulusd.jobs.model import (
     End,
     Grant,
@@ -23,8 +24,6 @@ from cumulusd.jobs.model import (
     ResultInfo,
     Wait,
 )
-
-GOLDEN = Path(__file__).parent / "golden_record_v1.json"
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(), max_size=8)  # lone surrogates too: file names can hold them
@@ -106,67 +105,52 @@ def test_round_trip_is_exact(record: JobRecord) -> None:
     assert codec.dumps(codec.loads(text)) == text
 
 
-def full_record() -> JobRecord:
-    """Every field set, so that the golden file names them all."""
-    return JobRecord(
-        job_id="job-1",
-        owner="ann",
-        spec=JobSpec(
-            package_sha256="ab" * 32,
-            package_size_bytes=1234,
-            gpu_memory=0.25,
-            duration_s=60.0,
-            requirements=("six", "numpy>=2"),
-            setup_timeout_s=30.0,
-            queue_timeout_s=5.5,
-            priority=3,
-            name="train",
-            environment={"A": "1"},
-            cpu_cores=2.0,
-            memory_bytes=1 << 30,
-            python_version="3.11.7",
-            idempotency_key="k",
-        ),
-        phase=Phase.ENDED,
-        created_at=1.5,
-        attempt=2,
-        wait=Wait(reason=WaitReason.NO_FREE_SHARE, message="busy", details={"position": 1}),
-        placement=Placement(node_id="n1", hostname="gpu1", device_id="d1"),
-        grant=Grant(
-            partition_id="p1",
-            device_id="d1",
-            device_name="Card",
-            device_index=0,
-            units=2500,
-            gpu_memory_bytes=1 << 30,
-            tier="none",
-            tier_note="books only",
-            folder="/f",
-            environment={"X": "y"},
-            mounts=(("/a", "/b", True),),
-        ),
-        stop_reason=EndReason.CANCELLED_BY_USER,
-        setup_at=2.0,
-        started_at=3.0,
-        ended_at=4.0,
-        end=End(
-            state=JobState.FAILED,
-            reason=EndReason.USER_ERROR,
-            message="ValueError: x",
-            exit_code=1,
-            signal=9,
-            error={"type": "ValueError"},
-            result=ResultInfo(encoding="json", size_bytes=2, sha256="cd"),
-            hint="look",
-        ),
+def golden_of(version: int) -> dict[str, Any]:
+    golden: dict[str, Any] = json.loads(golden_files.record_path(version).read_text())
+    assert golden["version"] == version
+    return golden
+
+
+@pytest.mark.parametrize("version", range(1, versions.VERSION + 1))
+def test_a_record_of_every_version_is_read(version: int) -> None:
+    """When the file is missing, see `cumulusd.jobs.versions`."""
+    record = codec.decode(golden_of(version))
+    assert codec.loads(codec.dumps(record)) == record
+    for field in ("job_id", "owner", "phase", "created_at", "attempt", "placement", "ended_at"):
+        assert getattr(record, field) == getattr(full_record(), field)
+    assert record.spec.requirements == full_record().spec.requirements
+    assert record.end is not None and record.end.result == ResultInfo(
+        encoding="json", size_bytes=2, sha256="cd"
     )
 
 
-def test_golden_record_of_version_1_is_read_and_written_alike() -> None:
-    """When this fails the format has changed: raise VERSION and write an upgrade."""
-    golden = json.loads(GOLDEN.read_text())
+def test_the_newest_golden_record_is_written_alike() -> None:
+    """When this fails the format has changed: see `cumulusd.jobs.versions`."""
+    golden = golden_of(versions.VERSION)
     assert codec.decode(golden) == full_record()
     assert codec.encode(full_record()) == golden
+
+
+def test_upgrades_are_applied_in_order_from_the_records_own_version_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def first(body: dict[str, Any]) -> dict[str, Any]:
+        return {**body, "owner": body["owner"] + ">1"}
+
+    def second(body: dict[str, Any]) -> dict[str, Any]:
+        job_id = body.pop("id")
+        return {**body, "owner": body["owner"] + ">2", "job_id": job_id}
+
+    monkeypatch.setattr(versions, "UPGRADES", (first, second))
+    monkeypatch.setattr(versions, "VERSION", 3)
+    old = codec.encode(full_record())
+    old["id"] = old.pop("job_id")
+    assert codec.decode({**old, "version": 1}).owner == "ann>1>2"
+    assert codec.decode({**old, "version": 2}).owner == "ann>2"
+    assert codec.decode({**codec.encode(full_record()), "version": 3}).owner == "ann"
+    del old["id"]
+    with pytest.raises(codec.RecordUnreadable, match="says it has version 2"):
+        codec.decode({**old, "version": 2})
 
 
 def test_every_optional_field_of_the_golden_record_is_set() -> None:
@@ -185,7 +169,8 @@ def refused(change: dict[str, Any]) -> str:
 
 
 def test_another_version_is_refused_by_name() -> None:
-    assert "version 2" in refused({"version": 2})
+    newer = versions.VERSION + 1
+    assert f"version {newer}" in refused({"version": newer})
     assert "version 0" in refused({"version": 0})
     assert "no number" in refused({"version": None})
     assert "no number" in refused({"version": True})

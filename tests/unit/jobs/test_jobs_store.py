@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import golden_files
 import pytest
 import pytest_twisted
 from job_values import record, result_of, spec
@@ -21,6 +22,7 @@ from twisted.internet import reactor, task
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 
 from cumulusd.errors import TooLarge
+from cumulusd.jobs import codec, store_file
 from cumulusd.jobs import store as store_module
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.store import Store, StoreFailed, StoreUnusable
@@ -311,6 +313,19 @@ async def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
     await second.stop()
 
 
+@pytest.mark.parametrize("format_number", range(1, store_file.FORMAT + 1))
+def test_a_store_of_every_format_is_loaded(tmp_path: Path, format_number: int) -> None:
+    """When the file is missing, run tests/unit/jobs/golden_files.py."""
+    path = tmp_path / "jobs.sqlite3"
+    path.write_bytes(golden_files.store_path(format_number).read_bytes())
+    store = Store(path, call_in_reactor)
+    (found,) = store.load()
+    assert store.instance_id() == golden_files.INSTANCE_ID
+    result_of(store.stop())
+    assert found == codec.loads(golden_files.record_path(1).read_text())
+    assert loaded(path) == [found], "also as it was upgraded"
+
+
 def unusable(path: Path) -> StoreUnusable:
     with pytest.raises(StoreUnusable) as caught:
         Store(path, call_in_reactor).load()
@@ -371,6 +386,7 @@ def test_an_unreadable_record_is_refused_by_job(tmp_path: Path) -> None:
     message = unusable(path).message
     assert "job-x" in message
     assert "version 9" in message
+    assert "newer version of cumulusd" in message
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""The versions of a job record: what changed from each to the next. Pure.
+
+A field of `cumulusd.jobs.model` that is added, renamed or dropped makes a new version:
+
+1. write its upgrade below and append it to `UPGRADES`, which raises `VERSION`;
+2. set the field in `tests/unit/jobs/job_values.py::full_record`;
+3. add the golden file `tests/unit/jobs/golden/record_v<N>.json`; those of older versions stay as
+   they are (`python tests/unit/jobs/golden_files.py` writes the newest one).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+#: Takes the body of a record (without `version`), returns that of the next version.
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+#: `UPGRADES[n - 1]` brings a record of version n to version n + 1.
+UPGRADES: tuple[Upgrade, ...] = ()
+
+VERSION = 1 + len(UPGRADES)
+
+
+def upgraded(body: dict[str, Any], version: int) -> dict[str, Any]:
+    """The body of a record of that version, 1 to `VERSION`, as one of `VERSION`."""
+    for upgrade in UPGRADES[version - 1 :]:
+        body = upgrade(body)
+    return body
