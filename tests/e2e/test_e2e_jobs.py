@@ -144,10 +144,12 @@ def tree():
 
 job = client.submit(tree, duration=600)
 print(job.job_id)
+said = ""
 for chunk in job.logs(follow=True):
-    print(chunk, end="")
-    if "PIDS" in chunk:
+    said += chunk  # one print may come in several
+    if "PIDS" in said and said.endswith("\\n"):
         break
+print(said, end="")
 time.sleep(0.2)
 began = time.time()
 print("CANCEL", began)
