@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from cumulusd import __version__
+from cumulusd.cli_store import add_store, run_store
 from cumulusd.config import Config, ConfigError, load_config
 from cumulusd.errors import CumulusError
 from cumulusd.provisioning import DEFAULT_LIFETIME_S, MAX_LIFETIME_S, Provisioning
@@ -18,8 +19,8 @@ EXIT_UNAVAILABLE = 69
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, 2 for wrong usage, 69 when it can't be done, 78 for a configuration with
-    faults."""
+    """Exit codes: 0, 2 for wrong usage, 65 for a damaged store, 69 when it can't be done, 78 for a
+    configuration with faults."""
     parser = argparse.ArgumentParser(
         prog="cumulusd",
         description="Cumulus's daemon. It is run by: twistd -n cumulusd --config FILE",
@@ -34,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check.add_argument("file", metavar="FILE")
     _add_provision_token(commands)
+    add_store(commands)
     arguments = parser.parse_args(argv)
     if arguments.command == "check-config":
         return check_config(arguments.file)
+    if arguments.command == "store":
+        return run_store(arguments)
     work: Callable[[Provisioning, argparse.Namespace], None] = arguments.work
     return _with_provisioning(arguments, work)
 

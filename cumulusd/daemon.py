@@ -17,11 +17,14 @@ from twisted.python.components import Componentized
 
 from cumulusd.config import Config, ConfigError, load_config
 from cumulusd.errors import CumulusError
+from cumulusd.jobs.store_file import StoreDamaged
 from cumulusd.log import log_observer
 
-#: sysexits.h: the configuration is wrong; a part that is needed is not to be had.
+#: sysexits.h: the configuration is wrong; a part that is needed is not to be had; what is on disk
+#: is damaged (starting again doesn't help).
 EXIT_CONFIG = 78
 EXIT_UNAVAILABLE = 69
+EXIT_DAMAGED = 65
 
 
 class Options(usage.Options):
@@ -83,7 +86,7 @@ class Daemon(service.MultiService):
         if stderr is not None:
             stderr.write(f"{start_failure(error)}\n")
             stderr.flush()
-        raise SystemExit(EXIT_UNAVAILABLE)
+        raise SystemExit(EXIT_DAMAGED if isinstance(error, StoreDamaged) else EXIT_UNAVAILABLE)
 
 
 #: Starts that fail in words of their own; anything else is a bug and shows its traceback.

@@ -22,7 +22,8 @@ from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.settings import Settings
-from cumulusd.jobs.store import Store, StoreUnusable
+from cumulusd.jobs.store import Store
+from cumulusd.jobs.store_file import store_path
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
@@ -54,14 +55,13 @@ def make_service(config: Config, reactor: Any = None) -> IService:
 
 
 def open_store(config: Config, reactor: Any) -> tuple[Store, list[JobRecord]]:
-    """The job store and what it holds. Ends the process when it can't be used."""
+    """The job store and what it holds. Raises StoreUnusable; ends the process when the folder
+    can't be used."""
     state = config.state_dir
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store(state / "jobs.sqlite3", reactor.callFromThread)
+        store = Store(store_path(state), reactor.callFromThread)
         return store, store.load()
-    except StoreUnusable as error:
-        raise SystemExit(f"cumulusd: {error.message} {error.hint or ''}".rstrip()) from error
     except OSError as error:
         raise SystemExit(f"cumulusd: state_dir {state} can't be used: {error}") from error
 

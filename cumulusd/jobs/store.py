@@ -17,9 +17,15 @@ from twisted.logger import Logger
 from cumulusd.errors import TooLarge, Unavailable
 from cumulusd.jobs import codec
 from cumulusd.jobs.model import JobRecord
-from cumulusd.jobs.store_file import StoreFile, StoreUnusable, transaction
+from cumulusd.jobs.store_file import (
+    StoreDamaged,
+    StoreFile,
+    StoreUnusable,
+    is_damage,
+    transaction,
+)
 
-__all__ = ["Store", "StoreFailed", "StoreStats", "StoreUnusable"]
+__all__ = ["Store", "StoreDamaged", "StoreFailed", "StoreStats", "StoreUnusable"]
 
 MAX_RECORD_BYTES = 16 << 20
 #: Callers of `save` and `delete` that may wait at once, over all jobs.
@@ -114,23 +120,23 @@ class Store:
         """All records, oldest first. Blocking: once, before `start`.
 
         Takes the lock, makes or upgrades the file. Raises StoreUnusable when another daemon has it,
-        when it is damaged, not ours, or written by a newer version.
+        when it is not ours or written by a newer version; StoreDamaged when it is damaged.
         """
         if self._connection is not None:
             raise RuntimeError("the store is loaded already")
         try:
             self._file.lock()
+            self._file.make_if_missing()
             self._connection = self._file.connect()
             self._file.check_and_upgrade(self._connection)
             self._instance_id, records = self._file.read(self._connection)
             return records
         except (sqlite3.Error, OSError) as error:
             self._close()
+            if is_damage(error):
+                raise self._file.damaged(f"it can't be opened: {error}") from error
             raise self._file.unusable(
-                f"can't be opened: {error}",
-                "Check the disk, the path and its permissions. If the file is damaged, put a "
-                "backup in its place, or move it away (with its -wal and -shm files) to start "
-                "with an empty job table.",
+                f"can't be opened: {error}", "Check the disk, the path and its permissions."
             ) from error
         except BaseException:
             self._close()

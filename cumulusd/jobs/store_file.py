@@ -15,8 +15,18 @@ from cumulusd.jobs.model import JobRecord
 APPLICATION_ID = 0x43554D55
 
 
+_SALVAGE = (
+    "See what is left with `cumulusd store check --config FILE`; `cumulusd store salvage --config "
+    "FILE` moves the damaged file aside and keeps what can be read. Or put a backup in its place."
+)
+
+
 class StoreUnusable(Unavailable):
     """The job store can't be opened: the daemon must not start on it."""
+
+
+class StoreDamaged(StoreUnusable):
+    """It is ours, and it isn't whole; `details["fault"]` says what is wrong. Salvage may help."""
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -34,13 +44,26 @@ _UPGRADES: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
 FORMAT = len(_UPGRADES)
 
 
+def store_path(state_dir: Path) -> Path:
+    """Where the store is in the daemon's folder."""
+    return state_dir / "jobs.sqlite3"
+
+
+def salvaged_path(path: Path) -> Path:
+    """Where a salvage writes the sound store before it takes the damaged one's place."""
+    return path.with_name(path.name + ".salvaged")
+
+
 def write_new(path: Path, instance_id: str, records: Iterable[JobRecord]) -> None:
     """A whole new file with these records, durable. Blocking; nothing may be at `path`.
 
     Raises StoreUnusable, sqlite3.Error, OSError.
     """
     file = StoreFile(path)
-    connection = file.connect()
+    # Records hold the users' environment variables: nobody else may read them. SQLite gives its
+    # -wal and -shm files the mode of this one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    connection = file.connect(empty=True)
     try:
         file.check_and_upgrade(connection)
         with transaction(connection):
@@ -59,8 +82,10 @@ def write_new(path: Path, instance_id: str, records: Iterable[JobRecord]) -> Non
 class StoreFile:
     """One SQLite file and the lock on it. Every method may raise StoreUnusable."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        """`named`: what to call it in errors, when this is a copy of that."""
         self.path = path
+        self._named = named or path
         self._lock_fd: int | None = None
 
     def lock(self) -> None:
@@ -77,8 +102,42 @@ class StoreFile:
     def unusable(self, what: str, hint: str) -> StoreUnusable:
         """The error, with the file's name in front."""
         return StoreUnusable(
-            f"The job store {self.path} {what}", details={"path": str(self.path)}, hint=hint
+            f"The job store {self._named} {what}", details={"path": str(self._named)}, hint=hint
         )
+
+    def damaged(self, fault: str) -> StoreDamaged:
+        """The same for a file that is damaged, with the way out."""
+        return StoreDamaged(
+            f"The job store {self._named} is damaged: {fault}",
+            details={"path": str(self._named), "fault": fault},
+            hint=_SALVAGE,
+        )
+
+    def unreadable(self, job_id: str, error: codec.RecordUnreadable) -> StoreUnusable:
+        """The error for a record that is damaged or too new."""
+        what = f"holds a record of job {job_id} that can't be read: {error}"
+        if isinstance(error, codec.RecordNewer):
+            return self.unusable(what, "Run that version of cumulusd, or restore a backup.")
+        return self.damaged(f"it {what}")
+
+    def make_if_missing(self) -> None:
+        """A new, empty store, whole or not at all. Raises OSError, sqlite3.Error."""
+        if salvaged_path(self.path).exists():
+            raise self.unusable(
+                "was being salvaged when that was interrupted",
+                "Finish it: cumulusd store salvage --config FILE",
+            )
+        if self.path.exists():
+            return
+        new = self.path.with_name(self.path.name + ".new")
+        new.unlink(missing_ok=True)
+        write_new(new, str(uuid.uuid4()), ())
+        os.rename(new, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _lock(self) -> None:
         path = self.path.with_name(self.path.name + ".lock")
@@ -99,11 +158,13 @@ class StoreFile:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
-    def connect(self) -> sqlite3.Connection:
-        """A connection that any thread may use, one at a time. Raises sqlite3.Error, OSError."""
-        # Records hold the users' environment variables: nobody else may read them. SQLite gives
-        # its -wal and -shm files the mode of this one.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+    def connect(self, *, empty: bool = False) -> sqlite3.Connection:
+        """A connection that any thread may use, one at a time. Raises sqlite3.Error, OSError.
+
+        An empty file is a store that was torn, unless `empty` says that it is to become one.
+        """
+        if os.stat(self.path).st_size == 0 and not empty:
+            raise self.damaged("the file is empty")
         connection = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, timeout=5.0
         )
@@ -131,21 +192,22 @@ class StoreFile:
                 "is an SQLite file of another program", "Name another path for the job store."
             )
 
-    def check_and_upgrade(self, connection: sqlite3.Connection) -> None:
-        """Refuses what is newer or damaged; upgrades what is older."""
+    def refuse_newer(self, connection: sqlite3.Connection) -> int:
+        """The file's format. Raises StoreUnusable when a newer daemon wrote it."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > FORMAT:
             raise self.unusable(
                 f"has format {version}; this cumulusd knows formats up to {FORMAT}",
                 "It was written by a newer cumulusd: run that version, or restore a backup.",
             )
+        return int(version)
+
+    def check_and_upgrade(self, connection: sqlite3.Connection) -> None:
+        """Refuses what is newer or damaged; upgrades what is older."""
+        version = self.refuse_newer(connection)
         faults = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
         if faults != ["ok"]:
-            raise self.unusable(
-                f"is damaged: {'; '.join(faults)}",
-                "Put a backup in its place, or move it away (with its -wal and -shm files) to "
-                "start with an empty job table.",
-            )
+            raise self.damaged("; ".join(faults))
         for number in range(version, FORMAT):
             with transaction(connection):
                 _UPGRADES[number](connection)
@@ -155,18 +217,23 @@ class StoreFile:
         """(the instance's id, all records, oldest first)."""
         row = connection.execute("SELECT value FROM meta WHERE key = 'instance_id'").fetchone()
         if row is None:
-            raise self.unusable("has lost its instance id", "Put a backup in its place.")
+            raise self.damaged("its instance id is lost")
         records = []
         for job_id, text in connection.execute("SELECT job_id, record FROM jobs"):
             try:
                 records.append(codec.loads(text))
             except codec.RecordUnreadable as error:
-                raise self.unusable(
-                    f"holds a record of job {job_id} that can't be read: {error}",
-                    "Run the version of cumulusd that wrote it, or put a backup in its place.",
-                ) from error
+                raise self.unreadable(job_id, error) from error
         records.sort(key=lambda record: (record.created_at, record.job_id))
         return str(row[0]), records
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error of reading says that the file is damaged, rather than out of reach."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(
+        # SQLITE_ERROR: a table that isn't there.
+        ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
+    )
 
 
 class transaction:

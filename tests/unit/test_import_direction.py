@@ -45,8 +45,11 @@ OURS: dict[str, str] = {
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",
     "cumulusd.job_network": "",
-    "cumulusd.cli": "=cumulusd cumulusd.config cumulusd.errors cumulusd.provisioning",
-    "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.log cumulusd.tap",
+    "cumulusd.cli_store": "cumulusd.config cumulusd.errors cumulusd.jobs",
+    "cumulusd.cli": "=cumulusd cumulusd.cli_store cumulusd.config cumulusd.errors"
+    " cumulusd.provisioning",
+    "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
+    " cumulusd.tap",
     "cumulusd.jobs": f"{_COMMON} cumulusd.jobs",
     "cumulusd.swarm": f"{_PORTS} cumulusd.swarm",
     "cumulusd.swarm.agent_services": f"{_PORTS} cumulusd.swarm cumulusd.identity",
