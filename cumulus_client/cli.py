@@ -84,7 +84,8 @@ def parse_environment(pairs: Sequence[str]) -> dict[str, str]:
 
 def read_requirements(path: Path, _from: tuple[Path, ...] = ()) -> list[str]:
     """The requirements of a requirements.txt; `-r` lines are followed. Raises UsageError."""
-    path = path.resolve()
+    # Made absolute, not resolved: `-r <(command)` is a link that leads to no path.
+    path = Path(os.path.abspath(path))
     if path in _from:
         raise UsageError(f"{path} includes itself")
     try:

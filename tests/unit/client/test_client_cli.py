@@ -1,6 +1,7 @@
 """The command line: what it takes, what it refuses, what it exits with."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,19 @@ def test_durations(text: str, seconds: float) -> None:
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="no duration"):
         cli.parse_duration(text)
+
+
+def test_requirements_from_a_pipe() -> None:
+    """As the shell's `-r <(pip freeze)` hands them over."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, b"six\n")
+    finally:
+        os.close(writing)
+    try:
+        assert cli.read_requirements(Path(f"/dev/fd/{reading}")) == ["six"]
+    finally:
+        os.close(reading)
 
 
 def test_requirements_files(tmp_path: Path) -> None:
