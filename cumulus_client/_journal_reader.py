@@ -60,7 +60,9 @@ class ResultCollector:
             if record.kind is Kind.EXIT:
                 self._attempt_over = True
                 continue
-            if self._attempt_over:  # another attempt began: what the last one left is void
+            # An attempt that was killed has no EXIT; the next one begins with its set-up.
+            begins = record.kind is Kind.STATUS and record.json().get("phase") == "setup"
+            if self._attempt_over or begins:  # what the attempt before left is void
                 self._attempt_over = False
                 self._data.clear()
             if record.kind is Kind.RESULT:

@@ -24,7 +24,7 @@ NOT_GIVEN: Any = _NotGiven()
 OLD_DEFAULTS: Mapping[str, Any] = {
     "gpu_memory": 0.5, "duration": 3600, "requirements": None, "timeout": None, "args": None,
 }  # fmt: skip
-OPTIONS = (*OLD_DEFAULTS, "name", "queue_timeout", "setup_timeout", "env", "priority")
+OPTIONS = (*OLD_DEFAULTS, "name", "queue_timeout", "setup_timeout", "env", "priority", "retries")
 #: Longest wait that Python's locks take is somewhat over this.
 _LONGEST_S = 1e9
 
@@ -153,6 +153,7 @@ def make_spec(
     setup_timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     priority: int = 0,
+    retries: int = 0,
 ) -> dict[str, Any]:
     """A job's specification, without its package. Checks types (TypeError) and that numbers are
     finite (ValueError): which values are allowed is for the daemon to say."""
@@ -186,6 +187,8 @@ def make_spec(
         spec["environment"] = dict(env)
     if whole := _whole("priority", priority):
         spec["priority"] = whole
+    if again := _whole("retries", retries):
+        spec["retries"] = again
     return spec
 
 

@@ -64,6 +64,7 @@ COMMAND_LINE = Words(
         "environment": "--env",
         "name": "--name",
         "priority": "--priority",
+        "retries": "--retries",
     }
 )
 

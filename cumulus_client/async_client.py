@@ -93,6 +93,7 @@ class AsyncCumulusClient:
         setup_timeout: float = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
+        retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
         **kwargs: Any,
     ) -> Any:
@@ -119,6 +120,7 @@ class AsyncCumulusClient:
         setup_timeout: float = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
+        retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
         **kwargs: Any,
     ) -> "AsyncCumulusJob":

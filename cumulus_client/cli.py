@@ -181,6 +181,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--priority", type=int, default=0, metavar="N", help="higher ones start first (default 0)"
     )
+    run.add_argument(
+        "--retries", type=int, default=0, metavar="N",
+        help="how often to run it again when its worker fails, never for its own fault (default 0)",
+    )  # fmt: skip
     run.add_argument("-q", "--quiet", action="store_true", help="no [cumulus] lines")
     run.add_argument(
         "--json", action="store_true", help="a last line on stdout: the job's end as JSON"
@@ -242,6 +246,7 @@ def _run(options: argparse.Namespace) -> int:
             queue_timeout=options.queue_timeout,
             setup_timeout=options.setup_timeout,
             priority=options.priority,
+            retries=options.retries,
         )
     code = exit_code(view)
     end = view.get("end") or {}

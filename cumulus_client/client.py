@@ -105,6 +105,7 @@ class CumulusClient:
         setup_timeout: float = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
+        retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
         **kwargs: Any,
     ) -> Any:
@@ -118,7 +119,8 @@ class CumulusClient:
         `name`: what the job is called (the function). `queue_timeout`: seconds it may wait for a
         free share; 0: fail rather than wait (it waits for ever). `setup_timeout`: seconds that
         installing the requirements may take (600). `env`: environment variables of the job.
-        `priority`: higher ones are placed first (0).
+        `priority`: higher ones are placed first (0). `retries`: how often it is run again when its
+        worker or Cumulus failed, never for a fault of its own (0).
 
         A keyword from `name` on that `func` has a parameter of goes to `func`; the option is given
         in `options={...}` then, which is merged over all options. So are the older ones when
@@ -147,6 +149,7 @@ class CumulusClient:
         setup_timeout: float = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
+        retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
         **kwargs: Any,
     ) -> CumulusJob:

@@ -16,12 +16,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class JournalWriter:
     """The journal's only writer.
 
-    An empty folder begins at offset 0; else it goes on after the last whole frame, and cuts what a
-    crash left torn behind it. The agent deletes segments that it no longer needs, never the newest.
+    An empty folder begins at `start_offset`; else it goes on after the last whole frame, and cuts
+    what a crash left torn behind it. The agent deletes segments that it no longer needs, never the
+    newest.
     What may not wait (STATUS, ERROR, EXIT, the rest of the pipes) may pass the bound, by 2 MiB.
     """
 
-    def __init__(self, path: str, max_bytes: int, segment_bytes: int) -> None:
+    def __init__(
+        self, path: str, max_bytes: int, segment_bytes: int, start_offset: int = 0
+    ) -> None:
         """`path`: the folder of segments, made when missing. `max_bytes`: of all segments."""
         self._path = path
         self.max_bytes = max_bytes
@@ -31,7 +34,7 @@ class JournalWriter:
         self._segment = ""
         self._sizes: dict[str, int] = {}
         self._set_aside: str | None = None
-        self.end_offset = 0
+        self.end_offset = start_offset
         self.exited = False
         os.makedirs(path, exist_ok=True)
         self._used_bytes = self._rescan()

@@ -25,12 +25,15 @@ class Orders:
 
     __slots__ = (
         "attempt",
+        "boot_id",
         "duration_s",
         "environment",
         "environments",
         "installer_environment",
         "job_id",
         "journal_max_bytes",
+        "journal_start",
+        "last_moment_s",
         "owner",
         "package_max_bytes",
         "package_max_files",
@@ -62,6 +65,10 @@ class Orders:
         self.environments = read.optional_text("environments")
         self.package_max_bytes = read.count("package_max_bytes", 1)
         self.package_max_files = read.count("package_max_files", 1)
+        self.journal_start = read.count("journal_start", 0, 0)
+        #: After this second of that boot nothing of the job may run here, whatever it is at.
+        self.boot_id = read.optional_text("boot_id")
+        self.last_moment_s = read.seconds("last_moment_s", 1e11)
         self.journal_max_bytes = read.count("journal_max_bytes", 1)
         self.segment_bytes = read.count("segment_bytes", 1)
         if faults:
@@ -106,8 +113,8 @@ class _Reader:
     def optional_text(self, key: str) -> str | None:
         return None if self._value.get(key) is None else self.text(key)
 
-    def count(self, key: str, minimum: int) -> int:
-        value = self._value.get(key)
+    def count(self, key: str, minimum: int, default: int | None = None) -> int:
+        value = self._value.get(key, default)
         if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
             return value
         self._faults.append(f"{key} is no whole number of at least {minimum}")

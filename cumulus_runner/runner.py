@@ -38,6 +38,8 @@ MAX_RESULT_BYTES = 100 << 20
 MAX_LOGGED_RESULT_BYTES = 64 << 10
 #: The runner's own corner of scratch/.
 _PRIVATE = ".cumulus"
+#: Between the last SIGKILL and the moment at which nothing may be left.
+_LAST_MARGIN_S = 15.0
 _LOCK_TRIES = 20
 _LOCK_PAUSE_S = 0.01
 
@@ -80,6 +82,7 @@ def _run_locked(path: str, lock: int, log: ContainerLog) -> int:
         os.path.join(path, folder.JOURNAL),
         orders.journal_max_bytes if orders else 1 << 20,
         orders.segment_bytes if orders else 1 << 20,
+        orders.journal_start if orders else 0,
     )
     try:
         if journal.exited:
@@ -157,7 +160,8 @@ class Runner:
 
     def _run_job(self) -> tuple[Outcome, dict[str, Any] | None]:
         orders, supervisor = self._orders, self._supervisor
-        supervisor.set_deadline(
+        self._refuse_late()
+        self._set_deadline(
             self._begun_at + orders.setup_timeout_s,
             Stop(
                 EndReason.SETUP_TIMEOUT,
@@ -173,14 +177,14 @@ class Runner:
             )
         os.makedirs(self._private, exist_ok=True)
         self._journal.set_aside(os.path.join(self._private, "reserve"))
-        supervisor.record(Kind.STATUS, {"phase": "setup"})
+        supervisor.record(Kind.STATUS, {"phase": "setup", "attempt": orders.attempt})
         supervisor.check()
         manifest, environment = self._set_up()
         supervisor.check()
         with open(self._started_mark, "x", encoding="ascii"):
             pass
         self._running_at = boot_time()
-        supervisor.set_deadline(
+        self._set_deadline(
             self._running_at + orders.duration_s,
             Stop(
                 EndReason.DURATION_EXCEEDED,
@@ -197,6 +201,33 @@ class Runner:
             },
         )
         return self._run_code(manifest, environment)
+
+    def _refuse_late(self) -> None:
+        """Raises JobFailed where the daemon may have taken this attempt for over and begun another
+        one elsewhere: after a restart of the worker, and past the last moment."""
+        orders = self._orders
+        booted = boot_id()
+        if orders.boot_id is not None and booted not in (None, orders.boot_id):
+            why = "the worker was restarted since the job was placed on it"
+        elif boot_time() >= self._last_moment:
+            why = "the time in which the job could run on this worker is over"
+        else:
+            return
+        raise JobFailed(
+            EndReason.RUNNER_FAILED, f"{why}; nothing was started", "Submit the job again."
+        )
+
+    @property
+    def _last_moment(self) -> float:
+        """When the job is stopped in any case, so that it is gone at the very last one."""
+        return self._orders.last_moment_s - self._orders.stop_grace_s - _LAST_MARGIN_S
+
+    def _set_deadline(self, deadline: float, stop: Stop) -> None:
+        """The deadline, or the last moment where that comes first."""
+        if self._last_moment < deadline:
+            message = f"{stop.message}, or the start took so long that the worker's time was over"
+            deadline, stop = self._last_moment, Stop(stop.reason, message, stop.grace_s)
+        self._supervisor.set_deadline(deadline, stop)
 
     def _set_up(self) -> tuple[dict[str, Any], Environment]:
         """Unpacks the package and provides the environment. Raises JobFailed, StopRequested."""
@@ -382,6 +413,15 @@ class Runner:
 def boot_time() -> float:
     """Seconds since the machine's start, suspended ones too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str | None:
+    """Which start of the machine this is; None where the kernel doesn't tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
 
 
 def _lock(path: str) -> int | None:

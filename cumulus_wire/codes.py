@@ -29,6 +29,19 @@ class EndReason(StrEnum):
     JOURNAL_CORRUPT = "journal_corrupt"
 
 
+#: Ends that are the infrastructure's fault, never the code's: `retries` runs such a job again.
+RETRIED = frozenset(
+    {
+        EndReason.WORKER_LOST,
+        EndReason.WORKER_DRAINED,
+        EndReason.RUNNER_FAILED,
+        EndReason.LAUNCH_FAILED,
+        EndReason.PARTITION_FAILED,
+        EndReason.JOURNAL_CORRUPT,
+    }
+)
+
+
 class WaitReason(StrEnum):
     """Why a job is `pending`."""
 
@@ -37,6 +50,7 @@ class WaitReason(StrEnum):
     AGENT_AWAY = "agent_away"  #: a worker is there, its agent is not
     BEHIND_OTHERS = "behind_others"  #: it would fit, but others come first
     PLACING = "placing"  #: a partition is being made for it
+    RETRYING = "retrying"  #: an attempt ended; the next begins when nothing of it can run any more
 
 
 class ErrorCode(StrEnum):

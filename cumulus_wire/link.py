@@ -3,14 +3,14 @@
 A message is `header length u16 (big-endian) | header JSON | body`; `t` in the header names it:
 
 agent to daemon
-    offer {job, start, end}          I hold this job's journal from `start` to `end`
-    data {job, offset} + bytes       journal bytes at `offset`
+    offer {job, attempt, start, end} I hold this attempt's journal from `start` to `end`
+    data {job, attempt, offset} + bytes   journal bytes at `offset`
     get {id, sha256, offset, length} send me this range of a package
-    lock_free {job}                  the job's container is proven gone
+    lock_free {job, attempt}         that attempt's container is proven gone
 daemon to agent
-    from {job, offset}               send this journal from `offset` on (the answer to `offer`)
-    ack {job, offset}                this journal is on my disk up to `offset`
-    drop {job}                       I don't know this job: send nothing of it
+    from {job, attempt, offset}      send this journal from `offset` on (the answer to `offer`)
+    ack {job, attempt, offset}       this journal is on my disk up to `offset`
+    drop {job, attempt}              I don't want this attempt: send nothing of it
     part {id, offset, total} + bytes the answer to `get`
     refused {id, message}            the other answer to `get`
 """

@@ -267,7 +267,7 @@ class Relay:
             )
         digest, sent, parts = hashlib.sha256(), 0, []
         journal = self._journals.open(job_id)
-        offset = journal.start_offset
+        offset = max(journal.start_offset, record.journal_start)
         while offset < journal.end_offset:
             chunk = journal.read(offset, RESULT_CHUNK_BYTES)
             for entry in chunk.records():

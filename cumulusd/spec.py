@@ -11,6 +11,8 @@ from pydantic import Field, StringConstraints
 from cumulusd.errors import InvalidArgument, TooLarge
 from cumulusd.jobs.model import JobSpec
 
+#: Further attempts that a job may ask for.
+MAX_RETRIES = 100
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -60,6 +62,7 @@ class _Spec(_Strict):
         Annotated[str, StringConstraints(pattern=r"^\d+\.\d+(\.\d+)?\S{0,20}$")] | None
     ) = None
     idempotency_key: _Text | None = None
+    retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
 
 
 def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
@@ -103,6 +106,7 @@ def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
         memory_bytes=spec.memory_bytes,
         python_version=spec.python_version,
         idempotency_key=spec.idempotency_key,
+        retries=spec.retries,
     )
 
 

@@ -18,6 +18,7 @@ from cumulusd.identity import Authenticator, Principal
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import RunInThread
@@ -51,6 +52,9 @@ def make_service(config: Config, reactor: Any = None) -> IService:
         from twisted.internet import reactor as running
 
         reactor = running
+        # Twisted's timers go by the wall clock, which is set and jumps: a job must not be given up
+        # for that. Nothing is scheduled yet.
+        reactor.seconds = time.monotonic
     return Cumulusd(config, reactor)
 
 
@@ -131,15 +135,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     session.watch_registrations(workers.registration_changed)
     pool = platform_parts(config, reactor, authenticator, store.instance_id(), run_in_thread)
     platform = pool.platform
-    supervisor = Supervisor(
-        table=table,
-        store=store,
-        platform=platform,
-        workers=workers,
-        clock=reactor,
-        wall_clock=time.time,
-        settings=settings,
-    )
+    tails = LogTails()
     journals = Journals(
         state / "journals",
         clock=reactor,
@@ -148,10 +144,22 @@ def assemble(config: Config, reactor: Any) -> Parts:
         segment_bytes=min(_JOURNAL_SEGMENT_BYTES, config.jobs.journal_cap_bytes // 8),
         on_durable=acknowledge,
     )
+    supervisor = Supervisor(
+        table=table,
+        store=store,
+        journals=journals,
+        tails=tails,
+        platform=platform,
+        workers=workers,
+        clock=reactor,
+        wall_clock=time.time,
+        settings=settings,
+    )
     intake = Intake(
         table=table,
         journals=journals,
         packages=packages,
+        tails=tails,
         clock=reactor,
         tell=supervisor.tell,
         nudge=supervisor.nudge,

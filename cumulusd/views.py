@@ -5,8 +5,11 @@ from typing import Any
 
 import attrs
 
-from cumulusd.jobs.model import Grant, JobRecord
+from cumulusd.jobs.model import EndedAttempt, Grant, JobRecord
 from cumulusd.jobs.ports import AgentView, Node
+
+#: A view names at most so many ended attempts, the last ones.
+MAX_SHOWN_ATTEMPTS = 20
 
 
 def job_view(record: JobRecord, journal: tuple[int, int]) -> dict[str, Any]:
@@ -26,6 +29,8 @@ def job_view(record: JobRecord, journal: tuple[int, int]) -> dict[str, Any]:
             "details": dict(record.wait.details),
         },
         "attempt": record.attempt,
+        "retries": record.spec.retries,
+        "attempts": [_attempt(over) for over in record.attempts[-MAX_SHOWN_ATTEMPTS:]],
         "created_at": record.created_at,
         "started_at": record.started_at,
         "completed_at": record.ended_at,
@@ -48,8 +53,22 @@ def job_view(record: JobRecord, journal: tuple[int, int]) -> dict[str, Any]:
             "signal": end.signal,
             "error": None if end.error is None else dict(end.error),
             "result": None if end.result is None else attrs.asdict(end.result),
+            "log_tail": end.log_tail,
         },
         "error": end.message if end is not None and end.reason is not None else None,
+    }
+
+
+def _attempt(over: EndedAttempt) -> dict[str, Any]:
+    return {
+        "attempt": over.attempt,
+        "reason": over.reason.value,
+        "message": over.message,
+        "worker": None
+        if over.node_id is None
+        else {"node_id": over.node_id, "hostname": over.hostname},
+        "started_at": over.started_at,
+        "ended_at": over.ended_at,
     }
 
 

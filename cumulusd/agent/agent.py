@@ -192,7 +192,13 @@ class Agent:
                     device=grant.device.name,
                 )
         return {
-            "grant": grant_answer(grant, str(live.folder.path), environments, self._ca_bundle),
+            "grant": grant_answer(
+                grant,
+                str(live.folder.path),
+                environments,
+                self._ca_bundle,
+                self._partitions.lifetime_s(order),
+            ),
             "devices": self._partitions.devices(),
         }
 
@@ -226,9 +232,14 @@ class Agent:
         try:
             await self._fetch(order, folder)
             orders = runner_orders(
-                order, grant.environment, environments, self._options, self._ca_bundle
+                order,
+                grant.environment,
+                environments,
+                self._options,
+                self._ca_bundle,
+                self._partitions.last_moment(order),
             )
-            live = self._take_up(folder, order.attempt)
+            live = self._take_up(folder, order.attempt, order.journal_start)
             live.socket.open()
             folder.write_orders(orders)
         except BaseException as error:
@@ -323,7 +334,7 @@ class Agent:
             )
             return
         attempt = self._partitions.attempt_of(job_id) or folder.read_attempt()
-        live = self._take_up(folder, attempt or UNKNOWN_ATTEMPT)
+        live = self._take_up(folder, attempt or UNKNOWN_ATTEMPT, folder.read_journal_start())
         try:
             live.socket.open()
         except (CumulusError, OSError) as error:
@@ -335,17 +346,18 @@ class Agent:
         if not live.lock_free():
             self._watch(live)
 
-    def _take_up(self, folder: JobFolder, attempt: int) -> LiveJob:
+    def _take_up(self, folder: JobFolder, attempt: int, journal_start: int) -> LiveJob:
         live = LiveJob(
             self._reactor,
             folder,
             attempt,
+            journal_start,
             poked=self._link.sender.poke,
             came=self._runner_came,
             left=self._watch,
         )
         self._jobs[live.job_id] = live
-        self._link.sender.add(live.job_id, live.journal)
+        self._link.sender.add(live.job_id, attempt, live.journal)
         return live
 
     def _runner_came(self, live: LiveJob) -> None:
@@ -367,7 +379,7 @@ class Agent:
                     return
                 if live.lock_free():
                     self._link.sender.poke(live.job_id)
-                    self._link.lock_free(live.job_id)
+                    self._link.lock_free(live.job_id, live.attempt)
                     return
                 await sleep(self._reactor, pause_s)
                 pause_s = min(_MAX_LOCK_PAUSE_S, pause_s * 1.5)

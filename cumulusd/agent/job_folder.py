@@ -154,19 +154,29 @@ class JobFolder:
 
     def read_attempt(self) -> int | None:
         """The attempt that `job.json` is for; None when the folder isn't complete."""
+        attempt = self._read_orders().get("attempt")
+        return attempt if type(attempt) is int and attempt >= 1 else None
+
+    def read_journal_start(self) -> int:
+        """The offset at which `job.json` has the journal begin."""
+        offset = self._read_orders().get("journal_start")
+        return offset if type(offset) is int and offset >= 0 else 0
+
+    def _read_orders(self) -> dict[str, Any]:
+        """Empty when there are none to be read."""
         try:
             handle = os.open(names.ORDERS, READ, dir_fd=self.handle)
         except OSError:
-            return None
+            return {}
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
+                return {}
             data = file.read(MAX_ORDERS_BYTES)
         try:
-            attempt = json.loads(data)["attempt"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
-        return attempt if type(attempt) is int and attempt >= 1 else None
+            orders = json.loads(data)
+        except (ValueError, RecursionError):
+            return {}
+        return orders if isinstance(orders, dict) else {}
 
     def pin_lock(self) -> bool:
         """Opens the lock file if there is one, and keeps it: whoever replaces it later gains

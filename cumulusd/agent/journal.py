@@ -21,20 +21,22 @@ class Journal:
     Only regular files that continue one another without a gap count.
     """
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, begins_at: int = 0) -> None:
+        """`begins_at`: its first offset, where the attempts before this one ended."""
         self._folder = handle
+        self._begins_at = begins_at
         self._segments: list[tuple[int, int]] = []  #: (offset, size), in order
         self._handle: int | None = None
 
     @property
     def start(self) -> int:
         """Offset of the first byte that is here."""
-        return self._segments[0][0] if self._segments else 0
+        return self._segments[0][0] if self._segments else self._begins_at
 
     @property
     def end(self) -> int:
         """Offset after the last byte that was here at the last `refresh`."""
-        return sum(self._segments[-1]) if self._segments else 0
+        return sum(self._segments[-1]) if self._segments else self._begins_at
 
     def close(self) -> None:
         """Frees the descriptor."""

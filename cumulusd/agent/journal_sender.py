@@ -21,8 +21,9 @@ class _Answer(Enum):
 
 
 class _Source:
-    def __init__(self, job_id: str, journal: Journal) -> None:
+    def __init__(self, job_id: str, attempt: int, journal: Journal) -> None:
         self.job_id = job_id
+        self.attempt = attempt
         self.journal = journal
         self.answer = _Answer.NONE
         self.position = 0  #: next byte to send
@@ -55,9 +56,9 @@ class JournalSender:
         self._turns: deque[str] = deque()  #: jobs with bytes to send, next one first
         self._connected = False
 
-    def add(self, job_id: str, journal: Journal) -> None:
-        """Follows this journal until `remove`."""
-        source = _Source(job_id, journal)
+    def add(self, job_id: str, attempt: int, journal: Journal) -> None:
+        """Follows the journal of this attempt until `remove`."""
+        source = _Source(job_id, attempt, journal)
         self._sources[job_id] = source
         self._refresh(source)
         source.acked = journal.start  # what is deleted was acknowledged
@@ -92,9 +93,9 @@ class JournalSender:
         self._offers.clear()
         self._turns.clear()
 
-    def begin(self, job_id: str, offset: int) -> None:
+    def begin(self, job_id: str, attempt: int, offset: int) -> None:
         """The daemon has it up to `offset`, on disk: go on from there."""
-        source = self._sources.get(job_id)
+        source = self._of(job_id, attempt)
         if source is None:
             return
         self._refresh(source)
@@ -108,12 +109,12 @@ class JournalSender:
             )
         source.answer = _Answer.SEND
         source.position = max(offset, source.journal.start)
-        self.ack(job_id, offset)
+        self.ack(job_id, attempt, offset)
         self._ready(source)
 
-    def ack(self, job_id: str, offset: int) -> None:
+    def ack(self, job_id: str, attempt: int, offset: int) -> None:
         """The daemon has it on disk up to `offset`: whole segments below can go."""
-        source = self._sources.get(job_id)
+        source = self._of(job_id, attempt)
         if source is None or offset < source.acked:
             return
         source.acked = offset
@@ -123,9 +124,9 @@ class JournalSender:
             self._break(source, error)
         self._progress()
 
-    def drop(self, job_id: str) -> None:
-        """The daemon wants nothing of this job."""
-        source = self._sources.get(job_id)
+    def drop(self, job_id: str, attempt: int) -> None:
+        """The daemon wants nothing of this attempt."""
+        source = self._of(job_id, attempt)
         if source is not None:
             source.answer = _Answer.DROP
             self._progress()
@@ -168,9 +169,14 @@ class JournalSender:
         while self._offers:
             source = self._sources.get(self._offers.popleft())
             if source is not None:
-                journal = source.journal
                 return wire.encode(
-                    {"t": "offer", "job": source.job_id, "start": journal.start, "end": journal.end}
+                    {
+                        "t": "offer",
+                        "job": source.job_id,
+                        "attempt": source.attempt,
+                        "start": source.journal.start,
+                        "end": source.journal.end,
+                    }
                 )
         while self._turns:
             job_id = self._turns.popleft()
@@ -184,12 +190,18 @@ class JournalSender:
             except JournalBroken as error:
                 self._break(source, error)
                 continue
-            message = wire.encode({"t": "data", "job": job_id, "offset": source.position}, data)
+            header = {"t": "data", "job": job_id, "attempt": source.attempt}
+            message = wire.encode({**header, "offset": source.position}, data)
             source.position += len(data)
             if source.to_send:
                 self._turns.append(job_id)
             return message
         return None
+
+    def _of(self, job_id: str, attempt: int) -> _Source | None:
+        """None also when what was said is of an attempt that was here before."""
+        source = self._sources.get(job_id)
+        return source if source is not None and source.attempt == attempt else None
 
     def _ready(self, source: _Source) -> None:
         if source.to_send:

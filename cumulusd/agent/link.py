@@ -39,7 +39,7 @@ class AgentLink:
         self._requests: deque[bytes] = deque()
         self._parts: dict[int, Deferred[tuple[bytes, int]]] = {}
         self._last_id = 0
-        self._lock_free: set[str] = set()
+        self._lock_free: dict[str, int] = {}  #: job id -> attempt
 
     @property
     def is_up(self) -> bool:
@@ -61,17 +61,17 @@ class AgentLink:
         self._wake()
         return answer
 
-    def lock_free(self, job_id: str) -> None:
-        """Tells the daemon that no process of the job is left; again on each new connection."""
+    def lock_free(self, job_id: str, attempt: int) -> None:
+        """Tells the daemon that no process of it is left; again on each new connection."""
         if job_id not in self._lock_free:
-            self._lock_free.add(job_id)
+            self._lock_free[job_id] = attempt
             if self._connection is not None:
-                self._requests.append(wire.encode({"t": "lock_free", "job": job_id}))
+                self._requests.append(_lock_free(job_id, attempt))
                 self._wake()
 
     def forget(self, job_id: str) -> None:
         """The job's folder is gone, or a runner is at work in it again."""
-        self._lock_free.discard(job_id)
+        self._lock_free.pop(job_id, None)
 
     # -- the connection's side
 
@@ -79,7 +79,7 @@ class AgentLink:
         """This connection is open."""
         self._connection = connection
         self._requests.extend(
-            wire.encode({"t": "lock_free", "job": job_id}) for job_id in sorted(self._lock_free)
+            _lock_free(job_id, attempt) for job_id, attempt in sorted(self._lock_free.items())
         )
         self.sender.connected()
         self.came_up.fire()
@@ -105,11 +105,11 @@ class AgentLink:
         """A message from the daemon. Raises LinkError."""
         kind = header["t"]
         if kind == "from":
-            self.sender.begin(_text(header, "job"), _number(header, "offset"))
+            self.sender.begin(*_journal(header), _number(header, "offset"))
         elif kind == "ack":
-            self.sender.ack(_text(header, "job"), _number(header, "offset"))
+            self.sender.ack(*_journal(header), _number(header, "offset"))
         elif kind == "drop":
-            self.sender.drop(_text(header, "job"))
+            self.sender.drop(*_journal(header))
         elif kind == "part":
             total = _number(header, "total")
             answer = self._parts.pop(_number(header, "id"), None)
@@ -228,6 +228,14 @@ class _LinkProtocol(WebSocketClientProtocol):
     def _turn(self) -> None:
         self._next_turn = None
         self.pump()
+
+
+def _lock_free(job_id: str, attempt: int) -> bytes:
+    return wire.encode({"t": "lock_free", "job": job_id, "attempt": attempt})
+
+
+def _journal(header: Mapping[str, Any]) -> tuple[str, int]:
+    return _text(header, "job"), _number(header, "attempt")
 
 
 def _text(header: Mapping[str, Any], key: str) -> str:

@@ -19,6 +19,7 @@ class LiveJob:
         reactor: Any,
         folder: JobFolder,
         attempt: int,
+        journal_start: int,
         *,
         poked: Callable[[str], None],
         came: Callable[["LiveJob"], None],
@@ -27,7 +28,7 @@ class LiveJob:
         self.job_id = folder.job_id
         self.attempt = attempt
         self.folder = folder
-        self.journal = Journal(folder.handle)
+        self.journal = Journal(folder.handle, journal_start)
         self.releasing = False  #: the daemon has asked for its release
         self.watching = False  #: somebody waits for its lock
         self.socket = RunnerSocket(

@@ -34,6 +34,8 @@ class AgentOptions:
     package_timeout_s: float = 240.0  #: for fetching one package, retries included
     release_wait_s: float = 10.0  #: for the journal to arrive at the daemon
     expiry_grace_s: float = 60.0  #: beyond set-up and run time, until a partition is draining
+    #: beyond that, for a container that starts late, until its runner ends in any case
+    start_margin_s: float = 120.0
     #: who owns the jobs' folders where containers run as another user; None: the agent itself
     job_uid: int | None = None
     job_gid: int | None = None

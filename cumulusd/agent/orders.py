@@ -37,6 +37,7 @@ class PrepareOrder:
     owner: str
     device_id: str
     units: int
+    journal_start: int  #: offset at which the attempt's journal begins
     setup_timeout_s: float
     duration_s: float
     package_sha256: str
@@ -58,6 +59,7 @@ class PrepareOrder:
             owner=look.take("owner", _text),
             device_id=look.take("device_id", _text),
             units=look.take("units", _units),
+            journal_start=look.take("journal_start", _offset, default=0),
             setup_timeout_s=look.take("setup_timeout_s", _seconds),
             duration_s=look.take("duration_s", _seconds),
             package_sha256=inner.take("sha256", _sha256),
@@ -113,6 +115,14 @@ class StopOrder:
         return order
 
 
+@attrs.frozen(kw_only=True)
+class LastMoment:
+    """When a runner ends whatever it does, and before which it must have begun."""
+
+    boot_id: str
+    seconds: float  #: since that boot
+
+
 def refuse_arguments(arguments: Mapping[str, Any]) -> None:
     """For verbs that take none. Raises InvalidArgument."""
     raise_faults(_Reader(arguments).unknown(), None)
@@ -124,6 +134,7 @@ def runner_orders(
     environments: str,
     options: AgentOptions,
     ca_bundle: str | None,
+    last_moment: LastMoment,
 ) -> dict[str, Any]:
     """The content of `job.json`. `grant`: the grant's variables, which win over the user's;
     those of the CA bundle don't."""
@@ -132,6 +143,9 @@ def runner_orders(
         "version": ORDERS_VERSION,
         "job_id": order.job_id,
         "attempt": order.attempt,
+        "journal_start": order.journal_start,
+        "boot_id": last_moment.boot_id,
+        "last_moment_s": last_moment.seconds,
         "owner": order.owner,
         "setup_timeout_s": order.setup_timeout_s,
         "duration_s": order.duration_s,
@@ -154,7 +168,7 @@ def runner_orders(
 
 
 def grant_answer(
-    grant: Grant, folder: str, environments: str, ca_bundle: str | None
+    grant: Grant, folder: str, environments: str, ca_bundle: str | None, lifetime_s: float
 ) -> dict[str, Any]:
     """The grant as `docs/protocol.md` has it. Mounts stand under the same paths inside the
     container, so that `job.json` holds for both."""
@@ -173,6 +187,7 @@ def grant_answer(
         "folder": folder,
         "environment": {**job_network.certificates(ca_bundle), **grant.environment},
         "mounts": mounts,
+        "lifetime_s": lifetime_s,
     }
 
 
@@ -236,6 +251,10 @@ def _integer(value: Any, low: int, high: int) -> int:
 
 def _attempt(value: Any) -> int:
     return _integer(value, 1, 1 << 31)
+
+
+def _offset(value: Any) -> int:
+    return _integer(value, 0, 1 << 62)
 
 
 def _units(value: Any) -> int:

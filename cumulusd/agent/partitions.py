@@ -7,7 +7,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from cumulusd.agent.options import AgentOptions
-from cumulusd.agent.orders import PrepareOrder
+from cumulusd.agent.orders import LastMoment, PrepareOrder
 from cumulusd.chronos.boot_clock import BootClock
 from cumulusd.chronos.devices import Discovered
 from cumulusd.chronos.grant import TIER_ADVISORY, Grant, make_grant
@@ -61,7 +61,7 @@ class Partitions:
         """The grant of the partition of that attempt, made if it isn't there. Durable."""
         if self._ledger.find(order.job_id, order.attempt) is None:
             self._refuse_absent(order)
-        budget_s = order.setup_timeout_s + order.duration_s + self._options.expiry_grace_s
+        budget_s = self._budget_s(order)
         ledger, partition = self._ledger.reserve(
             partition_id=f"p-{secrets.token_hex(8)}",
             job_id=order.job_id,
@@ -73,6 +73,20 @@ class Partitions:
         )
         self._save(ledger)
         return make_grant(partition, ledger.devices[partition.device_id])
+
+    def lifetime_s(self, order: PrepareOrder) -> float:
+        """How long after its `reserve` a runner of that attempt may be there at most."""
+        return self._budget_s(order) + self._options.start_margin_s
+
+    def last_moment(self, order: PrepareOrder) -> LastMoment:
+        """Of the runner of an attempt whose partition is reserved."""
+        held = self._ledger.find(order.job_id, order.attempt)
+        assert held is not None
+        seconds = held.expires_s + self._options.start_margin_s
+        return LastMoment(boot_id=held.boot_id, seconds=seconds)
+
+    def _budget_s(self, order: PrepareOrder) -> float:
+        return order.setup_timeout_s + order.duration_s + self._options.expiry_grace_s
 
     def drain(self, job_id: str, attempt: int) -> None:
         """It is on its way out."""

@@ -8,23 +8,31 @@ from twisted.logger import Logger, LogLevel
 
 from cumulus_wire.codes import EndReason
 from cumulusd.errors import (
+    Conflict,
     CumulusError,
     InsufficientResources,
     NotFound,
     TooMany,
     Unavailable,
 )
-from cumulusd.jobs import ends
+from cumulusd.jobs import ends, waits
+from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.machine import Effect, Event, EventKind
-from cumulusd.jobs.model import End, JobRecord, Phase
+from cumulusd.jobs.model import End, JobRecord, Phase, Placement
 from cumulusd.jobs.ports import Clock, ContainerSpec, Platform, Workers
 from cumulusd.jobs.settings import Settings
+from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Signal, Tasks, sleep, wait_at_most
 
 #: About one second at the pace of `_until_done`.
 _LOOKS_BEFORE_STOP = 6
 #: An effect that failed in a way nobody foresaw is tried again after so long.
 _TRY_AGAIN_S = 5.0
+#: Between an attempt's end and the next one's place in the line: doubled with each, up to a minute.
+_FIRST_PAUSE_S = 0.5
+_MAX_PAUSE_S = 60.0
+#: What a runner may take beyond its own bounds to be gone.
+_LIFETIME_MARGIN_S = 30.0
 
 
 class Tell(Protocol):
@@ -38,6 +46,7 @@ class Tell(Protocol):
         at: float | None = None,
         end: End | None = None,
         stop_reason: EndReason | None = None,
+        attempt: int | None = None,
         event: Event | None = None,
     ) -> None: ...
 
@@ -54,15 +63,26 @@ class Effects:
         workers: Workers,
         clock: Clock,
         settings: Settings,
-        current: Callable[[str], JobRecord | None],
+        wall_clock: Callable[[], float],
+        journals: Journals,
+        table: JobTable,
+        is_gone: Callable[[str], bool],
         tell: Tell,
     ) -> None:
+        """`clock` never jumps: what can't run any more is told by it. `is_gone(node id)`: that
+        node was removed from the pool."""
         self._platform = platform
         self._workers = workers
         self._clock = clock
         self._settings = settings
-        self._current = current
+        self._wall_clock = wall_clock
+        self._journals = journals
+        self._table = table
+        self._is_gone = is_gone
         self._tell = tell
+        self._began_at = clock.seconds()
+        #: (job id, attempt) -> when its grant came; those of an earlier daemon: when this began.
+        self._granted_at: dict[tuple[str, int], float] = {}
         self._tasks = Tasks()
         self._running: dict[str, Deferred[Any]] = {}
         self._nudges: dict[str, Signal] = {}
@@ -126,7 +146,8 @@ class Effects:
         while True:
             try:
                 grant = await self._workers.prepare(record, placement)
-                event = Event(kind=EventKind.PREPARED, at=0.0, grant=grant)
+                self._granted_at[record.job_id, record.attempt] = self._clock.seconds()
+                event = Event(kind=EventKind.PREPARED, at=0.0, grant=grant, attempt=record.attempt)
                 self._tell(record.job_id, EventKind.PREPARED, event=event)
                 return
             except InsufficientResources as error:
@@ -137,20 +158,42 @@ class Effects:
                     why=error.message,
                 )
                 await sleep(self._clock, 0.2)
-                self._tell(record.job_id, EventKind.UNPLACED)
+                self._tell(record.job_id, EventKind.UNPLACED, attempt=record.attempt)
                 return
             except (Unavailable, TooMany) as error:
                 if self._clock.seconds() >= give_up_at:
                     end = ends.end_of_lost_worker(record, error.message)
-                    self._tell(record.job_id, EventKind.PREPARE_FAILED, end=end)
+                    self._tell(
+                        record.job_id, EventKind.PREPARE_FAILED, end=end, attempt=record.attempt
+                    )
                     return
             except CumulusError as error:
+                older = error.details.get("attempt") if isinstance(error, Conflict) else None
+                if isinstance(older, int) and self._clock.seconds() < give_up_at:
+                    # Its worker came back after that attempt was given up.
+                    await self._release_older(record, placement, older)
+                    await sleep(self._clock, delay_s)
+                    continue
                 what = f"Worker {placement.hostname} could not prepare the job"
                 end = ends.end_of_error(error, EndReason.PARTITION_FAILED, what)
-                self._tell(record.job_id, EventKind.PREPARE_FAILED, end=end)
+                self._tell(record.job_id, EventKind.PREPARE_FAILED, end=end, attempt=record.attempt)
                 return
             await sleep(self._clock, delay_s)
             delay_s = min(delay_s * 2, 2.0)
+
+    async def _release_older(self, record: JobRecord, placement: Placement, older: int) -> None:
+        if older >= record.attempt:
+            return
+        try:
+            await self._workers.release(placement.node_id, record.job_id, older)
+        except CumulusError as error:
+            self._log.info(
+                "job {job_id}: its attempt {older} can't be cleared from {worker} yet: {why}",
+                job_id=record.job_id,
+                older=older,
+                worker=placement.hostname,
+                why=error.message,
+            )
 
     async def _launch(self, record: JobRecord) -> None:
         placement, grant = record.placement, record.grant
@@ -169,35 +212,44 @@ class Effects:
         while True:
             try:
                 await self._platform.launch(spec)
-                self._tell(record.job_id, EventKind.LAUNCHED)
+                self._tell(record.job_id, EventKind.LAUNCHED, attempt=record.attempt)
                 return
             except CumulusError as error:
                 over = self._clock.seconds() >= give_up_at
                 if not isinstance(error, Unavailable) or over:
                     what = f"The {self._platform.name} platform could not start the job"
                     end = ends.end_of_error(error, EndReason.LAUNCH_FAILED, what)
-                    self._tell(record.job_id, EventKind.LAUNCH_FAILED, end=end)
+                    self._tell(
+                        record.job_id, EventKind.LAUNCH_FAILED, end=end, attempt=record.attempt
+                    )
                     return
             await sleep(self._clock, delay_s)
             delay_s = min(delay_s * 2, 2.0)
 
     async def _stop_runner(self, record: JobRecord) -> None:
-        """Tells the runner; a runner that can't be told or doesn't obey is forced."""
+        """Tells the runner; a runner that can't be told or doesn't obey is forced. That its time is
+        over the runner knows by itself: a worker that is away for that is waited for as ever."""
         placement, reason = record.placement, record.stop_reason
         assert placement is not None and reason is not None
         grace_s = self._settings.stop_grace_s
-        if reason is EndReason.CANCELLED_BY_USER:
+        asked_by_user = reason is EndReason.CANCELLED_BY_USER
+        if asked_by_user:
             grace_s = self._settings.cancel_grace_s
         # A runner may be about to connect, so it is looked for a moment longer than the grace.
-        give_up_at = self._clock.seconds() + grace_s + 2.0
-        taken = False
+        begun_at = self._clock.seconds()
+        give_up_at = begun_at + grace_s + 2.0
+        taken, away = False, ""
         while not taken and self._clock.seconds() < give_up_at:
             try:
+                away = ""
                 taken = await self._workers.stop_job(
                     placement.node_id, record.job_id, record.attempt, reason.value, grace_s
                 )
             except CumulusError as error:
                 # Whatever it is: a runner that isn't told is forced in the end.
+                if isinstance(error, Unavailable) and not asked_by_user:
+                    away = error.message
+                    give_up_at = begun_at + self._settings.agent_grace_s
                 self._log.info(
                     "job {job_id} can't be told to stop yet: {why}",
                     job_id=record.job_id,
@@ -207,31 +259,68 @@ class Effects:
                 await sleep(self._clock, 0.1)
         if taken:
             await sleep(self._clock, grace_s + 3.0)
-        now = self._current(record.job_id)
-        if now is not None and now.phase in (Phase.STARTING, Phase.RUNNING):
-            self._tell(record.job_id, EventKind.FORCED)
+        now = self._table.get(record.job_id)
+        if now is None or now.phase not in (Phase.STARTING, Phase.RUNNING):
+            return
+        if away:
+            end = ends.end_of_lost_worker(record, away)
+            self._tell(record.job_id, EventKind.LOST, end=end, attempt=record.attempt)
+        else:
+            self._tell(record.job_id, EventKind.FORCED, attempt=record.attempt)
 
     async def _clear(self, record: JobRecord) -> None:
-        """Container, partition and folder, in this order, until nothing of them is left."""
+        """Container, partition and folder, in this order, until nothing of them is left, or it is
+        proven that nothing of them can run any more; the reaper then clears what comes back."""
+        begun_at = self._clock.seconds()
+        self._explain(record, None)
         if record.grant is not None:
             await self._until_done(record, self._end_container)
         if record.placement is not None:
             await self._until_done(record, self._release)
-        self._tell(record.job_id, EventKind.CLEARED)
+        journal_start: int | None = None
+        if record.phase is Phase.RETRYING:
+            # Also what a worker that comes back still sends of this attempt is too late now.
+            journal_start = await self._seal(record)
+            pause_s = min(_FIRST_PAUSE_S * 2 ** (record.attempt - 1), _MAX_PAUSE_S)
+            await sleep(self._clock, max(0.0, begun_at + pause_s - self._clock.seconds()))
+        self._granted_at.pop((record.job_id, record.attempt), None)
+        event = Event(
+            kind=EventKind.CLEARED,
+            at=self._wall_clock(),
+            attempt=record.attempt,
+            journal_start=journal_start,
+        )
+        self._tell(record.job_id, EventKind.CLEARED, event=event)
+
+    async def _seal(self, record: JobRecord) -> int:
+        """Where the next attempt's journal begins: durable."""
+        while True:
+            try:
+                return await self._journals.open(record.job_id).seal(record.attempt)
+            except CumulusError as error:
+                self._log.error(
+                    "job {job_id} can't begin another attempt yet: {why}",
+                    job_id=record.job_id,
+                    why=error.message,
+                )
+            await sleep(self._clock, _TRY_AGAIN_S)
 
     async def _until_done(
         self, record: JobRecord, attempt: Callable[[JobRecord, int], Coroutine[Any, Any, bool]]
     ) -> None:
-        """Repeats until true, sooner when nudged; who is away is waited for."""
+        """Repeats until true, sooner when nudged; who is away is waited for, as long as something
+        of the job could run there."""
         signal = self._nudges.setdefault(record.job_id, Signal())
         delay_s, tries = 0.05, 0
         told: str | None = None
         try:
             while True:
+                holds, asked = "its processes run, or its journal is still on the way", True
                 try:
                     if await attempt(record, tries):
                         return
                 except CumulusError as error:
+                    holds, asked = error.message, False
                     # Once a cause: after a restart every job waits a moment for its agent.
                     level = LogLevel.info if error.message != told else LogLevel.debug
                     told = error.message
@@ -241,17 +330,78 @@ class Effects:
                         job_id=record.job_id,
                         why=error.message,
                     )
+                proof = self._proof(record, asked)
+                if proof is not None:
+                    self._log.warn(
+                        "job {job_id} is not waited for on its worker any more: {why}",
+                        job_id=record.job_id,
+                        why=proof,
+                    )
+                    await self._give_up_container(record)
+                    return
+                self._explain(record, holds)
                 tries += 1
                 await wait_at_most(self._clock, delay_s, signal.wait())
                 delay_s = min(delay_s * 1.5, 5.0)
         finally:
             self._nudges.pop(record.job_id, None)
 
+    def _proof(self, record: JobRecord, asked: bool) -> str | None:
+        """Why nothing of this attempt can run any more, though its worker doesn't say so.
+        `asked`: the worker and the platform could be asked, and said that something may."""
+        assert record.placement is not None
+        where = record.placement.hostname
+        if self._is_gone(record.placement.node_id):
+            return f"{where} was removed from the pool"
+        if asked:
+            return None
+        if record.grant is None and record.phase is Phase.RETRYING:
+            return "its container was never asked for"
+        left_s = self._lifetime_left_s(record)
+        if left_s is not None and left_s <= 0:
+            return f"the time that its runner on {where} had is over, to its last bound"
+        return None
+
+    def _lifetime_left_s(self, record: JobRecord) -> float | None:
+        """How long something of it may still run at most; None: not known."""
+        if record.grant is None or record.grant.lifetime_s is None:
+            return None
+        granted_at = self._granted_at.get((record.job_id, record.attempt), self._began_at)
+        gone_at = granted_at + record.grant.lifetime_s + _LIFETIME_MARGIN_S
+        return gone_at - self._clock.seconds()
+
+    async def _give_up_container(self, record: JobRecord) -> None:
+        """Should its worker come back, the platform doesn't begin it there anew."""
+        if record.grant is None:
+            return
+        try:
+            await self._platform.stop(record.job_id, record.attempt)
+        except CumulusError as error:
+            self._log.info(
+                "job {job_id}: its container can't be stopped: {why}",
+                job_id=record.job_id,
+                why=error.message,
+            )
+
+    def _explain(self, record: JobRecord, holds: str | None) -> None:
+        """Tells who waits for the next attempt what it waits for."""
+        if record.phase is not Phase.RETRYING:
+            return
+        left_s = self._lifetime_left_s(record)
+        # Whole minutes, upwards: told once, not every second anew.
+        certain_at = None
+        if left_s is not None:
+            certain_at = ((self._wall_clock() + left_s) // 60 + 1) * 60
+        wait = waits.retrying(record.attempts[-1], record.spec.retries, holds, certain_at)
+        self._table.explain(record.job_id, wait, Phase.RETRYING)
+
     async def _end_container(self, record: JobRecord, tries: int) -> bool:
         """True when the container is gone: the platform and the folder's lock say so."""
         assert record.placement is not None
         job_id, attempt = record.job_id, record.attempt
         container = (await self._platform.containers()).get(job_id)
+        if container is not None and container.attempt != attempt:
+            container = None
         gone = container is None or not container.alive
         if not gone or not await self._lock_free(record):
             # A runner that has said its end leaves by itself within milliseconds.
@@ -264,7 +414,8 @@ class Effects:
     async def _lock_free(self, record: JobRecord) -> bool:
         assert record.placement is not None
         try:
-            return (await self._workers.folder(record.placement.node_id, record.job_id))[1]
+            node_id = record.placement.node_id
+            return (await self._workers.folder(node_id, record.job_id, record.attempt))[1]
         except NotFound:
             return True
 

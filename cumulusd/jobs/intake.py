@@ -9,6 +9,7 @@ from cumulusd.errors import CumulusError, NotFound
 from cumulusd.jobs import ends
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journal, JournalDamaged, JournalHole, Journals
+from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.packages import Packages
@@ -32,6 +33,7 @@ class Intake:
         table: JobTable,
         journals: Journals,
         packages: Packages,
+        tails: LogTails,
         clock: Clock,
         tell: Tell,
         nudge: Callable[[str], None],
@@ -42,6 +44,7 @@ class Intake:
         self._table = table
         self._journals = journals
         self._packages = packages
+        self._tails = tails
         self._clock = clock
         self._tell = tell
         self._nudge = nudge
@@ -50,15 +53,15 @@ class Intake:
         self._tasks = Tasks()
 
     def resume(self, record: JobRecord) -> None:
-        """Hears again what the journal on disk says of a job that has not ended."""
+        """Hears again what the journal on disk says of the attempt of a job that has not ended."""
         journal = self._journals.get(record.job_id)
         if journal is None:
             return
-        offset = journal.start_offset
+        offset = max(journal.start_offset, record.journal_start)
         while offset < journal.end_offset:
             chunk = journal.read(offset, _READ_BYTES)
             for entry in chunk.records():
-                self._hear(record.job_id, journal, entry)
+                self._hear(record, journal, entry)
             offset = chunk.next_offset
 
     async def stop(self) -> None:
@@ -67,34 +70,35 @@ class Intake:
 
     # -- for the agents' link
 
-    def offered(self, node_id: str, job_id: str, start: int, end: int) -> int | None:
-        """Where the agent shall begin to send; None: nothing of this job is wanted."""
-        record = self._wanted(node_id, job_id)
+    def offered(self, node_id: str, job_id: str, attempt: int, start: int, end: int) -> int | None:
+        """Where the agent shall begin to send; None: nothing of that attempt is wanted."""
+        record = self._wanted(node_id, job_id, attempt)
         if record is None:
             return None
         journal = self._journals.open(job_id)
         if start > journal.received_offset:
             why = f"the worker's begins at {start}, ours ends at {journal.received_offset}"
-            self._damaged(job_id, why)
+            self._damaged(record, why)
             return None
         # The agent frees what lies below: no more than what is durable. What we hold beyond that
         # comes a second time and is trimmed.
-        return journal.durable_offset
+        return max(journal.durable_offset, record.journal_start)
 
-    def received(self, node_id: str, job_id: str, offset: int, data: bytes) -> bool:
-        """Bytes of a journal. False: send no more of this job."""
-        if self._wanted(node_id, job_id) is None:
+    def received(self, node_id: str, job_id: str, attempt: int, offset: int, data: bytes) -> bool:
+        """Bytes of a journal. False: send no more of that attempt."""
+        record = self._wanted(node_id, job_id, attempt)
+        if record is None:
             return False
         journal = self._journals.open(job_id)
         try:
-            records = journal.append(offset, data)
+            entries = journal.append(offset, data)
         except JournalDamaged as error:
-            for record in error.records:
-                self._hear(job_id, journal, record)
-            self._damaged(job_id, str(error))
+            for entry in error.records:
+                self._hear(record, journal, entry)
+            self._damaged(record, str(error))
             return False
         except JournalHole as error:
-            self._damaged(job_id, error.message)
+            self._damaged(record, error.message)
             return False
         except CumulusError as error:
             # Our disk, not the job's fault: the agent keeps the bytes and offers them again.
@@ -104,15 +108,15 @@ class Intake:
                 why=error.message,
             )
             raise
-        for record in records:
-            self._hear(job_id, journal, record)
-        if records:
+        for entry in entries:
+            self._hear(record, journal, entry)
+        if entries:
             self._table.wake(job_id)
         return True
 
-    def lock_free(self, node_id: str, job_id: str) -> None:
-        """No process of the job is left on its worker."""
-        if self._wanted(node_id, job_id) is not None:
+    def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:
+        """No process of that attempt is left on its worker."""
+        if self._wanted(node_id, job_id, attempt) is not None:
             self._nudge(job_id)
 
     async def read_package(
@@ -127,37 +131,43 @@ class Intake:
 
     # -- inside
 
-    def _wanted(self, node_id: str, job_id: str) -> JobRecord | None:
+    def _wanted(self, node_id: str, job_id: str, attempt: int) -> JobRecord | None:
+        """The record of a job whose attempt on that node this is, while it is listened to."""
         record = self._table.get(job_id)
         if record is None or record.phase is Phase.ENDED or record.placement is None:
             return None
-        return record if record.placement.node_id == node_id else None
+        if record.placement.node_id != node_id or record.attempt != attempt:
+            return None
+        return record if attempt > self._journals.open(job_id).sealed_attempt else None
 
-    def _damaged(self, job_id: str, why: str) -> None:
-        self._log.error("job {job_id}: journal damaged: {why}", job_id=job_id, why=why)
-        self._tell(job_id, EventKind.FINAL, end=ends.end_of_bad_journal(why))
+    def _damaged(self, record: JobRecord, why: str) -> None:
+        self._log.error("job {job_id}: journal damaged: {why}", job_id=record.job_id, why=why)
+        end = ends.end_of_bad_journal(why)
+        self._tell(record.job_id, EventKind.FINAL, end=end, attempt=record.attempt)
 
-    def _hear(self, job_id: str, journal: Journal, entry: Record) -> None:
+    def _hear(self, record: JobRecord, journal: Journal, entry: Record) -> None:
+        job_id, attempt = record.job_id, record.attempt
         at = entry.time_us / 1e6
+        self._tails.feed(job_id, entry)
         try:
             if entry.kind is Kind.STATUS:
                 phase = entry.json().get("phase")
                 if phase == "setup":
-                    self._tell(job_id, EventKind.SETUP_BEGAN, at=at)
+                    self._errors.pop(job_id, None)
+                    self._tell(job_id, EventKind.SETUP_BEGAN, at=at, attempt=attempt)
                 elif phase == "running":
-                    self._tell(job_id, EventKind.CODE_BEGAN, at=at)
+                    self._tell(job_id, EventKind.CODE_BEGAN, at=at, attempt=attempt)
             elif entry.kind is Kind.ERROR:
                 self._errors[job_id] = entry
             elif entry.kind is Kind.EXIT:
                 error = self._errors.pop(job_id, None)
                 end = ends.end_of_exit(entry.json(), error.json() if error else None)
-
-                announcing = self._announce(job_id, journal, at, end)
+                announcing = self._announce(record, journal, at, end)
                 self._tasks.start(announcing, "announcing an end", job_id=job_id)
         except ValueError as problem:
-            self._damaged(job_id, f"record at {entry.offset}: {problem}")
+            self._damaged(record, f"record at {entry.offset}: {problem}")
 
-    async def _announce(self, job_id: str, journal: Journal, at: float, end: End) -> None:
+    async def _announce(self, record: JobRecord, journal: Journal, at: float, end: End) -> None:
         """Tells the end once all of the journal is on disk, however long the disk refuses."""
         while True:
             try:
@@ -167,8 +177,8 @@ class Intake:
                 self._log.error(
                     "job {job_id} has ended, but its journal can't be synced: {why};"
                     " mend the disk and restart the daemon",
-                    job_id=job_id,
+                    job_id=record.job_id,
                     why=error.message,
                 )
             await sleep(self._clock, _SYNC_AGAIN_S)
-        self._tell(job_id, EventKind.FINAL, at=at, end=end)
+        self._tell(record.job_id, EventKind.FINAL, at=at, end=end, attempt=record.attempt)

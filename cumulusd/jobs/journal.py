@@ -91,6 +91,8 @@ class Journal:
         #: A new segment waits for the older ones to be fsynced: don't wait for the interval.
         self.urgent = False
         self.closed = False
+        #: Nothing of this attempt, nor of those before it, is taken any more.
+        self.sealed_attempt = 0
         # Starts of the segments with bytes not fsynced: not looked at yet, and being fsynced. What
         # was found may have been left unsynced by a daemon that was killed.
         self._unsynced = {segment.start for segment in self._segments}
@@ -120,6 +122,10 @@ class Journal:
     def finished(self) -> bool:
         """Its last record is an EXIT: nothing follows in this attempt."""
         return self._last_kind is Kind.EXIT
+
+    def finished_since(self, offset: int) -> bool:
+        """An EXIT is its last record, and lies behind `offset`, where an attempt began."""
+        return self.finished and self.end_offset > offset
 
     @property
     def dirty(self) -> bool:
@@ -160,6 +166,27 @@ class Journal:
             raise JournalDamaged(error.offset, why, records) from error
         self._appended(records)
         return records
+
+    async def seal(self, attempt: int) -> int:
+        """Takes nothing more of this attempt; fires with the offset at which the next one's
+        journal begins, which is durable. An incomplete frame is cut. Raises StoreFailed, Conflict.
+        """
+        self._check_open()
+        self.sealed_attempt = max(self.sealed_attempt, attempt)
+        self._damage = None
+        if self._segments and self._parser.pending_bytes:
+            segment, end = self._segments[-1], self.end_offset
+            try:
+                fd = self._files.get(self._folder, segment.start)
+                os.ftruncate(fd, end - segment.start)
+            except OSError as error:
+                raise disk_error(self.job_id, "written", self._folder, error) from error
+            self.size_bytes -= segment.end - end
+            segment.end = end
+            self._unsynced.add(segment.start)
+            self._parser = FrameParser(end)
+            self._changed(self)
+        return await self.sync() if self._segments else 0
 
     async def sync(self) -> int:
         """Fires when all whole frames appended before the call are fsynced: the durable offset.

@@ -10,9 +10,18 @@ from enum import StrEnum
 
 import attrs
 
-from cumulus_wire.codes import EndReason
+from cumulus_wire.codes import RETRIED, EndReason
 from cumulus_wire.states import JobState
-from cumulusd.jobs.model import End, Grant, JobRecord, Phase, Placement
+from cumulusd.jobs import waits
+from cumulusd.jobs.model import (
+    MAX_ATTEMPT_MESSAGE,
+    End,
+    EndedAttempt,
+    Grant,
+    JobRecord,
+    Phase,
+    Placement,
+)
 
 
 class EventKind(StrEnum):
@@ -31,7 +40,10 @@ class EventKind(StrEnum):
     LOST = "lost"  #: the container is gone without a last record (`end`)
     STOP = "stop"  #: somebody wants it ended (`stop_reason`)
     FORCED = "forced"  #: the runner did not obey the stop in time
-    CLEARED = "cleared"  #: container, partition and folder are gone
+    CLEARED = "cleared"  #: container, partition and folder are gone, or can't run any more
+    #: what else would be its end is the infrastructure's fault, and retries are left (`end`);
+    #: made of FINAL, LOST, PREPARE_FAILED and LAUNCH_FAILED by `step`, never told
+    ATTEMPT_OVER = "attempt_over"
 
 
 class Effect(StrEnum):
@@ -53,6 +65,9 @@ class Event:
     grant: Grant | None = None
     end: End | None = None
     stop_reason: EndReason | None = None
+    #: which attempt it happened to: with another one it is too late; None: to the job
+    attempt: int | None = None
+    journal_start: int | None = None  #: with CLEARED: where the next attempt's journal begins
 
 
 class ImpossibleTransition(Exception):
@@ -78,17 +93,19 @@ def _same(record: JobRecord, event: Event) -> JobRecord:
 def _placed(record: JobRecord, event: Event) -> JobRecord:
     if event.placement is None:
         raise ImpossibleTransition("placed without a placement")
-    return attrs.evolve(record, placement=event.placement, wait=None)
+    return attrs.evolve(
+        record, placement=event.placement, wait=waits.placing(event.placement.hostname)
+    )
 
 
 def _unplaced(record: JobRecord, event: Event) -> JobRecord:
-    return attrs.evolve(record, placement=None)
+    return attrs.evolve(record, placement=None, wait=None)
 
 
 def _prepared(record: JobRecord, event: Event) -> JobRecord:
     if event.grant is None:
         raise ImpossibleTransition("prepared without a grant")
-    return attrs.evolve(record, grant=event.grant)
+    return attrs.evolve(record, grant=event.grant, wait=None)
 
 
 def _setup_began(record: JobRecord, event: Event) -> JobRecord:
@@ -103,6 +120,45 @@ def _ended(record: JobRecord, event: Event) -> JobRecord:
     if event.end is None:
         raise ImpossibleTransition(f"{event.kind} without an end")
     return attrs.evolve(record, end=event.end, ended_at=event.at, wait=None)
+
+
+def _attempt_over(record: JobRecord, event: Event) -> JobRecord:
+    end, place = event.end, record.placement
+    if end is None or end.reason is None:
+        raise ImpossibleTransition(f"{event.kind} without an end and its reason")
+    over = EndedAttempt(
+        attempt=record.attempt,
+        reason=end.reason,
+        message=end.message[:MAX_ATTEMPT_MESSAGE],
+        node_id=None if place is None else place.node_id,
+        hostname=None if place is None else place.hostname,
+        started_at=record.started_at,
+        ended_at=event.at,
+    )
+    wait = waits.retrying(over, record.spec.retries, None, None)
+    return attrs.evolve(record, attempts=(*record.attempts, over), wait=wait)
+
+
+def _ended_after_all(record: JobRecord, event: Event) -> JobRecord:
+    """The attempt that was given up for lost has ended by itself: there is nothing to repeat."""
+    return attrs.evolve(_ended(record, event), attempts=record.attempts[:-1])
+
+
+def _again(record: JobRecord, event: Event) -> JobRecord:
+    if event.journal_start is None:
+        raise ImpossibleTransition("cleared for another attempt without the journal's offset")
+    return attrs.evolve(
+        record,
+        attempt=record.attempt + 1,
+        journal_start=event.journal_start,
+        queued_at=event.at,
+        wait=None,
+        placement=None,
+        grant=None,
+        stop_reason=None,
+        setup_at=None,
+        started_at=None,
+    )
 
 
 def _stop_asked(record: JobRecord, event: Event) -> JobRecord:
@@ -127,9 +183,11 @@ TABLE: dict[tuple[Phase, EventKind], Row] = {
     (Phase.PREPARING, EventKind.PREPARED): Row(Phase.LAUNCHING, (Effect.LAUNCH,), _prepared),
     (Phase.PREPARING, EventKind.UNPLACED): Row(Phase.QUEUED, _NOTHING, _unplaced),
     (Phase.PREPARING, EventKind.PREPARE_FAILED): Row(Phase.ENDING, _CLEAR, _ended),
+    (Phase.PREPARING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.PREPARING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
     (Phase.LAUNCHING, EventKind.LAUNCHED): Row(Phase.STARTING, _NOTHING, _same),
     (Phase.LAUNCHING, EventKind.LAUNCH_FAILED): Row(Phase.ENDING, _CLEAR, _ended),
+    (Phase.LAUNCHING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.LAUNCHING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
     # The runner may speak before the platform has answered the launch.
     (Phase.LAUNCHING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, _setup_began),
@@ -139,12 +197,18 @@ TABLE: dict[tuple[Phase, EventKind], Row] = {
     (Phase.STARTING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, _code_began),
     (Phase.STARTING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.STARTING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, _ended),
+    (Phase.STARTING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.STARTING, EventKind.STOP): Row(Phase.STARTING, (Effect.STOP_RUNNER,), _stop_asked),
     (Phase.STARTING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, _stopped),
     (Phase.RUNNING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.RUNNING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, _ended),
+    (Phase.RUNNING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.RUNNING, EventKind.STOP): Row(Phase.RUNNING, (Effect.STOP_RUNNER,), _stop_asked),
     (Phase.RUNNING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, _stopped),
+    (Phase.RETRYING, EventKind.CLEARED): Row(Phase.QUEUED, _NOTHING, _again),
+    # A worker given up for lost came back, and its journal says how the code ended.
+    (Phase.RETRYING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended_after_all),
+    (Phase.RETRYING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
     (Phase.ENDING, EventKind.CLEARED): Row(Phase.ENDED, _NOTHING, _same),
 }
 
@@ -160,11 +224,18 @@ _LATE = (
     EventKind.LOST,
     EventKind.STOP,
     EventKind.FORCED,
+    EventKind.ATTEMPT_OVER,
+)
+
+#: Events that end an attempt, and with it the job unless another one follows.
+_ATTEMPT_ENDS = frozenset(
+    {EventKind.FINAL, EventKind.LOST, EventKind.PREPARE_FAILED, EventKind.LAUNCH_FAILED}
 )
 
 #: Events that come too late or too early to matter; nothing changes.
 IGNORED: frozenset[tuple[Phase, EventKind]] = frozenset(
     [(phase, kind) for phase in (Phase.ENDING, Phase.ENDED) for kind in _LATE]
+    + [(Phase.RETRYING, kind) for kind in _LATE if kind not in (EventKind.FINAL, EventKind.STOP)]
     + [
         (Phase.ENDED, EventKind.CLEARED),
         (Phase.STARTING, EventKind.LAUNCHED),
@@ -186,6 +257,10 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
     An event that doesn't matter in this phase gives the very same record and no effect.
     Raises ImpossibleTransition.
     """
+    if event.attempt is not None and event.attempt != record.attempt:
+        return record, _NOTHING
+    if _is_retried(record, event):
+        event = attrs.evolve(event, kind=EventKind.ATTEMPT_OVER)
     key = (record.phase, event.kind)
     row = TABLE.get(key)
     if row is None:
@@ -199,6 +274,17 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
     return attrs.evolve(row.change(record, event), phase=row.phase), row.effects
 
 
+def _is_retried(record: JobRecord, event: Event) -> bool:
+    """Whether what else would be the job's end only ends this attempt."""
+    return (
+        event.kind in _ATTEMPT_ENDS
+        and event.end is not None
+        and event.end.reason in RETRIED
+        and record.stop_reason is not EndReason.CANCELLED_BY_USER
+        and record.attempt <= record.spec.retries
+    )
+
+
 def effects_after_restart(record: JobRecord) -> tuple[Effect, ...]:
     """What to do (again) for a record found on disk: effects are idempotent."""
     if record.phase is Phase.PREPARING:
@@ -207,7 +293,7 @@ def effects_after_restart(record: JobRecord) -> tuple[Effect, ...]:
         return (Effect.LAUNCH,)
     if record.phase in (Phase.STARTING, Phase.RUNNING) and record.stop_reason is not None:
         return (Effect.STOP_RUNNER,)
-    if record.phase is Phase.ENDING:
+    if record.phase in (Phase.RETRYING, Phase.ENDING):
         return _CLEAR
     return _NOTHING
 

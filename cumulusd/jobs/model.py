@@ -36,6 +36,7 @@ class JobSpec:
     memory_bytes: int | None = None
     python_version: str | None = None  #: the submitting client's, "3.11.7"
     idempotency_key: str | None = None
+    retries: int = 0  #: further attempts, for ends in `cumulus_wire.codes.RETRIED` only
 
     @property
     def units(self) -> int:
@@ -51,6 +52,7 @@ class Phase(StrEnum):
     LAUNCHING = "launching"  #: the platform is asked for the container
     STARTING = "starting"  #: the container is asked for; the runner sets up
     RUNNING = "running"  #: the user's code runs
+    RETRYING = "retrying"  #: an attempt ended, another follows; the worker is being cleared
     ENDING = "ending"  #: the end is known and announced; the worker is being cleared
     ENDED = "ended"  #: nothing of it is left on any worker
 
@@ -89,6 +91,8 @@ class Grant:
     environment: Mapping[str, str] = attrs.field(factory=dict)
     #: (path on the worker, path in the container, read only)
     mounts: tuple[tuple[str, str, bool], ...] = ()
+    #: so long after the partition was made, its runner has ended by itself; None: not known
+    lifetime_s: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -112,6 +116,24 @@ class End:
     error: Mapping[str, Any] | None = None  #: the ERROR record of the user's exception
     result: ResultInfo | None = None
     hint: str | None = None
+    log_tail: str | None = None  #: the end of what it printed; None: not known (yet)
+
+
+@attrs.frozen(kw_only=True)
+class EndedAttempt:
+    """An attempt that another one followed. Times are unix seconds."""
+
+    attempt: int
+    reason: EndReason
+    message: str  #: its end's, at most `MAX_ATTEMPT_MESSAGE` characters
+    node_id: str | None
+    hostname: str | None
+    started_at: float | None
+    ended_at: float
+
+
+#: What an ended attempt keeps of its message: a record holds up to a hundred of them.
+MAX_ATTEMPT_MESSAGE = 500
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +146,9 @@ class JobRecord:
     phase: Phase
     created_at: float
     attempt: int = 1
+    attempts: tuple[EndedAttempt, ...] = ()  #: those before this one
+    journal_start: int = 0  #: journal offset at which this attempt begins
+    queued_at: float | None = None  #: when it began to wait again; None: when it was created
     wait: Wait | None = None
     placement: Placement | None = None
     grant: Grant | None = None
@@ -132,6 +157,11 @@ class JobRecord:
     started_at: float | None = None
     ended_at: float | None = None
     end: End | None = None
+
+    @property
+    def waits_since(self) -> float:
+        """Since when it waits for a place, or when it began to wait for the one it has."""
+        return self.created_at if self.queued_at is None else self.queued_at
 
     @property
     def state(self) -> JobState:
@@ -147,4 +177,5 @@ _PUBLIC = {
     Phase.LAUNCHING: JobState.STARTING,
     Phase.STARTING: JobState.STARTING,
     Phase.RUNNING: JobState.RUNNING,
+    Phase.RETRYING: JobState.PENDING,
 }

@@ -91,6 +91,12 @@ class Placing:
             views[node_id] = attrs.evolve(agent, devices=tuple(devices))
         return views
 
+    def is_gone(self, node_id: str) -> bool:
+        """Whether the platform, which answers, doesn't know that node any more."""
+        if self._observed_since is None or self.error is not None:
+            return False
+        return all(node.node_id != node_id for node in self.nodes)
+
     def refusal(self, spec: JobSpec) -> CumulusError | None:
         """Why nothing there is could ever take such a job; None when something could."""
         if self._observed_since is None:

@@ -3,7 +3,7 @@
 Implemented by `cumulusd.swarm` and `cumulusd.local` (Platform) and by `cumulusd.workers` (Workers).
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -114,7 +114,10 @@ class Platform(Protocol):
         """
 
     async def containers(self) -> Mapping[str, Container]:
-        """The containers of this daemon instance, by job id, in one look."""
+        """The containers of this daemon instance, in one look: by job id, the newest attempt's."""
+
+    async def all_containers(self) -> Sequence[Container]:
+        """The same with those of older attempts, of a worker that came back."""
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Ends the container (TERM, then KILL). Fires when asked, not when it is gone."""
@@ -130,8 +133,8 @@ class Platform(Protocol):
 class Inventory:
     """What an agent holds of jobs, live or not."""
 
-    #: job id -> attempt, for every folder or partition there is
-    jobs: Mapping[str, int]
+    #: (job id, attempt), for every folder or partition there is
+    jobs: Set[tuple[str, int]]
 
 
 class Workers(Protocol):
@@ -155,10 +158,10 @@ class Workers(Protocol):
     ) -> bool:
         """Tells the runner to stop its job. True when a runner took the command."""
 
-    async def folder(self, node_id: str, job_id: str) -> tuple[int, bool]:
-        """(end of the journal on the worker, the folder's lock is free).
+    async def folder(self, node_id: str, job_id: str, attempt: int) -> tuple[int, bool]:
+        """(end of the journal on the worker, the folder's lock is free), of that attempt.
 
-        A free lock says that no process of the job is left, not that the runner ever ran.
+        A free lock says that no process of it is left, not that the runner ever ran.
         Raises NotFound when there is no such folder.
         """
 

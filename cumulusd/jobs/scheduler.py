@@ -167,7 +167,7 @@ def decide(
     unplaceable = unreservable = UNITS_PER_DEVICE + 1
     for position, record in enumerate(line, start=1):
         units = record.spec.units
-        slot = _best_fit(slots, units) if units < unplaceable else None
+        slot = _best_fit(slots, units, _shunned(record)) if units < unplaceable else None
         if slot is not None:
             slot.free -= units
             node, device = slot.node, slot.device
@@ -229,9 +229,18 @@ def _ends_by(record: JobRecord) -> float | None:
     return None
 
 
-def _best_fit(slots: list[Slot], units: int) -> Slot | None:
+def _shunned(record: JobRecord) -> str | None:
+    """The worker that the attempt before failed on: another one is better, if one fits."""
+    return record.attempts[-1].node_id if record.attempts else None
+
+
+def _best_fit(slots: list[Slot], units: int, shunned: str | None) -> Slot | None:
     fitting = [slot for slot in slots if not slot.reserved and slot.free >= units]
-    return min(fitting, key=lambda slot: (slot.free, slot.key), default=None)
+    return min(
+        fitting,
+        key=lambda slot: (slot.node.node_id == shunned, slot.free, slot.key),
+        default=None,
+    )
 
 
 def _soonest(slots: list[Slot], units: int) -> Slot | None:
@@ -275,7 +284,7 @@ class _Teller:
     def tell(self, position: int, record: JobRecord) -> Wait | End:
         wait = self._wait(position, record)
         timeout_s = record.spec.queue_timeout_s
-        if timeout_s is not None and self._now - record.created_at >= timeout_s:
+        if timeout_s is not None and self._now - record.waits_since >= timeout_s:
             what = "The job was not to wait" if timeout_s == 0 else f"Waited {timeout_s:g} s"
             return End(
                 state=JobState.FAILED,

@@ -7,6 +7,7 @@ disk, and what is done was saved before.
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -14,6 +15,8 @@ from cumulus_wire.codes import EndReason
 from cumulusd.errors import CumulusError
 from cumulusd.jobs import machine
 from cumulusd.jobs.effects import Effects
+from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.machine import Event, EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.placing import Placing
@@ -34,15 +37,18 @@ class Supervisor:
         *,
         table: JobTable,
         store: Store,
+        journals: Journals,
+        tails: LogTails,
         platform: Platform,
         workers: Workers,
         clock: Clock,
         wall_clock: Callable[[], float],
         settings: Settings,
     ) -> None:
-        """`clock` drives waits and timers, `wall_clock` gives unix seconds."""
+        """`clock` drives waits and timers and never jumps, `wall_clock` gives unix seconds."""
         self._table = table
         self._store = store
+        self._tails = tails
         self._clock = clock
         self._wall_clock = wall_clock
         self._settings = settings
@@ -58,7 +64,10 @@ class Supervisor:
             workers=workers,
             clock=clock,
             settings=settings,
-            current=self.current,
+            wall_clock=wall_clock,
+            journals=journals,
+            table=table,
+            is_gone=lambda node_id: self.placing.is_gone(node_id),
             tell=self.tell,
         )
         self.placing = Placing(
@@ -145,12 +154,14 @@ class Supervisor:
         at: float | None = None,
         end: End | None = None,
         stop_reason: EndReason | None = None,
+        attempt: int | None = None,
         event: Event | None = None,
     ) -> None:
-        """Something happened to a job. Returns at once; the rest follows in order."""
+        """Something happened to a job, or to that attempt of it. Returns at once; the rest
+        follows in order."""
         if event is None:
             at = self._wall_clock() if at is None else at
-            event = Event(kind=kind, at=at, end=end, stop_reason=stop_reason)
+            event = Event(kind=kind, at=at, end=end, stop_reason=stop_reason, attempt=attempt)
         inbox = self._inbox.get(job_id)
         if inbox is not None:
             inbox.append(event)
@@ -194,8 +205,13 @@ class Supervisor:
             return
         if after is record:
             return
+        if after.end is not None and record.end is None:
+            tail = self._tails.text(job_id)
+            after = attrs.evolve(after, end=attrs.evolve(after.end, log_tail=tail))
         await self._save(after)
         self._table.put(after)
+        if after.end is not None or after.attempt != record.attempt:
+            self._tails.forget(job_id)
         self._tell_log(record, after, event)
         self._arm(after)
         for effect in effects:
@@ -227,7 +243,16 @@ class Supervisor:
             "event": str(event.kind),
             "worker": after.placement.hostname if after.placement else None,
         }
-        if after.end is not None and before.end is None:
+        if len(after.attempts) > len(before.attempts):
+            over = after.attempts[-1]
+            self._log.warn(
+                "job {job_id}: attempt {attempt} ended ({reason}: {message}), another one follows",
+                attempt=over.attempt,
+                reason=over.reason.value,
+                message=over.message,
+                **fields,
+            )
+        elif after.end is not None and before.end is None:
             self._log.info(
                 "job {job_id} {state}: {message}",
                 state=str(after.end.state),
@@ -254,7 +279,7 @@ class Supervisor:
     def _bound(self, record: JobRecord) -> tuple[float, EndReason] | None:
         spec, margin_s = record.spec, self._settings.runner_margin_s
         if record.phase is Phase.QUEUED and spec.queue_timeout_s:
-            return record.created_at + spec.queue_timeout_s, EndReason.QUEUE_TIMEOUT
+            return record.waits_since + spec.queue_timeout_s, EndReason.QUEUE_TIMEOUT
         if record.stop_reason is not None:
             return None
         # The runner keeps these bounds itself; here they are the second line.

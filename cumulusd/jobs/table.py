@@ -66,10 +66,11 @@ class JobTable:
             self._keys[record.owner, record.spec.idempotency_key] = record.job_id
         self._tell(before, record)
 
-    def explain(self, job_id: str, wait: Wait) -> JobRecord | None:
-        """Shows why a queued job waits (derived, so not on disk). None when that is no news."""
+    def explain(self, job_id: str, wait: Wait, phase: Phase = Phase.QUEUED) -> JobRecord | None:
+        """Shows why a job that is in `phase` waits (derived, so not on disk). None when that is
+        no news, or the job has gone on."""
         record = self._records.get(job_id)
-        if record is None or record.phase is not Phase.QUEUED or record.wait == wait:
+        if record is None or record.phase is not phase or record.wait == wait:
             return None
         explained = attrs.evolve(record, wait=wait)
         self._records[job_id] = self._live[job_id] = explained

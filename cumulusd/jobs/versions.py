@@ -14,8 +14,22 @@ from typing import Any
 #: Takes the body of a record (without `version`), returns that of the next version.
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
+
+def _with_attempts(body: dict[str, Any]) -> dict[str, Any]:
+    """1 to 2: jobs may be tried again, and an end tells the last of the output."""
+    body = {**body, "attempts": [], "journal_start": 0, "queued_at": None}
+    for part, field, value in (
+        ("spec", "retries", 0),
+        ("grant", "lifetime_s", None),
+        ("end", "log_tail", None),
+    ):
+        if isinstance(body.get(part), dict):
+            body[part] = {**body[part], field: value}
+    return body
+
+
 #: `UPGRADES[n - 1]` brings a record of version n to version n + 1.
-UPGRADES: tuple[Upgrade, ...] = ()
+UPGRADES: tuple[Upgrade, ...] = (_with_attempts,)
 
 VERSION = 1 + len(UPGRADES)
 

@@ -11,7 +11,7 @@ import attrs
 
 from cumulus_wire.codes import WaitReason
 from cumulusd.errors import CumulusError
-from cumulusd.jobs.model import UNITS_PER_DEVICE, Wait
+from cumulusd.jobs.model import UNITS_PER_DEVICE, EndedAttempt, Wait
 from cumulusd.jobs.ports import Device, Node
 
 
@@ -79,8 +79,7 @@ def no_free_share(asked: Asked, largest: FreeShare | None, frees_by: float | Non
     if frees_by is None:
         when = "when a share that large frees is not known yet"
     else:
-        at = datetime.fromtimestamp(frees_by, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        when = f"a share that large frees by {at} UTC at the latest"
+        when = f"a share that large frees by {_time(frees_by)} at the latest"
     return Wait(
         reason=WaitReason.NO_FREE_SHARE,
         message=f"Waiting for a free share: {asked.words}; {_words(largest)}; {when}",
@@ -126,6 +125,51 @@ def nothing_there(asked: Asked, error: CumulusError | None, since: float) -> Wai
             "since": since,
         },
     )
+
+
+def placing(hostname: str) -> Wait:
+    """A device was chosen."""
+    return Wait(
+        reason=WaitReason.PLACING,
+        message=f"Placed on {hostname}: its agent makes the partition and fetches the package",
+        details={"hostname": hostname},
+    )
+
+
+def retrying(over: EndedAttempt, retries: int, holds: str | None, certain_at: float | None) -> Wait:
+    """An attempt ended, and another is to follow. `holds`: what its worker can't be cleared for,
+    if that is known; `certain_at`: unix time when nothing of it can run any more in any case.
+    """
+    where = over.hostname or "its worker"
+    text = (
+        f"Attempt {over.attempt} of {retries + 1} ended ({over.reason}: {over.message}); "
+        f"the next one waits until nothing of it can run on {where} any more"
+    )
+    if holds:
+        text += f". Now: {holds}"
+    if certain_at is not None:
+        text += (
+            f". Should {where} not come back, that is certain by {_time(certain_at)}, or once it "
+            "is removed from the pool"
+        )
+    return Wait(
+        reason=WaitReason.RETRYING,
+        message=text,
+        details={
+            "attempt": over.attempt,
+            "attempts": retries + 1,
+            "ended": over.reason.value,
+            "message": over.message,
+            "node_id": over.node_id,
+            "hostname": over.hostname,
+            "holds": holds,
+            "certain_at": certain_at,
+        },
+    )
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _words(largest: FreeShare | None) -> str:

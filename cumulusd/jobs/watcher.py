@@ -84,7 +84,7 @@ class Watcher:
             return
         containers = await self._platform.containers()
         for record in watched:
-            container = containers.get(record.job_id)
+            container = _of_attempt(record, containers)
             if container is None or not container.alive or self._silent(record):
                 self._suspect(record)
         present = {record.job_id for record in watched}
@@ -114,31 +114,31 @@ class Watcher:
                 return
             assert record.placement is not None
             try:
-                container = (await self._platform.containers()).get(job_id)
+                container = _of_attempt(record, await self._platform.containers())
                 alive = container is not None and container.alive
                 if alive and not self._silent(record):
                     return
-                end_offset, lock_free = await self._workers.folder(record.placement.node_id, job_id)
+                node_id = record.placement.node_id
+                end_offset, lock_free = await self._workers.folder(node_id, job_id, record.attempt)
                 journal = self._journals.open(job_id)
-                if journal.finished:
+                if journal.finished_since(record.journal_start):
                     return
                 if journal.received_offset >= end_offset and (alive or lock_free):
                     words = await self._platform.explain(job_id, record.attempt)
                     end = ends.end_of_lost_container(record, container, words)
-                    self._tell(job_id, EventKind.LOST, end=end)
+                    self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
                     return
                 if not lock_free and not alive:
                     # The runner is dead, something it started is not.
                     await self._platform.stop(job_id, record.attempt)
             except NotFound as error:
-                self._tell(
-                    job_id, EventKind.LOST, end=ends.end_of_lost_worker(record, error.message)
-                )
+                end = ends.end_of_lost_worker(record, error.message)
+                self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
                 return
             except CumulusError as error:
                 if self._clock.seconds() >= give_up_at:
                     end = ends.end_of_lost_worker(record, error.message)
-                    self._tell(job_id, EventKind.LOST, end=end)
+                    self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
                     return
             await sleep(self._clock, 0.2)
 
@@ -147,12 +147,17 @@ class Watcher:
 
         What can't be cleared now is left to the next pass; it holds up nothing else.
         """
-        containers: Mapping[str, Container] = await self._platform.containers()
-        for container in containers.values():
-            if not self._alive(container.job_id):
-                self._log.warn("job {job_id}: container left over", job_id=container.job_id)
+        containers = await self._platform.all_containers()
+        for container in containers:
+            if not self._alive(container.job_id, container.attempt):
+                self._log.warn(
+                    "job {job_id}: container of attempt {attempt} left over",
+                    job_id=container.job_id,
+                    attempt=container.attempt,
+                )
                 end = self._platform.stop if container.alive else self._platform.remove
                 await self._try(end(container.job_id, container.attempt), container.job_id)
+        there = {(container.job_id, container.attempt) for container in containers}
         for node_id in list(self._workers.agents()):
             try:
                 inventory = await self._workers.inventory(node_id)
@@ -161,11 +166,13 @@ class Watcher:
                     "{node_id} can't be asked: {why}", node_id=node_id, why=error.message
                 )
                 continue
-            for job_id, attempt in inventory.jobs.items():
-                if not self._alive(job_id) and job_id not in containers:
+            for job_id, attempt in sorted(inventory.jobs):
+                if not self._alive(job_id, attempt, node_id) and (job_id, attempt) not in there:
                     self._log.warn(
-                        "job {job_id}: folder or partition left over on {node_id}",
+                        "job {job_id}: folder or partition of attempt {attempt} left over "
+                        "on {node_id}",
                         job_id=job_id,
+                        attempt=attempt,
                         node_id=node_id,
                     )
                     await self._try(self._workers.release(node_id, job_id, attempt), job_id)
@@ -178,6 +185,16 @@ class Watcher:
                 "job {job_id}: can't be cleared yet: {why}", job_id=job_id, why=error.message
             )
 
-    def _alive(self, job_id: str) -> bool:
+    def _alive(self, job_id: str, attempt: int, node_id: str | None = None) -> bool:
+        """Whether that attempt may have something on a worker, or on that one."""
         record = self._table.get(job_id)
-        return record is not None and record.phase is not Phase.ENDED
+        if record is None or record.phase is Phase.ENDED or record.attempt != attempt:
+            return False
+        if node_id is None:
+            return True
+        return record.placement is None or record.placement.node_id == node_id
+
+
+def _of_attempt(record: JobRecord, containers: Mapping[str, Container]) -> Container | None:
+    container = containers.get(record.job_id)
+    return container if container is not None and container.attempt == record.attempt else None

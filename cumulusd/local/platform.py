@@ -88,7 +88,8 @@ class LocalPlatform:
 
     async def launch(self, spec: ContainerSpec) -> None:
         """Starts the runner in a session of its own; twice is once (the folder's lock)."""
-        if self._load(spec.job_id) is not None:
+        there = self._load(spec.job_id)
+        if there is not None and there.attempt >= spec.attempt:
             return
         if spec.cpu_cores is not None or spec.memory_bytes is not None:
             self._log.info(
@@ -155,10 +156,14 @@ class LocalPlatform:
             )
         return found
 
+    async def all_containers(self) -> Sequence[Container]:
+        """The same: a job's attempts follow one another, and each has the folder to itself."""
+        return list((await self.containers()).values())
+
     async def stop(self, job_id: str, attempt: int) -> None:
         """TERM to the runner; after its grace KILL to all that hold the folder's lock."""
         process = self._load(job_id)
-        if process is None or job_id in self._ending:
+        if process is None or process.attempt != attempt or job_id in self._ending:
             return
         ending = self._tasks.start(self._end(process), "ending a runner", job_id=job_id)
         if not ending.called:
@@ -168,6 +173,8 @@ class LocalPlatform:
     async def remove(self, job_id: str, attempt: int) -> None:
         """Forgets the runner. Raises Unavailable while it is alive."""
         process = self._load(job_id)
+        if process is not None and process.attempt != attempt:
+            return
         if process is not None and self._alive(process):
             raise Unavailable(f"the runner of job {job_id} is still alive", job_id=job_id)
         self._path(job_id).unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cumulusd.jobs.ports import Container
 from cumulusd.swarm import labels
-from cumulusd.swarm.answers import ServiceInfo, TaskInfo
+from cumulusd.swarm.answers import NodeInfo, ServiceInfo, TaskInfo
 
 #: A task in one of these has no container that runs, and never will.
 _ENDED = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
@@ -25,6 +25,19 @@ def is_condemned(task: TaskInfo) -> bool:
     return not has_ended(task) and task.desired_state in _UNWANTED
 
 
+def lost_nodes(tasks: Iterable[TaskInfo], nodes: Iterable[NodeInfo]) -> dict[str, str]:
+    """Of these tasks' nodes those that are down, or were removed: id -> that in words."""
+    there = {node.node_id: node for node in nodes}
+    lost = {}
+    for node_id in {task.node_id for task in tasks if task.node_id}:
+        node = there.get(node_id)
+        if node is None:
+            lost[node_id] = f"node {node_id} was removed from the Swarm"
+        elif node.state == "down":
+            lost[node_id] = f"node {node.hostname} is down"
+    return lost
+
+
 def may_run(service: ServiceInfo, tasks: Iterable[TaskInfo]) -> bool:
     """A task of it runs, may run, or may yet be made."""
     tasks = list(tasks)
@@ -35,17 +48,17 @@ def may_run(service: ServiceInfo, tasks: Iterable[TaskInfo]) -> bool:
 
 def containers(
     services: Sequence[ServiceInfo], tasks: Sequence[TaskInfo], lost_nodes: Mapping[str, str]
-) -> dict[str, Container]:
-    """By job id, from one look. `lost_nodes`: id -> host name of those that are down.
+) -> dict[tuple[str, int], Container]:
+    """By job id and attempt, from one look. `lost_nodes`: as of the function of that name.
 
-    A job's newest attempt is shown. A task that the Swarm gave up because its node is down counts
+    A task that the Swarm gave up because its node is down counts
     as ended: the Swarm kills it when the node is back. Whether it runs still, the lock on the job's
     folder tells.
     """
     of_service: dict[str, list[TaskInfo]] = {}
     for task in tasks:
         of_service.setdefault(task.service_id, []).append(task)
-    found: dict[str, Container] = {}
+    found: dict[tuple[str, int], Container] = {}
     for service in services:
         own = of_service.pop(service.service_id, [])
         if own:
@@ -69,7 +82,7 @@ def _is_lost(task: TaskInfo, lost_nodes: Mapping[str, str]) -> bool:
 
 
 def _add(
-    found: dict[str, Container],
+    found: dict[tuple[str, int], Container],
     of: Mapping[str, str],
     tasks: Sequence[TaskInfo],
     alive: bool,
@@ -78,11 +91,8 @@ def _add(
     job_id, attempt = of.get(labels.JOB), of.get(labels.ATTEMPT, "")
     if not job_id or not attempt.isdecimal():
         return  # somebody else's, under our label
-    there = found.get(job_id)
-    if there is not None and there.attempt > int(attempt):
-        return
     newest = max(tasks, key=lambda task: task.created_at, default=None)
-    found[job_id] = Container(
+    found[job_id, int(attempt)] = Container(
         job_id=job_id,
         attempt=int(attempt),
         node_id=None if newest is None else newest.node_id,
@@ -98,7 +108,7 @@ def _words(task: TaskInfo | None, alive: bool, lost_nodes: Mapping[str, str]) ->
         return "no task yet" if alive else "stopped"
     if _is_lost(task, lost_nodes):
         said = f" ({task.error})" if task.error else ""
-        return f"node {lost_nodes[task.node_id or '']} is down{said}"
+        return f"{lost_nodes[task.node_id or '']}{said}"
     if task.error:
         return task.error
     if task.state in ("running", "complete"):

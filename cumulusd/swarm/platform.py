@@ -86,21 +86,32 @@ class SwarmPlatform:
         await done
 
     async def containers(self) -> Mapping[str, Container]:
-        """All of this instance's, in one look that those who ask at the same time share."""
+        """Of each job the newest attempt's, in one look that those who ask at the same time
+        share."""
+        found: dict[str, Container] = {}
+        for container in await self.all_containers():
+            there = found.get(container.job_id)
+            if there is None or there.attempt < container.attempt:
+                found[container.job_id] = container
+        return found
+
+    async def all_containers(self) -> Sequence[Container]:
+        """All of this instance's."""
         before = set(self._launching)
         found = dict(await self._look.get())
         for job_id, attempt in before | set(self._launching):
-            there = found.get(job_id)
-            if there is None or there.attempt < attempt:
-                found[job_id] = Container(
+            found.setdefault(
+                (job_id, attempt),
+                Container(
                     job_id=job_id,
                     attempt=attempt,
                     node_id=None,
                     alive=True,
                     exit_code=None,
                     message="the service is being created",
-                )
-        return found
+                ),
+            )
+        return list(found.values())
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Scales to 0: TERM, then KILL, while the task stays listed until it is gone."""
@@ -121,6 +132,10 @@ class SwarmPlatform:
         try:
             service = await self._engine.service(name)
             tasks = await self._engine.tasks_of(service)
+            if any(container_states.is_condemned(task) for task in tasks):
+                # Nobody will ever say how those ended whose node was removed from the Swarm.
+                known = {node.node_id for node in await self._engine.nodes()}
+                tasks = [task for task in tasks if task.node_id in known or not task.node_id]
             if container_states.may_run(service, tasks):
                 states = ", ".join(f"{task.state}, to be {task.desired_state}" for task in tasks)
                 raise self._still_alive(job_id, f"tasks of {name}: {states or 'none yet'}")
@@ -165,14 +180,14 @@ class SwarmPlatform:
             is_worker=enrolled and whose == self._settings.instance_id,
         )
 
-    async def _look_at_all(self) -> dict[str, Container]:
+    async def _look_at_all(self) -> dict[tuple[str, int], Container]:
         # The services first: a task without one is then of a removed service, or a new one's.
         services = await self._engine.services(self._jobs_of_mine())
         tasks = await self._engine.tasks(self._jobs_of_mine())
         lost: dict[str, str] = {}
         if any(container_states.is_condemned(task) for task in tasks):
             nodes = await self._engine.nodes()
-            lost = {node.node_id: node.hostname for node in nodes if node.state == "down"}
+            lost = container_states.lost_nodes(tasks, nodes)
         return container_states.containers(services, tasks, lost)
 
     def _jobs_of_mine(self) -> dict[str, str | None]:

@@ -28,14 +28,14 @@ SUBPROTOCOL = "cumulus.agent.1"
 class AgentDesk(Protocol):
     """Who takes what agents bring. Errors other than CumulusError end the link."""
 
-    def offered(self, node_id: str, job_id: str, start: int, end: int) -> int | None:
+    def offered(self, node_id: str, job_id: str, attempt: int, start: int, end: int) -> int | None:
         """Where that journal is to be sent from; None: not wanted."""
 
-    def received(self, node_id: str, job_id: str, offset: int, data: bytes) -> bool:
+    def received(self, node_id: str, job_id: str, attempt: int, offset: int, data: bytes) -> bool:
         """Takes journal bytes; False: nothing more of this journal is wanted."""
 
-    def lock_free(self, node_id: str, job_id: str) -> None:
-        """No process of the job is left on that node."""
+    def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:
+        """No process of that attempt is left on that node."""
 
     async def read_package(
         self, node_id: str, sha256: str, offset: int, length: int
@@ -149,7 +149,7 @@ class _AgentConnection(WebSocketServerProtocol):
     def __init__(self, owner: AgentLinkFactory) -> None:
         super().__init__()
         self.node_id = ""
-        self.jobs: set[str] = set()  #: whose journals it sends
+        self.jobs: dict[str, int] = {}  #: whose journals it sends: job id -> attempt
         self._owner = owner
         self._limits = owner.limits
         self._outbox: deque[bytes] = deque()
@@ -233,36 +233,42 @@ class _AgentConnection(WebSocketServerProtocol):
     def _received(self, header: Mapping[str, Any], body: bytes) -> None:
         kind, desk = header["t"], self._owner.desk
         if kind == "data":
-            job_id = _text(header, "job")
-            if job_id not in self.jobs:
-                return  # dropped, while this was on its way
-            if not desk.received(self.node_id, job_id, _number(header, "offset"), body):
-                self._drop_journal(job_id)
+            job_id, attempt = _text(header, "job"), _number(header, "attempt")
+            if self.jobs.get(job_id) != attempt:
+                return  # dropped, or followed by another attempt, while this was on its way
+            if not desk.received(self.node_id, job_id, attempt, _number(header, "offset"), body):
+                self._drop_journal(job_id, attempt)
         elif kind == "offer":
-            self._offered(_text(header, "job"), _number(header, "start"), _number(header, "end"))
+            self._offered(
+                _text(header, "job"),
+                _number(header, "attempt"),
+                _number(header, "start"),
+                _number(header, "end"),
+            )
         elif kind == "lock_free":
-            desk.lock_free(self.node_id, _text(header, "job"))
+            desk.lock_free(self.node_id, _text(header, "job"), _number(header, "attempt"))
         elif kind == "get":
             self._asked(header)
         else:
             raise wire.LinkError(f"unknown message {kind!r}")
 
-    def _offered(self, job_id: str, start: int, end: int) -> None:
+    def _offered(self, job_id: str, attempt: int, start: int, end: int) -> None:
         if len(self.jobs) >= self._limits.max_jobs:
             raise wire.LinkError(f"more than {self._limits.max_jobs} journals")
-        offset = self._owner.desk.offered(self.node_id, job_id, start, end)
+        offset = self._owner.desk.offered(self.node_id, job_id, attempt, start, end)
         if offset is None:
-            self._drop_journal(job_id)
+            self._drop_journal(job_id, attempt)
             return
-        self.jobs.add(job_id)
+        self.jobs[job_id] = attempt
         self._owner.sends(self, job_id)
-        self._tell({"t": "from", "job": job_id, "offset": offset})
+        self._tell({"t": "from", "job": job_id, "attempt": attempt, "offset": offset})
 
-    def _drop_journal(self, job_id: str) -> None:
-        self.jobs.discard(job_id)
-        self._acks.pop(job_id, None)
-        self._owner.sends_no_more(self, job_id)
-        self._tell({"t": "drop", "job": job_id})
+    def _drop_journal(self, job_id: str, attempt: int) -> None:
+        if self.jobs.get(job_id) in (attempt, None):
+            self.jobs.pop(job_id, None)
+            self._acks.pop(job_id, None)
+            self._owner.sends_no_more(self, job_id)
+        self._tell({"t": "drop", "job": job_id, "attempt": attempt})
 
     def _asked(self, header: Mapping[str, Any]) -> None:
         number, length = _number(header, "id"), _number(header, "length")
@@ -330,7 +336,10 @@ class _AgentConnection(WebSocketServerProtocol):
             self._write(message)
         while not self._paused and self._acks:
             job_id, offset = self._acks.popitem()
-            self._write(wire.encode({"t": "ack", "job": job_id, "offset": offset}))
+            attempt = self.jobs.get(job_id)
+            if attempt is not None:
+                ack = {"t": "ack", "job": job_id, "attempt": attempt, "offset": offset}
+                self._write(wire.encode(ack))
 
     def _write(self, message: bytes) -> None:
         if self.state == self.STATE_OPEN:

@@ -127,23 +127,24 @@ class AgentWorkers:
         )
         return answer.get("taken") is True
 
-    async def folder(self, node_id: str, job_id: str) -> tuple[int, bool]:
-        """The end of the job's journal on the worker, and whether its lock is free."""
+    async def folder(self, node_id: str, job_id: str, attempt: int) -> tuple[int, bool]:
+        """The end of the attempt's journal on the worker, and whether its lock is free."""
         answer = await self._ask(node_id, "journals", self._timeouts.ask_s)
         for entry in answer.get("journals", ()):
-            if entry.get("job_id") == job_id:
+            # 0: a folder that doesn't say of which attempt it is.
+            if entry.get("job_id") == job_id and entry.get("attempt") in (attempt, 0):
                 return int(entry["end"]), entry["lock_free"] is True
         raise NotFound(f"Worker {node_id} has no folder of job {job_id}", job_id=job_id)
 
     async def inventory(self, node_id: str) -> Inventory:
-        """Every job of which the agent holds a folder or a partition."""
-        jobs: dict[str, int] = {}
+        """Every attempt of which the agent holds a folder or a partition."""
+        jobs: set[tuple[str, int]] = set()
         for verb, key in (("journals", "journals"), ("partitions", "partitions")):
             answer = await self._ask(node_id, verb, self._timeouts.ask_s)
             for entry in answer.get(key, ()):
                 # 0: a folder that doesn't say of which attempt it is; any release clears it.
-                jobs[str(entry["job_id"])] = max(1, int(entry["attempt"]))
-        return Inventory(jobs=jobs)
+                jobs.add((str(entry["job_id"]), max(1, int(entry["attempt"]))))
+        return Inventory(jobs=frozenset(jobs))
 
     # -- inside
 
@@ -155,6 +156,7 @@ class AgentWorkers:
             self._timeouts.prepare_s,
             job_id=record.job_id,
             attempt=record.attempt,
+            journal_start=record.journal_start,
             owner=record.owner,
             device_id=placement.device_id,
             units=spec.units,
@@ -275,4 +277,5 @@ def _grant(value: Mapping[str, Any]) -> Grant:
         folder=str(value["folder"]),
         environment={str(key): str(text) for key, text in value["environment"].items()},
         mounts=tuple((str(a), str(b), bool(read_only)) for a, b, read_only in value["mounts"]),
+        lifetime_s=None if value.get("lifetime_s") is None else float(value["lifetime_s"]),
     )

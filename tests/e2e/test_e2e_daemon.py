@@ -133,6 +133,43 @@ except RuntimeError as error:
     daemon.wait_nothing_left()
 
 
+def test_a_killed_runner_is_run_again_into_one_stream(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    process = daemon.begin(
+        HEAD
+        + """
+def twice(marker):
+    import os, time
+    first = not os.path.exists(marker)
+    open(marker, "w").close()
+    if first:
+        print("RUNNER", os.getppid())
+        time.sleep(300)
+    print("second")
+    return 7
+
+job = client.submit(twice, args=[MARKER], duration=600, retries=1)
+for chunk in job.logs(follow=True):
+    print(chunk, end="")
+print(json.dumps({"job_id": job.job_id, "result": job.result(timeout=30)}))
+""".replace("MARKER", repr(str(daemon.folder / "marker")))
+    )
+    with process:
+        assert process.stdout is not None
+        runner = process.stdout.readline().split()[1]
+        subprocess.run(["kill", "-9", runner], check=True)
+        out, err = process.communicate(timeout=60)
+    assert out.splitlines()[0] == "second", err
+    told = last_json(out)
+    assert told["result"] == 7
+    view = daemon.get(f"/api/jobs/{told['job_id']}")[1]
+    assert (view["status"], view["attempt"], view["retries"]) == ("completed", 2, 1)
+    (over,) = view["attempts"]
+    assert (over["attempt"], over["reason"]) == (1, "runner_failed")
+    assert view["end"]["log_tail"] == "second\n"
+    daemon.wait_nothing_left()
+
+
 def test_no_worker_gives_503(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(count_cpu_devices=False).start()
     text = (

@@ -140,7 +140,7 @@ class Desk:
         self.packages[sha256] = data
         return {"sha256": sha256, "size_bytes": len(data)}
 
-    def offered(self, node_id: str, job_id: str, start: int, end: int) -> int | None:
+    def offered(self, node_id: str, job_id: str, attempt: int, start: int, end: int) -> int | None:
         assert node_id == NODE
         if job_id in self.unwanted:
             return None
@@ -152,7 +152,7 @@ class Desk:
         self.parsers[job_id] = journal.FrameParser(parser.offset)
         return parser.offset
 
-    def received(self, node_id: str, job_id: str, offset: int, data: bytes) -> bool:
+    def received(self, node_id: str, job_id: str, attempt: int, offset: int, data: bytes) -> bool:
         if job_id in self.unwanted:
             return False
         held = self.journals[job_id]
@@ -164,7 +164,7 @@ class Desk:
             self.acknowledge(job_id, self.parsers[job_id].offset)
         return True
 
-    def lock_free(self, node_id: str, job_id: str) -> None:
+    def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:
         self.free.append(job_id)
 
     async def read_package(

@@ -284,20 +284,22 @@ async def test_a_newer_link_of_a_node_replaces_the_older(make: Make) -> None:
     await older.why
     assert world.links is not None
     await world.until(lambda: len(world.links._made) == 1)  # type: ignore[union-attr]
-    newer.say({"t": "offer", "job": "j", "start": 0, "end": 0})
-    await world.until(lambda: newer.got == [{"t": "from", "job": "j", "offset": 0}])
+    newer.say({"t": "offer", "job": "j", "attempt": 1, "start": 0, "end": 0})
+    await world.until(lambda: newer.got == [{"t": "from", "job": "j", "attempt": 1, "offset": 0}])
     world.links.acknowledge("j", 5)
-    await world.until(lambda: newer.got[1:] == [{"t": "ack", "job": "j", "offset": 5}])
+    await world.until(
+        lambda: newer.got[1:] == [{"t": "ack", "job": "j", "attempt": 1, "offset": 5}]
+    )
 
 
 @pytest.mark.parametrize(
     "header",
     [
         {"t": "mood"},
-        {"t": "offer", "job": 1, "start": 0, "end": 0},
-        {"t": "offer", "job": "j", "start": -1, "end": 0},
+        {"t": "offer", "job": 1, "attempt": 1, "start": 0, "end": 0},
+        {"t": "offer", "job": "j", "attempt": 1, "start": -1, "end": 0},
         {"t": "get", "id": 1, "sha256": "x", "offset": 0},
-        {"t": "lock_free", "job": "x" * 300},
+        {"t": "lock_free", "job": "x" * 300, "attempt": 1},
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -316,7 +318,7 @@ async def test_data_that_wasnt_asked_for_is_ignored(make: Make) -> None:
     await world.start_daemon()
     eager = await peer(world)
     await eager.opened
-    eager.say({"t": "data", "job": "never-offered", "offset": 0}, b"x")
+    eager.say({"t": "data", "job": "never-offered", "attempt": 1, "offset": 0}, b"x")
     eager.say({"t": "get", "id": 1, "sha256": "x", "offset": 0, "length": 1 << 30})
     await world.until(lambda: eager.got)
     assert eager.got[0]["t"] == "refused"
@@ -356,7 +358,7 @@ async def test_a_peer_that_doesnt_read_is_dropped(make: Make) -> None:
     for turn in range(300):
         for number in range(100):
             job_id = "j" * 200 + str(turn * 100 + number)
-            deaf.say({"t": "offer", "job": job_id, "start": 0, "end": 0})
+            deaf.say({"t": "offer", "job": job_id, "attempt": 1, "start": 0, "end": 0})
         await deferLater(reactor, 0)
         assert world.links is not None
         if not world.links._made:

@@ -24,10 +24,12 @@ class Bench:
         self.journal = Journal(self.handle)
         self.woken = 0
         self.sender = JournalSender(wake=self.wake, progress=lambda: None)
-        self.sender.add("a", self.journal)
+        self.sender.add("a", 2, self.journal)
         self.sender.connected()
-        assert self.sent() == [{"t": "offer", "job": "a", "start": 0, "end": len(FRAME)}]
-        self.sender.begin("a", 0)
+        assert self.sent() == [
+            {"t": "offer", "job": "a", "attempt": 2, "start": 0, "end": len(FRAME)}
+        ]
+        self.sender.begin("a", 2, 0)
 
     def wake(self) -> None:
         self.woken += 1
@@ -73,11 +75,23 @@ def test_growth_is_sent_whoever_notices_it(
     assert [header["offset"] for header in bench.sent()] == [len(FRAME)]
 
 
+def test_what_is_said_of_another_attempt_is_not_for_this_one(bench: Bench) -> None:
+    bench.sent()
+    bench.append()
+    bench.sender.ack("a", 1, 2 * len(FRAME))
+    bench.sender.drop("a", 1)
+    bench.sender.begin("a", 1, 0)
+    assert bench.sender.undelivered("a") is not None
+    assert [header["attempt"] for header in bench.sent()] == [2]
+    bench.sender.ack("a", 2, 2 * len(FRAME))
+    assert bench.sender.undelivered("a") is None
+
+
 def test_what_was_sent_but_is_not_durable_is_sent_again_on_a_new_connection(bench: Bench) -> None:
     bench.sent()
     bench.sender.disconnected()
     bench.append()
     bench.sender.connected()
     assert [header["t"] for header in bench.sent()] == ["offer"]
-    bench.sender.begin("a", 0)
+    bench.sender.begin("a", 2, 0)
     assert [header["offset"] for header in bench.sent()] == [0]

@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from cumulus_wire import journal
 from cumulusd.agent.service import AgentService
 from cumulusd.errors import CumulusError, InternalError
 
@@ -64,6 +65,40 @@ async def test_prepare_makes_partition_folder_and_package(make: Callable[..., Wo
     (partition,) = (await world.router.call("partitions"))["partitions"]
     assert partition["partition_id"] == grant["partition_id"]
     assert (partition["state"], partition["remaining_s"]) == ("active", 220.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_attempts_journal_begins_where_it_is_told(
+    make: Callable[..., World],
+) -> None:
+    world = await make().start()
+    await world.prepare()
+    assert (await world.router.call("release", job_id="job-1", attempt=1))["released"] is True
+    world.desk.journals["job-1"] = bytearray(4000)
+    world.desk.parsers["job-1"] = journal.FrameParser(4000)
+    answer = await world.prepare(attempt=2, journal_start=4000)
+    assert answer["grant"]["lifetime_s"] == 340.0
+    folder = world.root / "jobs" / "job-1"
+    orders = json.loads((folder / "job.json").read_bytes())
+    assert (orders["attempt"], orders["journal_start"]) == (2, 4000)
+    assert (orders["boot_id"], orders["last_moment_s"]) == ("boot-1", 1340.0)
+    (entry,) = (await world.router.call("journals"))["journals"]
+    assert (entry["attempt"], entry["start"], entry["end"]) == (2, 4000, 4000)
+    runner = world.runner()
+    runner.begin = runner.end = 4000
+    runner.print(b"again")
+    runner.connect(attempt=2)
+    runner.poke()
+    await world.until(lambda: len(world.desk.records.get("job-1", [])) == 1)
+    assert world.desk.records["job-1"][0].offset == 4000
+    runner.close()
+    # The same after a restart of the agent: it reads where the journal begins from the orders.
+    await world.stop_agent()
+    await world.until(lambda: world.router.session is None)
+    world.start_agent()
+    await world.until(lambda: world.router.session is not None)
+    (entry,) = (await world.router.call("journals"))["journals"]
+    assert (entry["attempt"], entry["start"], entry["end"]) == (2, 4000, runner.end)
 
 
 @pytest_twisted.ensureDeferred

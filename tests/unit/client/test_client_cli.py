@@ -205,6 +205,7 @@ def test_types_are_checked_here_and_values_by_the_daemon() -> None:
         {"env": ["A=1"]},
         {"name": 3},
         {"priority": 1.5},
+        {"retries": True},
     ]
     for options in wrong:
         with pytest.raises(TypeError, match=next(iter(options))):

@@ -48,8 +48,9 @@ def test_options_and_arguments_are_told_apart() -> None:
 
 def test_a_keyword_of_the_functions_own_goes_to_it_and_options_says_the_option() -> None:
     assert call(named, name="for it").kwargs == {"name": "for it"}
-    both = call(named, name="for it", options={"name": "job", "priority": 3})
+    both = call(named, name="for it", options={"name": "job", "priority": 3, "retries": 2})
     assert (both.kwargs, both.spec["name"], both.spec["priority"]) == ({"name": "for it"}, "job", 3)
+    assert both.spec["retries"] == 2
     # The old SDK's options stay options, unless `options` has them.
     assert call(wants_timeout, timeout=5, args=[1]).timeout == 5
     swapped = call(wants_timeout, timeout=5, options={"timeout": None})
@@ -121,7 +122,7 @@ def test_both_faces_have_the_same_options() -> None:
     first, *others = ([*inspect.signature(f).parameters.items()] for f in [*faces, *async_faces])
     assert all([n for n, _ in other] == [n for n, _ in first] for other in others)
     keyword_only = [n for n, p in first if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    new = ["name", "queue_timeout", "setup_timeout", "env", "priority", "options"]
+    new = ["name", "queue_timeout", "setup_timeout", "env", "priority", "retries", "options"]
     assert keyword_only == new
 
 

@@ -96,6 +96,8 @@ def test_a_stream_left_half_read_says_nothing_when_its_client_is_closed() -> Non
 
 def test_results_are_gathered_and_verified() -> None:
     collector = ResultCollector()
+    collector.feed([record(Kind.RESULT, b"killed in the middle")])
+    collector.feed([record(Kind.STATUS, b'{"phase":"setup","attempt":2}')])
     collector.feed([record(Kind.RESULT, b"old"), record(Kind.EXIT, b"{}")])
     collector.feed(
         [record(Kind.STDOUT, b"x"), record(Kind.RESULT, b"4"), record(Kind.RESULT, b"2")]

@@ -10,6 +10,7 @@ from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.jobs.model import (
     End,
+    EndedAttempt,
     Grant,
     JobRecord,
     JobSpec,
@@ -66,10 +67,24 @@ def full_record() -> JobRecord:
             memory_bytes=1 << 30,
             python_version="3.11.7",
             idempotency_key="k",
+            retries=2,
         ),
         phase=Phase.ENDED,
         created_at=1.5,
         attempt=2,
+        attempts=(
+            EndedAttempt(
+                attempt=1,
+                reason=EndReason.WORKER_LOST,
+                message="gone",
+                node_id="n0",
+                hostname="gpu0",
+                started_at=1.7,
+                ended_at=1.8,
+            ),
+        ),
+        journal_start=4096,
+        queued_at=1.9,
         wait=Wait(reason=WaitReason.NO_FREE_SHARE, message="busy", details={"position": 1}),
         placement=Placement(node_id="n1", hostname="gpu1", device_id="d1"),
         grant=Grant(
@@ -84,6 +99,7 @@ def full_record() -> JobRecord:
             folder="/f",
             environment={"X": "y"},
             mounts=(("/a", "/b", True),),
+            lifetime_s=900.0,
         ),
         stop_reason=EndReason.CANCELLED_BY_USER,
         setup_at=2.0,
@@ -98,6 +114,7 @@ def full_record() -> JobRecord:
             error={"type": "ValueError"},
             result=ResultInfo(encoding="json", size_bytes=2, sha256="cd"),
             hint="look",
+            log_tail="epoch 7\n",
         ),
     )
 

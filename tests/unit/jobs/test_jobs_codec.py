@@ -16,6 +16,7 @@ from cumulus_wire.states import JobState
 from cumulusd.jobs import codec, versions
 from cumulusd.jobs.model import (
     End,
+    EndedAttempt,
     Grant,
     JobRecord,
     JobSpec,
@@ -50,6 +51,7 @@ specs = st.builds(
     memory_bytes=st.none() | integers,
     python_version=st.none() | texts,
     idempotency_key=st.none() | texts,
+    retries=integers,
 )
 grants = st.builds(
     Grant,
@@ -64,6 +66,7 @@ grants = st.builds(
     folder=texts,
     environment=st.dictionaries(texts, texts, max_size=3),
     mounts=st.lists(st.tuples(texts, texts, st.booleans()), max_size=3).map(tuple),
+    lifetime_s=st.none() | finite,
 )
 ends = st.builds(
     End,
@@ -75,6 +78,17 @@ ends = st.builds(
     error=st.none() | json_objects,
     result=st.none() | st.builds(ResultInfo, encoding=texts, size_bytes=integers, sha256=texts),
     hint=st.none() | texts,
+    log_tail=st.none() | texts,
+)
+attempts = st.builds(
+    EndedAttempt,
+    attempt=integers,
+    reason=st.sampled_from(EndReason),
+    message=texts,
+    node_id=st.none() | texts,
+    hostname=st.none() | texts,
+    started_at=st.none() | finite,
+    ended_at=finite,
 )
 records = st.builds(
     JobRecord,
@@ -84,6 +98,9 @@ records = st.builds(
     phase=st.sampled_from(Phase),
     created_at=finite,
     attempt=integers,
+    attempts=st.lists(attempts, max_size=3).map(tuple),
+    journal_start=integers,
+    queued_at=st.none() | finite,
     wait=st.none()
     | st.builds(Wait, reason=st.sampled_from(WaitReason), message=texts, details=json_objects),
     placement=st.none() | st.builds(Placement, node_id=texts, hostname=texts, device_id=texts),
@@ -119,6 +136,7 @@ def test_a_record_of_every_version_is_read(version: int) -> None:
     for field in ("job_id", "owner", "phase", "created_at", "attempt", "placement", "ended_at"):
         assert getattr(record, field) == getattr(full_record(), field)
     assert record.spec.requirements == full_record().spec.requirements
+    assert record.spec.retries == (0 if version < 2 else full_record().spec.retries)
     assert record.end is not None and record.end.result == ResultInfo(
         encoding="json", size_bytes=2, sha256="cd"
     )

@@ -497,6 +497,34 @@ def test_finished_is_known_after_a_restart(daemon: Daemon) -> None:
     assert not journal.finished
 
 
+def test_a_sealed_attempt_is_cut_to_whole_records_and_durable(daemon: Daemon) -> None:
+    journal = daemon.journals.open("j")
+    whole = line("a", 300) + EXIT
+    journal.append(0, whole + line("torn", 300)[:-1])
+    assert result_of(journal.seal(1)) == len(whole) == journal.durable_offset
+    assert journal.sealed_attempt == 1
+    assert files(daemon) == {segment_name(0): len(whole)}
+    assert not journal.finished_since(len(whole)), "that EXIT is the attempt before's"
+    journal.append(len(whole), line("b", 300))
+    daemon.crash()
+    journal = daemon.journals.open("j")
+    assert read_all(journal) == (whole + line("b", 300), [])
+    journal.append(journal.end_offset, EXIT)
+    assert journal.finished_since(len(whole))
+
+
+def test_sealing_ends_what_damage_began(daemon: Daemon) -> None:
+    journal = daemon.journals.open("j")
+    with pytest.raises(JournalDamaged):
+        journal.append(0, line("a", 300) + b"\0" * 40)
+    assert result_of(journal.seal(1)) == len(line("a", 300))
+    assert [entry.payload[:1] for entry in journal.append(300 + 20, line("b", 9))] == [b"b"]
+
+
+def test_an_attempt_that_said_nothing_is_sealed_too(daemon: Daemon) -> None:
+    assert result_of(daemon.journals.open("j").seal(1)) == 0
+
+
 def test_damage_in_a_file_ends_the_journal_before_it(daemon: Daemon) -> None:
     journal = daemon.journals.open("j")
     journal.append(0, line("a", 100) + line("b", 100) + line("c", 100))

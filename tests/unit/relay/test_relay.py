@@ -337,6 +337,22 @@ async def test_the_result_is_put_together_and_checked(office: Office) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_result_is_that_of_the_last_attempt(office: Office) -> None:
+    job_id = await office.submit(retries=1)
+    world, value = office.world, b"7"
+    world.says(job_id, SETUP, RUNNING, encode(Kind.RESULT, b"killed in the middle"))
+    world.platform.die(job_id, 137)
+    world.pass_time(3)
+    assert world.record(job_id).attempt == 2
+    info = {"encoding": "json", "size_bytes": 1, "sha256": hashlib.sha256(value).hexdigest()}
+    world.says(job_id, SETUP, RUNNING, encode(Kind.RESULT, value), exit_frame(result=info))
+    assert await office.relay.result(ANN, job_id, None) == {**info, "data": value}
+    (over,) = office.relay.get(ANN, job_id)["attempts"]
+    assert (over["attempt"], over["reason"]) == (1, "runner_failed")
+    assert over["worker"] == {"node_id": "n1", "hostname": "one"}
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_failed_job_has_no_result_but_says_why(office: Office) -> None:
     job_id = await office.submit()
     office.world.says(job_id, SETUP, RUNNING, exit_frame("failed", reason="exit_code", exit_code=3))

@@ -29,7 +29,7 @@ def test_a_function_runs(new_job: NewJob) -> None:
     kinds = [kind for kind, _ in itertools.groupby(record.kind for record in job.records())]
     assert kinds == [Kind.STATUS, Kind.STDOUT, Kind.RESULT, Kind.EXIT]
     assert job.jsons(Kind.STATUS) == [
-        {"phase": "setup"},
+        {"phase": "setup", "attempt": 1},
         {"phase": "running", "cached": False, "requirements": 0},
     ]
     assert job.output(Kind.STDOUT) == b"adding\n"

@@ -6,11 +6,19 @@ from pathlib import Path
 import attrs
 import pytest
 
-from cumulus_wire.codes import EndReason
+from cumulus_wire.codes import RETRIED, EndReason, WaitReason
 from cumulus_wire.states import ENDED, JobState
 from cumulusd.jobs import machine
 from cumulusd.jobs.machine import IGNORED, TABLE, Effect, Event, EventKind, ImpossibleTransition
-from cumulusd.jobs.model import End, Grant, JobRecord, JobSpec, Phase, Placement
+from cumulusd.jobs.model import (
+    End,
+    EndedAttempt,
+    Grant,
+    JobRecord,
+    JobSpec,
+    Phase,
+    Placement,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 SPEC = JobSpec(
@@ -33,14 +41,32 @@ GRANT = Grant(
     folder="/x",
 )
 END = End(state=JobState.FAILED, reason=EndReason.USER_ERROR, message="boom")
+LOST = End(state=JobState.FAILED, reason=EndReason.WORKER_LOST, message="no answer")
+OVER = EndedAttempt(
+    attempt=1,
+    reason=EndReason.WORKER_LOST,
+    message="no answer",
+    node_id="n1",
+    hostname="one",
+    started_at=None,
+    ended_at=2.0,
+)
 
 
 def record_in(phase: Phase) -> JobRecord:
     record = JobRecord(job_id="j", owner="a", spec=SPEC, phase=phase, created_at=1.0)
     if phase is not Phase.QUEUED:
         record = attrs.evolve(record, placement=PLACEMENT)
-    if phase in (Phase.LAUNCHING, Phase.STARTING, Phase.RUNNING, Phase.ENDING):
+    if phase in (
+        Phase.LAUNCHING,
+        Phase.STARTING,
+        Phase.RUNNING,
+        Phase.RETRYING,
+        Phase.ENDING,
+    ):
         record = attrs.evolve(record, grant=GRANT)
+    if phase is Phase.RETRYING:
+        record = attrs.evolve(record, attempts=(OVER,))
     if phase in (Phase.ENDING, Phase.ENDED):
         record = attrs.evolve(record, end=END, ended_at=2.0)
     return record
@@ -54,6 +80,7 @@ def event_of(kind: EventKind) -> Event:
         grant=GRANT,
         end=END,
         stop_reason=EndReason.CANCELLED_BY_USER,
+        journal_start=77,
     )
 
 
@@ -78,10 +105,89 @@ def test_every_pair_is_decided(phase: Phase, kind: EventKind) -> None:
 
 def test_a_worker_is_cleared_exactly_when_something_may_be_on_it() -> None:
     for (phase, kind), row in TABLE.items():
-        if row.phase is Phase.ENDING and phase is not Phase.ENDING:
+        if row.phase in (Phase.ENDING, Phase.RETRYING) and phase is not row.phase:
             assert Effect.CLEAR in row.effects, (phase, kind)
+        if row.phase is Phase.QUEUED and phase is not Phase.PREPARING:
+            assert (phase, kind) == (Phase.RETRYING, EventKind.CLEARED), "never before it is clear"
         if row.phase is Phase.ENDED and phase is not Phase.ENDING:
             assert phase is Phase.QUEUED, "only a job that was never placed ends without clearing"
+
+
+def retried(phase: Phase, retries: int = 1, **changes: object) -> JobRecord:
+    spec = attrs.evolve(SPEC, retries=retries)
+    return attrs.evolve(record_in(phase), spec=spec, **changes)
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind"),
+    [
+        (Phase.PREPARING, EventKind.PREPARE_FAILED),
+        (Phase.LAUNCHING, EventKind.LAUNCH_FAILED),
+        (Phase.LAUNCHING, EventKind.FINAL),
+        (Phase.STARTING, EventKind.FINAL),
+        (Phase.STARTING, EventKind.LOST),
+        (Phase.RUNNING, EventKind.FINAL),
+        (Phase.RUNNING, EventKind.LOST),
+    ],
+)
+def test_an_attempt_that_the_infrastructure_ended_is_followed_by_another(
+    phase: Phase, kind: EventKind
+) -> None:
+    lost = Event(kind=kind, at=5.0, end=LOST, attempt=1)
+    after, effects = machine.step(retried(phase, started_at=4.0), lost)
+    assert (after.phase, after.state, effects) == (
+        Phase.RETRYING,
+        JobState.PENDING,
+        (Effect.CLEAR,),
+    )
+    (over,) = after.attempts
+    assert (over.attempt, over.reason, over.message) == (1, EndReason.WORKER_LOST, "no answer")
+    assert (over.node_id, over.hostname, over.started_at, over.ended_at) == ("n1", "one", 4.0, 5.0)
+    assert after.wait is not None and after.wait.reason is WaitReason.RETRYING
+    assert "Attempt 1 of 2 ended (worker_lost: no answer)" in after.wait.message
+    assert machine.step(after, attrs.evolve(lost, at=6.0)) == (after, ()), "once"
+    cleared = Event(kind=EventKind.CLEARED, at=7.0, attempt=1, journal_start=512)
+    again, effects = machine.step(after, cleared)
+    assert (again.phase, again.attempt, again.journal_start) == (Phase.QUEUED, 2, 512)
+    assert (again.placement, again.grant, again.setup_at, again.started_at) == (None,) * 4
+    assert (again.created_at, again.waits_since) == (1.0, 7.0)
+    assert again.attempts == (over,)
+    assert effects == ()
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_only_the_infrastructures_faults_are_tried_again(reason: EndReason) -> None:
+    end = attrs.evolve(LOST, reason=reason)
+    after, _ = machine.step(retried(Phase.RUNNING), Event(kind=EventKind.LOST, at=5.0, end=end))
+    assert (after.phase is Phase.RETRYING) == (reason in RETRIED)
+
+
+def test_retries_are_counted_and_a_cancelled_job_gets_none() -> None:
+    lost = Event(kind=EventKind.LOST, at=5.0, end=LOST)
+    spent = retried(Phase.RUNNING, retries=2, attempt=3)
+    assert machine.step(spent, lost)[0].phase is Phase.ENDING
+    assert machine.step(attrs.evolve(spent, attempt=2), lost)[0].phase is Phase.RETRYING
+    stopped = retried(Phase.RUNNING, stop_reason=EndReason.CANCELLED_BY_USER)
+    assert machine.step(stopped, lost)[0].phase is Phase.ENDING
+    overdue = retried(Phase.RUNNING, stop_reason=EndReason.DURATION_EXCEEDED)
+    after, _ = machine.step(overdue, lost)
+    assert after.phase is Phase.RETRYING, "nobody knows whether it had completed"
+    cleared = Event(kind=EventKind.CLEARED, at=7.0, attempt=1, journal_start=512)
+    assert machine.step(after, cleared)[0].stop_reason is None
+
+
+def test_an_attempt_given_up_that_ends_by_itself_is_the_jobs_end() -> None:
+    found = Event(kind=EventKind.FINAL, at=8.0, end=END, attempt=1)
+    after, effects = machine.step(retried(Phase.RETRYING), found)
+    assert (after.phase, after.end, after.attempts) == (Phase.ENDING, END, ())
+    assert effects == (Effect.CLEAR,)
+
+
+def test_what_is_said_of_another_attempt_changes_nothing() -> None:
+    record = retried(Phase.RUNNING, attempt=2, attempts=(OVER,))
+    for kind in EventKind:
+        late = attrs.evolve(event_of(kind), attempt=1)
+        assert machine.step(record, late) == (record, ())
 
 
 def test_the_first_stop_decides() -> None:
@@ -129,6 +235,7 @@ def test_effects_are_repeated_after_a_restart() -> None:
         Phase.LAUNCHING: (Effect.LAUNCH,),
         Phase.STARTING: (),
         Phase.RUNNING: (),
+        Phase.RETRYING: (Effect.CLEAR,),
         Phase.ENDING: (Effect.CLEAR,),
         Phase.ENDED: (),
     }

@@ -268,7 +268,7 @@ async def test_a_lost_container_is_told_only_when_its_journal_is_complete(world:
     world.pass_time(5)
     assert world.record("a").phase is Phase.RUNNING, "its last bytes are still on the worker"
     journal = world.journals.open("a")
-    world.intake.received("n1", "a", journal.end_offset, late)
+    world.intake.received("n1", "a", 1, journal.end_offset, late)
     world.pass_time(2)
     end = world.record("a").end
     assert end is not None
@@ -294,6 +294,28 @@ async def test_the_deadline_has_a_second_line(world: World) -> None:
     world.pass_time(30)
     assert world.workers.stopped[0] == ("a", "duration_exceeded")
     assert world.record("a").state is JobState.TIMEOUT
+
+
+@in_world
+async def test_a_job_whose_time_ends_while_its_worker_is_away_is_not_called_late(
+    world: World,
+) -> None:
+    await running_job(world, duration_s=10.0)
+    world.workers.error = Unavailable("no route")
+    world.pass_time(85)
+    assert world.record("a").phase is Phase.RUNNING
+    world.workers.error = None
+    world.says("a", exit_frame())
+    assert world.record("a").state is JobState.COMPLETED
+
+
+@in_world
+async def test_a_job_whose_time_ends_on_a_lost_worker_is_lost(world: World) -> None:
+    await running_job(world, duration_s=10.0)
+    world.workers.error = Unavailable("no route")
+    world.pass_time(120)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.WORKER_LOST
 
 
 @in_world

@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from cumulus_wire.journal import Kind, encode, encode_json
-from cumulusd.errors import CumulusError, NotFound
+from cumulusd.errors import Conflict, CumulusError, NotFound
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import Grant, JobRecord, JobSpec, Phase, Placement, units_for_fraction
 from cumulusd.jobs.ports import AgentView, Container, ContainerSpec, Device, Inventory, Node
 from cumulusd.jobs.settings import Settings
@@ -44,6 +45,9 @@ class MemoryStore:
         self.history.append(f"save {record.job_id} {record.phase}")
 
 
+_GONE = Container(job_id="", attempt=0, node_id=None, alive=False, exit_code=None, message="")
+
+
 class MemoryPlatform:
     name = "memory"
 
@@ -72,6 +76,7 @@ class MemoryPlatform:
     async def launch(self, spec: ContainerSpec) -> None:
         if self.launch_error is not None:
             raise self.launch_error
+        assert not self.running.get(spec.job_id, _GONE).alive, "two attempts at once"
         self.history.append(f"launch {spec.job_id}")
         self.running[spec.job_id] = Container(
             job_id=spec.job_id,
@@ -86,6 +91,9 @@ class MemoryPlatform:
         if self.silence is not None:
             await self.silence
         return dict(self.running)
+
+    async def all_containers(self) -> Sequence[Container]:
+        return list((await self.containers()).values())
 
     async def stop(self, job_id: str, attempt: int) -> None:
         self.history.append(f"stop {job_id}")
@@ -118,6 +126,7 @@ class MemoryWorkers:
         self.stop_error: CumulusError | None = None
         self.bug: Exception | None = None
         self.partitions: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
         self.journal_ends: dict[str, int] = {}
         self.locks_held: set[str] = set()
         self.runner_obeys = True
@@ -150,8 +159,13 @@ class MemoryWorkers:
     async def prepare(self, record: JobRecord, placement: Placement) -> Grant:
         if self.error or self.prepare_error:
             raise self.error or self.prepare_error  # type: ignore[misc]
+        older = self.attempts.get(record.job_id)
+        if older is not None and older != record.attempt:
+            raise Conflict("another attempt has its folder here", details={"attempt": older})
         self.history.append(f"prepare {record.job_id}")
         self.partitions[record.job_id] = record.spec.units
+        self.attempts[record.job_id] = record.attempt
+        self.journal_ends.setdefault(record.job_id, record.journal_start)
         return Grant(
             partition_id=f"p-{record.job_id}",
             device_id=placement.device_id,
@@ -162,15 +176,20 @@ class MemoryWorkers:
             tier="advisory",
             tier_note="booked",
             folder=f"/jobs/{record.job_id}",
+            lifetime_s=record.spec.setup_timeout_s + record.spec.duration_s + 100.0,
         )
 
     async def release(self, node_id: str, job_id: str, attempt: int) -> bool:
         if self.error or self.bug:
             raise self.error or self.bug  # type: ignore[misc]
+        if self.attempts.get(job_id, attempt) != attempt:
+            return True
         if job_id in self.locks_held:
             return False
         self.history.append(f"release {job_id}")
         self.partitions.pop(job_id, None)
+        self.attempts.pop(job_id, None)
+        self.journal_ends.pop(job_id, None)
         self.changed()
         return True
 
@@ -182,17 +201,17 @@ class MemoryWorkers:
         self.stopped.append((job_id, reason))
         return self.runner_obeys
 
-    async def folder(self, node_id: str, job_id: str) -> tuple[int, bool]:
+    async def folder(self, node_id: str, job_id: str, attempt: int) -> tuple[int, bool]:
         if self.error:
             raise self.error
-        if job_id not in self.partitions:
+        if job_id not in self.partitions or self.attempts.get(job_id, attempt) != attempt:
             raise NotFound("no such folder")
         container = self.platform.running.get(job_id)
         alive = container is not None and container.alive
         return self.journal_ends.get(job_id, 0), not alive and job_id not in self.locks_held
 
     async def inventory(self, node_id: str) -> Inventory:
-        return Inventory(jobs=dict.fromkeys(self.partitions, 1))
+        return Inventory(jobs={(job, self.attempts.get(job, 1)) for job in self.partitions})
 
 
 def run_at_once(function: Callable[[], _T]) -> Awaitable[_T]:
@@ -213,15 +232,6 @@ class World:
         self.workers = MemoryWorkers(self.history, self.platform)
         self.settings = settings or Settings()
         self.table = JobTable()
-        self.supervisor = Supervisor(
-            table=self.table,
-            store=self.store,  # type: ignore[arg-type]
-            platform=self.platform,
-            workers=self.workers,
-            clock=self.clock,
-            wall_clock=self.clock.seconds,
-            settings=self.settings,
-        )
         self.acknowledged: list[tuple[str, int]] = []
         self.journals = Journals(
             folder / "journals",
@@ -231,10 +241,23 @@ class World:
             segment_bytes=1 << 16,
             on_durable=lambda job_id, offset: self.acknowledged.append((job_id, offset)),
         )
+        self.tails = LogTails()
+        self.supervisor = Supervisor(
+            table=self.table,
+            store=self.store,  # type: ignore[arg-type]
+            journals=self.journals,
+            tails=self.tails,
+            platform=self.platform,
+            workers=self.workers,
+            clock=self.clock,
+            wall_clock=self.clock.seconds,
+            settings=self.settings,
+        )
         self.intake = Intake(
             table=self.table,
             journals=self.journals,
             packages=None,  # type: ignore[arg-type]
+            tails=self.tails,
             clock=self.clock,
             tell=self.supervisor.tell,
             nudge=self.supervisor.nudge,
@@ -287,7 +310,7 @@ class World:
         data = b"".join(frames)
         start = self.workers.journal_ends.get(job_id, 0)
         self.workers.journal_ends[job_id] = start + len(data)
-        taken = self.intake.received("n1", job_id, start, data)
+        taken = self.intake.received("n1", job_id, self.record(job_id).attempt, start, data)
         self.pass_time(0)
         return taken
 

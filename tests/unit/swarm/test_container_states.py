@@ -84,22 +84,24 @@ def ended(code: int) -> dict[str, Any]:
 def test_a_tasks_state_is_the_containers(
     one: TaskInfo, alive: bool, exit_code: int | None, message: str
 ) -> None:
-    found = containers([service()], [one], {})["job_1"]
+    found = containers([service()], [one], {})["job_1", 1]
     assert (found.alive, found.exit_code, found.message) == (alive, exit_code, message)
 
 
 def test_a_service_without_a_task_may_yet_start_unless_it_is_scaled_to_0() -> None:
-    assert containers([service()], [], {})["job_1"].alive
-    stopped = containers([service(replicas=0)], [], {})["job_1"]
+    assert containers([service()], [], {})["job_1", 1].alive
+    stopped = containers([service(replicas=0)], [], {})["job_1", 1]
     assert (stopped.alive, stopped.message) == (False, "stopped")
 
 
 def test_on_a_node_that_is_down_it_is_lost_once_the_swarm_gave_it_up() -> None:
-    lost = {"n1": "worker1"}
-    assert containers([service()], [task("running")], lost)["job_1"].alive
-    given_up = containers([service()], [task("running", "shutdown")], lost)["job_1"]
+    lost = {"n1": "node worker1 is down"}
+    assert containers([service()], [task("running")], lost)["job_1", 1].alive
+    given_up = containers([service()], [task("running", "shutdown")], lost)["job_1", 1]
     assert (given_up.alive, given_up.message) == (False, "node worker1 is down")
-    assert containers([service()], [task("running", "shutdown")], {"n2": "other"})["job_1"].alive
+    assert containers([service()], [task("running", "shutdown")], {"n2": "node other is down"})[
+        "job_1", 1
+    ].alive
 
 
 def test_any_task_that_runs_keeps_it_alive_and_the_newest_speaks() -> None:
@@ -108,19 +110,20 @@ def test_any_task_that_runs_keeps_it_alive_and_the_newest_speaks() -> None:
         task("failed", "shutdown", at="2026-01-02T00:00:00Z", Err="newer"),
     ]
     for order in (tasks, tasks[::-1]):
-        found = containers([service()], order, {})["job_1"]
+        found = containers([service()], order, {})["job_1", 1]
         assert (found.alive, found.message) == (True, "newer")
 
 
 def test_a_removed_services_task_is_seen_only_while_it_runs() -> None:
-    assert containers([], [task("running", "remove")], {})["job_1"].alive
+    assert containers([], [task("running", "remove")], {})["job_1", 1].alive
     assert containers([], [task("failed", "remove")], {}) == {}
 
 
-def test_the_newest_attempt_is_shown() -> None:
+def test_every_attempt_is_shown() -> None:
     services = [service(1, attempt="2"), service(2, replicas=0, attempt="10")]
     for order in (services, services[::-1]):
-        assert containers(order, [task("running")], {})["job_1"].attempt == 10
+        found = containers(order, [task("running")], {})
+        assert set(found) == {("job_1", 2), ("job_1", 10)}
 
 
 def test_what_has_our_label_and_no_job_is_left_alone() -> None:

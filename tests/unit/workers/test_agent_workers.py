@@ -54,7 +54,7 @@ async def test_a_folder_of_no_known_attempt_can_be_released() -> None:
         return {"journals": [entry]} if uri.endswith("journals") else {"partitions": []}
 
     workers = AgentWorkers(call, Clock(), environment={})
-    assert (await workers.inventory("n1")).jobs == {"a": 1}, "agents refuse attempt 0"
+    assert (await workers.inventory("n1")).jobs == {("a", 1)}, "agents refuse attempt 0"
     await workers.stop()
 
 
