@@ -42,18 +42,25 @@ class Cluster:
 
     @classmethod
     def create(
-        cls, base: Path, *, nodes: int = 3, workers: int = 2, owned: bool = True
+        cls,
+        base: Path,
+        *,
+        nodes: int = 3,
+        workers: int = 2,
+        owned: bool = True,
+        tree: Path | None = None,
     ) -> "Cluster":
         """Engines up and joined as a Swarm. With `owned` it ends with this process at the latest.
 
-        `base` must not exist. ClusterError when it can't be made; then nothing is left of it.
+        `base` must not exist. `tree`: the file system to run the engines in (`release.make_tree`),
+        without it this machine's. ClusterError when it can't be made; then nothing is left of it.
         """
         if os.geteuid() != 0:
             raise ClusterError("making engines and network namespaces needs root")
         if base.exists():
             raise ClusterError(f"{base} exists; a cluster needs a folder of its own")
         sweep.sweep_dead()
-        cluster = cls._launch(base, nodes, workers, owned)
+        cluster = cls._launch(base, nodes, workers, owned, tree)
         try:
             if owned:
                 cluster._owner = cluster._connect()
@@ -69,7 +76,9 @@ class Cluster:
         return cluster
 
     @classmethod
-    def _launch(cls, base: Path, nodes: int, workers: int, owned: bool) -> "Cluster":
+    def _launch(
+        cls, base: Path, nodes: int, workers: int, owned: bool, tree: Path | None
+    ) -> "Cluster":
         rng = random.SystemRandom()
         with host.alone():  # two makers must not choose the same subnet
             subnet = network.choose_subnet(network.taken_networks(), rng)
@@ -80,6 +89,7 @@ class Cluster:
             min(network.host_mtu(), 1500),
             nodes,
             workers,
+            tree,
         )
         command = [sys.executable, "-m", "engines.guardian", layout.to_json()]
         done = subprocess.run(

@@ -2,7 +2,8 @@
 
 The engine is in the node's network namespace, and in host name, mount and process namespaces of its
 own. It has its own /run, so that nothing of it collides with another engine's; its process
-namespace ends with its parent, and its containers with it: the kernel sees to that.
+namespace ends with its parent, and its containers with it: the kernel sees to that. So do all its
+mounts: none is made outside of its mount namespace.
 """
 
 import os
@@ -15,11 +16,12 @@ __all__ = ["MARK", "command", "environment"]
 #: In the environment of all of a cluster's processes: finds those that outlived their parent.
 MARK = "CUMULUS_ENGINES_TAG"
 
-# $1 node's folder, $2 sockets' folder, $3 worker root, $4 host name; then the engine's command.
+# $1 node's folder, $2 sockets' folder, $3 worker root, $4 host name, $5 the tree to run in or
+# nothing; then the engine's command.
 _INSIDE = r"""
 set -eu
-node=$1 sockets=$2 worker_root=$3 name=$4
-shift 4
+node=$1 sockets=$2 worker_root=$3 name=$4 tree=$5
+shift 5
 hostname "$name"
 # Other clusters' network namespaces must not be kept alive by mounts copied into this namespace.
 if [ -d /run/netns ]; then
@@ -29,6 +31,25 @@ fi
 mount -t tmpfs -o mode=755,size=256m cumulus-engine "$node/run"
 mkdir -p "$node/run/${sockets#/run/}"
 mount --bind "$sockets" "$node/run/${sockets#/run/}"
+if [ -n "$tree" ]; then
+    # Another release's file system, with what the engine needs of this machine and of its node.
+    mount -t tmpfs -o mode=755,size=256m cumulus-engine "$node/root"
+    cd "$node/root"
+    mkdir below above work all
+    mount --bind "$tree" below
+    mount -t overlay -o lowerdir=below,upperdir=above,workdir=work cumulus-engine all
+    cd all
+    mkdir -p ".$node" ".$worker_root" outside
+    mount --rbind /dev dev
+    mount --rbind /sys sys
+    mount -t proc -o nosuid,nodev,noexec proc proc
+    mount --rbind "$node/run" run
+    mount --bind "$node" ".$node"
+    mount --bind "$node/cumulus" ".$worker_root"
+    cp "$node/resolv.conf" etc/resolv.conf
+    pivot_root . outside
+    exec chroot . sh -euc 'umount -l /outside; exec "$@"' engine "$@"
+fi
 mount --rbind "$node/run" /run
 # The names of hosts come from the cluster's forwarder. The file may be a link into /run.
 resolv=$(readlink -m /etc/resolv.conf)
@@ -75,6 +96,7 @@ def command(layout: Layout, node: NodeLayout) -> list[str]:
         *("--propagation", "private", "--"),
         *("sh", "-c", _INSIDE, "engine"),
         *(str(layout.folder(node)), str(layout.runtime), str(WORKER_ROOT), node.name),
+        str(layout.tree or ""),
         *("tini", "--"),  # reaps what engine and containers leave to process 1
         *engine_words(layout, node),
     ]

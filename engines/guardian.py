@@ -15,13 +15,16 @@ The control socket takes one JSON object a line and answers each with one line.
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from engines import host, network, sweep
@@ -81,7 +84,7 @@ class Guardian:
 
     def _prepare_folder(self, node: NodeLayout) -> None:
         folder = self._layout.folder(node)
-        for name in ("data", "run", "cumulus"):
+        for name in ("data", "run", "cumulus", "root"):
             (folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
         (folder / "resolv.conf").write_text(f"nameserver {self._layout.bridge_address}\n")
         (folder / "daemon.json").write_text("{}\n")
@@ -103,10 +106,19 @@ class Guardian:
             )
 
     def _kill(self, node: NodeLayout) -> None:
-        """All of the node's processes at once, as when its power fails."""
+        """All of the node's processes at once, as when its power fails; back when none is left."""
         engine = self._engines[node.name]
-        engine.kill()
-        engine.wait(ENGINE_END_TIMEOUT_S)
+        firsts = _children(engine.pid)
+        try:
+            engine.kill()
+            engine.wait(ENGINE_END_TIMEOUT_S)
+            # The kernel ends the first of a process namespace after all others in it.
+            for first in firsts:
+                if not select.select([first], [], [], ENGINE_END_TIMEOUT_S)[0]:
+                    raise RuntimeError(f"processes of {node.name} live on after SIGKILL")
+        finally:
+            for first in firsts:
+                os.close(first)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
@@ -151,6 +163,15 @@ class Guardian:
         else:
             raise ValueError(f"unknown request {do!r}")
         return None
+
+
+def _children(pid: int) -> list[int]:
+    """Descriptors of a process's children, each readable once its process has ended."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended, and they too
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found.append(os.pidfd_open(int(child)))
+    return found
 
 
 def end_with_parent(number: int) -> None:

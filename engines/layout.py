@@ -32,13 +32,17 @@ class NodeLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """One cluster: `tag` names all of it, `base` is its folder (data, logs, worker files)."""
+    """One cluster: `tag` names all of it, `base` is its folder (data, logs, worker files).
+
+    `tree`: the file system that its engines run in; None: this machine's.
+    """
 
     tag: str
     base: Path
     subnet: str
     mtu: int
     nodes: tuple[NodeLayout, ...]
+    tree: Path | None = None
 
     @property
     def manager(self) -> NodeLayout:
@@ -99,13 +103,15 @@ class Layout:
         return f"/{self.tag}-n{node.number}"
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "base": str(self.base)})
+        tree = None if self.tree is None else str(self.tree)
+        return json.dumps({**asdict(self), "base": str(self.base), "tree": tree})
 
     @classmethod
     def from_json(cls, text: str) -> "Layout":
         data = json.loads(text)
         nodes = tuple(NodeLayout(**node) for node in data.pop("nodes"))
-        return cls(**{**data, "base": Path(data["base"]), "nodes": nodes})
+        base, tree = Path(data.pop("base")), data.pop("tree", None)
+        return cls(**data, base=base, nodes=nodes, tree=None if tree is None else Path(tree))
 
 
 def runtime_of(tag: str) -> Path:
@@ -114,7 +120,15 @@ def runtime_of(tag: str) -> Path:
     return RUNTIME / tag
 
 
-def plan(tag: str, base: Path, subnet: str, mtu: int, nodes: int, workers: int) -> Layout:
+def plan(
+    tag: str,
+    base: Path,
+    subnet: str,
+    mtu: int,
+    nodes: int,
+    workers: int,
+    tree: Path | None = None,
+) -> Layout:
     """A cluster of `nodes` engines, the last `workers` of them GPU workers; the first manages."""
     if not 1 <= nodes <= MAX_NODES:
         raise ValueError(f"a cluster has 1 to {MAX_NODES} nodes, not {nodes}")
@@ -129,4 +143,4 @@ def plan(tag: str, base: Path, subnet: str, mtu: int, nodes: int, workers: int) 
         worker_number += worker and number > 1
         name = "manager" if number == 1 else f"worker{worker_number}" if worker else f"node{number}"
         made.append(NodeLayout(name, number, str(addresses[9 + number]), worker))
-    return Layout(tag, base, subnet, mtu, tuple(made))
+    return Layout(tag, base, subnet, mtu, tuple(made), tree)

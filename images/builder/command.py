@@ -74,12 +74,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
     try:
         options.output = options.output.resolve()
         options.cache = (options.cache or options.output / "cache").resolve()
-        with _locked(options.output), _locked(options.cache):
+        with locked(options.output), locked(options.cache):
             build(options)
     except BuildError as error:
         say(str(error))
@@ -89,12 +89,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """One build at a time in a folder; the others wait."""
     output.mkdir(parents=True, exist_ok=True)
     with open(output / ".lock", "w") as lock:

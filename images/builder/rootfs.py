@@ -28,6 +28,8 @@ _TOOLS = {
     "chroot": "coreutils",
     "tar": "tar",
 }
+#: How debootstrap makes each release.
+_SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _KEEP_XATTRS = ("--xattrs", "--xattrs-include=security.capability")
 #: $1 the root, $2 the build context, $3 where it is mounted; then the script and its arguments.
 _ENTER = r"""
@@ -163,7 +165,7 @@ def _make(
     if not has_lower:
         before = {}
         say(f"{image}: debootstrap {SUITE} (a minute or two)")
-        _debootstrap(root, settings, context)
+        debootstrap(root, settings, work=context.parent)
     say(f"{image}: {name}")
     script = f"{MOUNT}/common/{step.script}"
     _run(
@@ -178,26 +180,36 @@ def _make(
     return layer
 
 
-def _debootstrap(root: Path, settings: Settings, context: Path) -> None:
+def debootstrap(
+    root: Path,
+    settings: Settings,
+    *,
+    work: Path,
+    suite: str = SUITE,
+    packages: Sequence[str] = (),
+) -> None:
+    """A Debian in the folder `root`, with those packages. `work`: for files of its own.
+
+    Raises BuildError.
+    """
     environment = {**os.environ, **settings.proxies, "SOURCE_DATE_EPOCH": str(BUILD_TIME_S)}
     if settings.ca_bundle is not None:
-        wgetrc = context.parent / "wgetrc"
+        wgetrc = work / "wgetrc"
         wgetrc.write_text(f"ca_certificate = {settings.ca_bundle}\n")
         environment["WGETRC"] = str(wgetrc)
-    _run(
-        [
-            *_CONFINED,
-            "debootstrap",
-            "--variant=minbase",
-            f"--arch={architecture()}",
-            f"--keyring={KEYRING}",
-            SUITE,
-            root,
-            settings.mirror,
-        ],
+    command: list[str | Path] = [
+        *_CONFINED,
         "debootstrap",
-        environment,
-    )
+        "--variant=minbase",
+        f"--arch={architecture()}",
+        f"--keyring={KEYRING}",
+    ]
+    if packages:
+        command.append(f"--include={','.join(packages)}")
+    command += [suite, root, settings.mirror]
+    if not (_SCRIPTS / suite).exists():
+        command.append("sid")  # a release newer than this debootstrap is made as `sid` is
+    _run(command, f"debootstrap {suite}", environment)
 
 
 def _unpack(layers: Sequence[Layer], root: Path) -> None:

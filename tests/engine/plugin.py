@@ -10,7 +10,8 @@ take minutes, and no test's timeout is meant for it.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from engines.cluster import Cluster
 from engines.kept import archived_image, build_images
 from engines.packages import install_missing, missing_packages
+from engines.release import RELEASES, Release, make_tree
 from engines.tiny_image import find_busybox, make_tiny_image
 
 ROOT = Path(__file__).parents[2]
@@ -72,30 +74,38 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 def pytest_collection_finish(session: pytest.Session) -> None:
     prepared: dict[str, BaseException | None] = {}
     session.config.stash[_PREPARED] = prepared
-    names = {
-        name
-        for item in session.items
-        if item.get_closest_marker("engine")
-        for name in getattr(item, "fixturenames", ())
-    }
     if session.config.option.collectonly or not engines_can_be_had():
         return
-    for fixture, make in (("engine_packages", install_missing), ("image_archives", build_images)):
-        if fixture not in names:
-            continue
+    items = [item for item in session.items if item.get_closest_marker("engine")]
+    for name, make in preparations(items).items():
         try:
             make()
         except Exception as error:  # told by each test that needs it
-            prepared[fixture] = error
+            prepared[name] = error
         else:
-            prepared[fixture] = None
+            prepared[name] = None
+
+
+def preparations(items: Sequence[pytest.Item]) -> dict[str, Callable[[], object]]:
+    """What the tests need made, by name, in the order in which it is made."""
+    names = {name for item in items for name in getattr(item, "fixturenames", ())}
+    wanted: dict[str, Callable[[], object]] = {}
+    if "engine_packages" in names:
+        wanted["engine_packages"] = install_missing
+    if "image_archives" in names:
+        wanted["image_archives"] = build_images
+    for item in items:
+        if "engine_tree" in getattr(item, "fixturenames", ()):
+            release: Release = item.callspec.params["engine_tree"]  # type: ignore[attr-defined]
+            wanted[release.suite] = partial(make_tree, release)
+    return wanted
 
 
 def _require(request: pytest.FixtureRequest, name: str) -> None:
     if not engines_can_be_had():
         pytest.skip("real engines need root, and docker.io or apt to install it")
     prepared = request.config.stash[_PREPARED]
-    assert name in prepared, "mark the test with @pytest.mark.engine"
+    assert name in prepared, f"not prepared: {name}; mark the test with @pytest.mark.engine"
     if (error := prepared[name]) is not None:
         raise error
 
@@ -115,6 +125,14 @@ def image_archives(request: pytest.FixtureRequest, engine_packages: None) -> dic
 
 def _archive(name: str) -> Path:
     return ROOT / f"var/images/cumulus-{name}.tar"
+
+
+@pytest.fixture(scope="module", params=RELEASES, ids=[each.suite for each in RELEASES])
+def engine_tree(request: pytest.FixtureRequest, engine_packages: None) -> Path:
+    """For `Cluster.create`: the file system of each other release that engines run in."""
+    release: Release = request.param
+    _require(request, release.suite)
+    return make_tree(release)
 
 
 # --- engines ------------------------------------------------------------------------------------
@@ -157,6 +175,11 @@ def engine_image(cluster: Cluster, tiny_image: tuple[Path, str]) -> str:
 @pytest.fixture(scope="session")
 def cluster_images(cluster: Cluster, image_archives: dict[str, Path]) -> dict[str, str]:
     """Tag -> id of job and agent image, which every node of the cluster has."""
+    return load_images(cluster, image_archives)
+
+
+def load_images(cluster: Cluster, image_archives: dict[str, Path]) -> dict[str, str]:
+    """Loads them where they are lacking: tag -> id."""
     images = {tag: archived_image(archive) for tag, archive in image_archives.items()}
     for tag, archive in image_archives.items():
         lacking = [

@@ -248,7 +248,8 @@ import sys, time
 from pathlib import Path
 from engines.cluster import Cluster
 from engines.commands import ToolError
-cluster = Cluster.create(Path(sys.argv[1]), nodes=2, workers=1)
+tree = Path(sys.argv[4]) if sys.argv[4:] else None
+cluster = Cluster.create(Path(sys.argv[1]), nodes=2, workers=1, tree=tree)
 cluster.load(Path(sys.argv[2]))
 made = cluster.api("worker1").call(
     "POST", "/containers/create", {"Image": sys.argv[3], "Cmd": ["sleep", "600"]}
@@ -262,22 +263,21 @@ time.sleep(600)
 @pytest.fixture
 def creator(tmp_path: Path, tiny_image: tuple[Path, str]) -> Iterator[subprocess.Popen[str]]:
     """A process that made a cluster, with a container running in it."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            CREATOR,
-            str(tmp_path / "cluster"),
-            str(tiny_image[0]),
-            tiny_image[1],
-        ],
+    with begin_creator(tmp_path / "cluster", tiny_image) as process:
+        yield process
+        process.kill()
+
+
+def begin_creator(
+    base: Path, tiny_image: tuple[Path, str], tree: Path | None = None
+) -> "subprocess.Popen[str]":
+    words = [str(base), str(tiny_image[0]), tiny_image[1]] + [str(tree)] * (tree is not None)
+    return subprocess.Popen(
+        [sys.executable, "-c", CREATOR, *words],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    with process:
-        yield process
-        process.kill()
 
 
 def layout_of(creator: "subprocess.Popen[str]") -> Layout:
@@ -341,6 +341,15 @@ def test_what_is_left_when_all_are_killed_goes_with_the_next_cluster(
     creator: "subprocess.Popen[str]", host_before: None, tmp_path: Path
 ) -> None:
     layout = layout_of(creator)
+    kill_all(creator, layout)
+    assert sweep.leftovers(layout.tag, layout.base) != []
+    assert not host.is_alive(layout.tag)
+    with Cluster.create(tmp_path / "next", nodes=1, workers=1):
+        assert sweep.leftovers(layout.tag, layout.base) == []
+
+
+def kill_all(creator: "subprocess.Popen[str]", layout: Layout) -> None:
+    """Owner, guardian and warden at once; comes back when the engines are gone too."""
     keepers = guardian_and_warden(layout)
     for pid in keepers:  # neither gets a turn before both are dead
         os.kill(pid, signal.SIGSTOP)
@@ -350,10 +359,6 @@ def test_what_is_left_when_all_are_killed_goes_with_the_next_cluster(
     while sweep.processes_of(layout.tag):
         assert time.monotonic() < deadline, "the kernel ends the engines with the guardian"
         time.sleep(0.05)
-    assert sweep.leftovers(layout.tag, layout.base) != []
-    assert not host.is_alive(layout.tag)
-    with Cluster.create(tmp_path / "next", nodes=1, workers=1):
-        assert sweep.leftovers(layout.tag, layout.base) == []
 
 
 def test_a_cluster_that_cannot_be_made_leaves_nothing_and_says_why(

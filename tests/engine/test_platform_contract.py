@@ -21,12 +21,19 @@ UID = 1000
 
 @pytest_twisted.async_yield_fixture
 async def site(cluster: Cluster, engine_image: str) -> AsyncIterator[Contracted]:
+    site = make_site(cluster, engine_image)
+    yield site
+    await site.close()
+
+
+def make_site(cluster: Cluster, engine_image: str) -> Contracted:
+    """On the cluster's first worker, for one test."""
     name = secrets.token_hex(4)
     (worker, *_) = cluster.workers
     folder = cluster.layout.worker_root(worker) / "jobs" / name
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    site = Contracted(
+    return Contracted(
         reactor=reactor,
         endpoint=socket_endpoint(cluster.endpoint),
         worker_id=cluster.node_id(worker.name),
@@ -36,8 +43,6 @@ async def site(cluster: Cluster, engine_image: str) -> AsyncIterator[Contracted]
         instance_id=secrets.token_hex(8),
         patience_s=60.0,
     )
-    yield site
-    await site.close()
 
 
 class TestOnARealSwarm(PlatformContract):

@@ -2,6 +2,7 @@
 
 import ipaddress
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,19 @@ def test_names_fit_the_kernels_limit_and_sockets_theirs() -> None:
         assert made.network_namespace(node).startswith(made.tag)
 
 
-def test_a_layout_survives_json() -> None:
-    assert Layout.from_json(layout().to_json()) == layout()
+@pytest.mark.parametrize("tree", [None, Path("/cache/trixie")])
+def test_a_layout_survives_json(tree: Path | None) -> None:
+    made = replace(layout(), tree=tree)
+    assert Layout.from_json(made.to_json()) == made
+
+
+def test_an_engine_is_told_the_tree_it_runs_in() -> None:
+    told = {}
+    for tree in (None, Path("/cache/trixie")):
+        made = replace(layout(), tree=tree)
+        words = command(made, made.manager)
+        told[tree] = words[words.index("manager") + 1 : words.index("tini")]
+    assert told == {None: [""], Path("/cache/trixie"): ["/cache/trixie"]}
 
 
 @pytest.mark.parametrize("tag", ["", "docker0", "cml", "cml0a1b2/..", "cml0A1B2"])

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from builder import archive, recipe, settings
+from builder import archive, recipe, rootfs, settings, tree
 from builder.errors import BuildError
 from builder.rootfs import LayerCache, remove_tree
 
@@ -266,3 +266,31 @@ def test_a_folder_with_something_mounted_in_it_is_not_deleted() -> None:
         pytest.skip("nothing is mounted at /dev/shm here")
     with pytest.raises(BuildError, match="still mounted"):
         remove_tree(mounted.parent)
+
+
+@pytest.mark.parametrize(("suite", "script"), [("bookworm", []), ("next-but-one", ["sid"])])
+def test_a_release_that_debootstrap_does_not_know_is_made_as_sid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str, script: list[str]
+) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "bookworm").touch()
+    monkeypatch.setattr(rootfs, "_SCRIPTS", scripts)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(
+        rootfs, "_run", lambda command, what, environment: ran.append([*map(str, command)])
+    )
+    wanted = gather(apt_mirror="http://mirror/debian", ca_bundle=None)
+    rootfs.debootstrap(tmp_path / "root", wanted, work=tmp_path, suite=suite, packages=["a", "b"])
+    (words,) = ran
+    included = words.index("--include=a,b")
+    root, mirror = str(tmp_path / "root"), "http://mirror/debian"
+    assert words[included + 1 :] == [suite, root, mirror, *script]
+
+
+def test_a_tree_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "trixie"
+    folder.mkdir()
+    (folder / "file").touch()
+    assert tree.main(["trixie", str(folder), "docker.io"]) == 0
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "file", "trixie"]
