@@ -11,6 +11,7 @@ daemon to agent
     from {job, attempt, offset}      send this journal from `offset` on (the answer to `offer`)
     ack {job, attempt, offset}       this journal is on my disk up to `offset`
     drop {job, attempt}              I don't want this attempt: send nothing of it
+    wait {job, attempt}              I can't take it now: keep it, offer it again in a moment
     part {id, offset, total} + bytes the answer to `get`
     refused {id, message}            the other answer to `get`
 """

@@ -52,6 +52,9 @@ class Jobs(Section):
     default_queue_timeout_s: Annotated[float, Field(ge=0, le=31_622_400)] | None = None
     #: Disk kept per job's journal at the daemon; the middle is dropped beyond it.
     journal_cap_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
+    #: No job is accepted while less than this is free on the disk of `state_dir`, or prepared on a
+    #: worker whose disk has less.
+    min_free_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 256 << 20
     #: Largest code package, as a zip.
     package_max_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 36)] = 1 << 29
     #: Set in every job, under what the job's submitter sets.

@@ -5,6 +5,7 @@ from collections import Counter
 import attrs
 from twisted.web.server import Site
 
+from cumulusd.disk import Disk
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
@@ -26,6 +27,7 @@ class Parts:
     """All parts of one daemon, put together but not started."""
 
     store: Store
+    disk: Disk
     records: list[JobRecord]  #: what the store held
     table: JobTable
     journals: Journals
@@ -47,6 +49,8 @@ class Parts:
         return {
             "platform": platform or "ok",
             "store": self.store.healthy or "ok",
+            "journals": self.journals.trouble or "ok",
+            "disk": self.disk.fault() or "ok",
             **self.pool.health(),
         }
 

@@ -80,8 +80,10 @@ class Relay:
         limits: RelayLimits,
         platform_name: str,
         refused: Callable[[str], None] = lambda code: None,
+        no_room: Callable[[], CumulusError | None] = lambda: None,
     ) -> None:
-        """`refused(error code)` is told of every submit that was not accepted."""
+        """`refused(error code)` is told of every submit that was not accepted; `no_room` says why
+        the daemon's disk takes no more jobs, None when it does."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -91,6 +93,7 @@ class Relay:
         self._limits = limits
         self._platform_name = platform_name
         self._refused = refused
+        self._no_room = no_room
         self._closing = False
 
     def close(self) -> None:
@@ -136,10 +139,12 @@ class Relay:
                 "The daemon is stopping and accepts no new jobs", hint="try again in a moment"
             )
         spec = parse_spec(spec_value, self._limits.spec)
+        # A repeated submit is answered from memory, whatever the disk is like.
         if spec.idempotency_key is not None:
             known = await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
             if known is not None:
                 return known
+        self._check_disk()
         if not self._packages.check(spec.package_sha256, spec.package_size_bytes)[0]:
             raise NotFound(
                 f"The package {spec.package_sha256[:12]}… was not uploaded",
@@ -159,6 +164,11 @@ class Relay:
         )
         await self._supervisor.submit(record)
         return record
+
+    def _check_disk(self) -> None:
+        refusal = self._no_room()
+        if refusal is not None:
+            raise refusal
 
     def _check_room(self, owner: str) -> None:
         placing = self._supervisor.placing
@@ -310,6 +320,7 @@ class Relay:
         """The next bytes of an upload."""
         if len(data) > PACKAGE_CHUNK_BYTES:
             raise TooLarge(f"A chunk has at most {PACKAGE_CHUNK_BYTES} bytes")
+        self._check_disk()
         return {"offset": await self._packages.put(who.owner, sha256, offset, data)}
 
     async def package_commit(self, who: Principal, sha256: str, size_bytes: int) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from twisted.logger import Logger
 
 from cumulusd import __version__
 from cumulusd.config import Config
+from cumulusd.disk import Disk
+from cumulusd.errors import CumulusError
 from cumulusd.identity import Authenticator, Principal
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
@@ -110,10 +112,14 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def refused(code: str) -> None:
         metrics.submit_refused(code)
 
+    def no_room() -> CumulusError | None:
+        return disk.refusal({"job store": store.healthy, "journals": journals.trouble})
+
     settings = Settings(
         agent_grace_s=config.agent_grace_s, history_s=config.jobs.history_hours * 3600.0
     )
     authenticator = Authenticator(config.authenticator_tokens())
+    disk = Disk(state, config.jobs.min_free_bytes)
     table = JobTable()
     packages = Packages(
         state / "packages",
@@ -202,6 +208,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         ),
         platform_name=platform.name,
         refused=refused,
+        no_room=no_room,
     )
     procedures = Procedures(relay, session)
     procedures.register()
@@ -217,6 +224,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     )
     parts = Parts(
         store=store,
+        disk=disk,
         records=records,
         table=table,
         journals=journals,

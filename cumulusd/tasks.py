@@ -77,6 +77,18 @@ def sleep(clock: _Clock, delay_s: float) -> Deferred[None]:
     return sleeping
 
 
+def waiting_for(work: Deferred[_T]) -> Deferred[_T]:
+    """Fires as `work` does; cancelling it ends the waiting, not the work."""
+    waiting: Deferred[_T] = Deferred()
+
+    def done(result: Any) -> None:
+        if not waiting.called:
+            waiting.callback(result)  # a Failure makes it fail
+
+    work.addBoth(done)
+    return waiting
+
+
 async def wait_at_most(clock: _Clock, delay_s: float, waiting: Deferred[_T]) -> _T | None:
     """What `waiting` gives, or None when `delay_s` pass first; it is cancelled then."""
     timed_out = False

@@ -101,7 +101,8 @@ def worker_views(
                 "state": node.state,
                 "availability": node.availability,
                 "agent": "away" if agent is None else "present",
-                "usable": node.usable and agent is not None,
+                "usable": node.usable and agent is not None and agent.fault is None,
+                "fault": None if agent is None else agent.fault or agent.discovery_error,
                 "devices": []
                 if agent is None
                 else [attrs.asdict(device) for device in agent.devices],

@@ -28,13 +28,16 @@ from cumulusd.agent.package import fetch_package
 from cumulusd.agent.partitions import Partitions
 from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
 from cumulusd.chronos.grant import Grant
-from cumulusd.errors import Conflict, CumulusError, InternalError
+from cumulusd.disk import Disk, is_full
+from cumulusd.errors import Conflict, CumulusError, InsufficientResources, InternalError
 from cumulusd.tasks import Tasks, sleep, wait_at_most
 
 #: A verb: the call's keyword arguments to its answer. Raises CumulusError.
 Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 SWEEP_S = 0.5
+#: What a disk refused counts as a fault for so long, whatever it says of its free space.
+REFUSAL_S = 20.0
 _FIRST_LOCK_PAUSE_S = 0.05
 _MAX_LOCK_PAUSE_S = 1.0
 
@@ -54,6 +57,7 @@ class Agent:
         partitions: Partitions,
         discovery: Discovery,
         link: AgentLink,
+        disk: Disk,
         run_in_thread: Callable[[Callable[[], None]], Deferred[None]],
         ca_bundle: str | None = None,
     ) -> None:
@@ -65,6 +69,8 @@ class Agent:
         self._partitions = partitions
         self._discovery = discovery
         self._link = link
+        self._disk = disk
+        self._refusal: tuple[float, str] | None = None  #: (until when it is told, why)
         self._run_in_thread = run_in_thread
         self._ca_bundle = ca_bundle
         self._jobs: dict[str, LiveJob] = {}
@@ -124,12 +130,13 @@ class Agent:
 
     async def devices(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """`discovery_error` says in words why there are none, or why these are of an earlier
-        look."""
+        look; `fault` why this worker takes no job now."""
         refuse_arguments(arguments)
         return {
             "hostname": self._hostname,
             "devices": self._partitions.devices(),
             "discovery_error": self._partitions.discovery_error,
+            "fault": self._fault(),
         }
 
     async def partitions(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,16 +181,27 @@ class Agent:
                     job_id=order.job_id,
                     hint="end them, or prepare the job on another worker",
                 )
-            grant = self._partitions.reserve(order)
-            environments = str(self._folders.environments(order.owner))
+            if not complete:
+                why = self._disk.fault(order.package_size_bytes)
+                if why is not None:
+                    raise self._no_room(order.job_id, why)
+            try:
+                grant = self._partitions.reserve(order)
+                environments = str(self._folders.environments(order.owner))
+            except (CumulusError, OSError) as error:
+                if is_full(error):
+                    raise self._no_room(order.job_id, str(error)) from error
+                raise
             if live is None or not complete:
                 try:
                     live = await self._make_folder(order, grant, environments)
-                except BaseException:
+                except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
                     self._forget(order.job_id)
                     self._partitions.free(order.job_id, order.attempt)
                     self._clear_trash()
+                    if is_full(error):
+                        raise self._no_room(order.job_id, str(error)) from error
                     raise
                 self._log.info(
                     "job {job_id}: {units} units of {device}",
@@ -249,6 +267,22 @@ class Agent:
                 raise _folder_error(order.job_id, error) from error
             raise
         return live
+
+    def _no_room(self, job_id: str, why: str) -> InsufficientResources:
+        """The refusal of a job for want of disk, which the daemon places elsewhere or lets wait."""
+        self._refusal = self._reactor.seconds() + REFUSAL_S, why
+        return InsufficientResources(
+            f"worker {self._hostname} takes no job now: {why}",
+            job_id=job_id,
+            details={"fault": why},
+            hint="make room on the worker's disk; it takes jobs again then",
+        )
+
+    def _fault(self) -> str | None:
+        why = self._disk.fault()
+        if why is None and self._refusal is not None and self._reactor.seconds() < self._refusal[0]:
+            return self._refusal[1]
+        return why
 
     async def _fetch(self, order: PrepareOrder, folder: JobFolder) -> None:
         with folder.create_package() as file:

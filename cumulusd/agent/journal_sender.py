@@ -10,12 +10,15 @@ from cumulus_wire import link as wire
 from cumulusd.agent.journal import Journal, JournalBroken
 
 CHUNK_BYTES = 256 << 10
+#: A journal that the daemon could not take is offered again after so many sweeps.
+SWEEPS_TO_WAIT = 4
 
 
 class _Answer(Enum):
     """What the daemon said to the offer."""
 
     NONE = "none"  #: nothing yet on this connection
+    WAIT = "wait"  #: not now: to be offered again
     SEND = "send"
     DROP = "drop"  #: it doesn't know the job
 
@@ -26,6 +29,7 @@ class _Source:
         self.attempt = attempt
         self.journal = journal
         self.answer = _Answer.NONE
+        self.sweeps_to_wait = 0
         self.position = 0  #: next byte to send
         self.acked = 0  #: durable at the daemon
         self.broken = False
@@ -131,6 +135,13 @@ class JournalSender:
             source.answer = _Answer.DROP
             self._progress()
 
+    def hold(self, job_id: str, attempt: int) -> None:
+        """The daemon can't take it now: it stays here, and is offered again."""
+        source = self._of(job_id, attempt)
+        if source is not None:
+            source.answer = _Answer.WAIT
+            source.sweeps_to_wait = SWEEPS_TO_WAIT
+
     def poke(self, job_id: str) -> None:
         """The runner says that it has appended."""
         source = self._sources.get(job_id)
@@ -138,9 +149,15 @@ class JournalSender:
             self._refresh(source)
 
     def sweep(self) -> None:
-        """Looks at all journals, in case a poke was lost."""
-        for job_id in list(self._sources):
-            self.poke(job_id)
+        """Looks at all journals, in case a poke was lost; offers those again that had to wait."""
+        for source in list(self._sources.values()):
+            self._refresh(source)
+            if source.answer is _Answer.WAIT:
+                source.sweeps_to_wait -= 1
+                if source.sweeps_to_wait <= 0 and self._connected:
+                    source.answer = _Answer.NONE
+                    self._offers.append(source.job_id)
+                    self._wake()
 
     def undelivered(self, job_id: str) -> str | None:
         """Why this journal may not be deleted yet; None when it may.

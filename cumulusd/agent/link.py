@@ -110,6 +110,8 @@ class AgentLink:
             self.sender.ack(*_journal(header), _number(header, "offset"))
         elif kind == "drop":
             self.sender.drop(*_journal(header))
+        elif kind == "wait":
+            self.sender.hold(*_journal(header))
         elif kind == "part":
             total = _number(header, "total")
             answer = self._parts.pop(_number(header, "id"), None)

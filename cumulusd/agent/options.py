@@ -28,6 +28,8 @@ class AgentOptions:
     package_max_files: int = 20_000
     journal_max_bytes: int = 256 << 20  #: on the worker, not yet acknowledged
     segment_bytes: int = 8 << 20
+    #: no job is prepared while less is free on the disk of the agent's folder
+    min_free_bytes: int = 256 << 20
     stop_grace_s: float = 5.0
     discovery_timeout_s: float = 30.0
     discovery_interval_s: float = 300.0

@@ -22,6 +22,7 @@ from cumulusd.agent.wamp import Calls, session_factory
 from cumulusd.chronos.boot_clock import BootClock, system_boot_clock
 from cumulusd.chronos.discovery import Discovery
 from cumulusd.chronos.ledger_file import LedgerFile
+from cumulusd.disk import Disk
 from cumulusd.errors import Conflict, CumulusError, InternalError
 from cumulusd.tasks import Tasks, sleep
 
@@ -112,6 +113,7 @@ class AgentService(Service):
                 python=options.discovery_python,
             ),
             link=link,
+            disk=Disk(self._root, options.min_free_bytes),
             run_in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
             ca_bundle=ca_bundle,
         )

@@ -68,6 +68,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "package_max_files": _whole,
     "journal_max_bytes": _whole,
     "segment_bytes": _whole,
+    "min_free_bytes": _whole,
     "stop_grace_s": _seconds,
     "expiry_grace_s": _seconds,
     "discovery_timeout_s": _seconds,

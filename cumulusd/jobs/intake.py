@@ -5,10 +5,10 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from cumulus_wire.journal import Kind, Record
-from cumulusd.errors import CumulusError, NotFound
+from cumulusd.errors import NotFound
 from cumulusd.jobs import ends
 from cumulusd.jobs.effects import Tell
-from cumulusd.jobs.journals import Journal, JournalDamaged, JournalHole, Journals
+from cumulusd.jobs.journals import Journal, JournalDamaged, Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
@@ -71,7 +71,9 @@ class Intake:
     # -- for the agents' link
 
     def offered(self, node_id: str, job_id: str, attempt: int, start: int, end: int) -> int | None:
-        """Where the agent shall begin to send; None: nothing of that attempt is wanted."""
+        """Where the agent shall begin to send; None: nothing of that attempt is wanted.
+
+        Raises StoreFailed when our disk refuses: offer it again later."""
         record = self._wanted(node_id, job_id, attempt)
         if record is None:
             return None
@@ -85,7 +87,11 @@ class Intake:
         return max(journal.durable_offset, record.journal_start)
 
     def received(self, node_id: str, job_id: str, attempt: int, offset: int, data: bytes) -> bool:
-        """Bytes of a journal. False: send no more of that attempt."""
+        """Bytes of a journal. False: send no more of that attempt.
+
+        Raises StoreFailed when our disk refuses, JournalHole when bytes before these are missing
+        (our disk lost them): nothing was taken; the agent keeps them, and is to offer them again.
+        """
         record = self._wanted(node_id, job_id, attempt)
         if record is None:
             return False
@@ -97,17 +103,6 @@ class Intake:
                 self._hear(record, journal, entry)
             self._damaged(record, str(error))
             return False
-        except JournalHole as error:
-            self._damaged(record, error.message)
-            return False
-        except CumulusError as error:
-            # Our disk, not the job's fault: the agent keeps the bytes and offers them again.
-            self._log.error(
-                "job {job_id}: its journal can't be written: {why}",
-                job_id=job_id,
-                why=error.message,
-            )
-            raise
         for entry in entries:
             self._hear(record, journal, entry)
         if entries:
@@ -169,16 +164,18 @@ class Intake:
 
     async def _announce(self, record: JobRecord, journal: Journal, at: float, end: End) -> None:
         """Tells the end once all of the journal is on disk, however long the disk refuses."""
+        told = False
         while True:
             try:
                 await journal.sync()
                 break
             except StoreFailed as error:
-                self._log.error(
-                    "job {job_id} has ended, but its journal can't be synced: {why};"
-                    " mend the disk and restart the daemon",
-                    job_id=record.job_id,
-                    why=error.message,
-                )
+                if not told:
+                    told = True
+                    self._log.error(
+                        "job {job_id} has ended, which is told when its journal is on disk: {why}",
+                        job_id=record.job_id,
+                        why=error.message,
+                    )
             await sleep(self._clock, _SYNC_AGAIN_S)
         self._tell(record.job_id, EventKind.FINAL, at=at, end=end, attempt=record.attempt)

@@ -23,6 +23,7 @@ from cumulusd.jobs import segments
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.segments import OpenFiles, Segment
 from cumulusd.jobs.store import StoreFailed
+from cumulusd.tasks import waiting_for
 
 
 class JournalHole(Conflict):
@@ -69,10 +70,11 @@ class Journal:
         cap_bytes: int,
         segment_bytes: int,
         changed: "Callable[[Journal], None]",
+        failed: Callable[[OSError], None],
         on_durable: Callable[[str, int], None],
     ) -> None:
         """Recovers what `folder` holds; blocking. `changed` is called when `dirty`, `urgent` or
-        `size_bytes` may have changed. Raises OSError.
+        `size_bytes` may have changed, `failed` when the disk refuses a write. Raises OSError.
         """
         self.job_id = job_id
         self._folder = folder
@@ -81,6 +83,7 @@ class Journal:
         self._cap_bytes = cap_bytes
         self._segment_bytes = segment_bytes
         self._changed = changed
+        self._failed = failed
         self._on_durable = on_durable
         self._segments, self._last_kind = segments.recover(folder)
         self._parser = FrameParser(self._segments[-1].end if self._segments else 0)
@@ -100,6 +103,7 @@ class Journal:
         self._sync_lock = DeferredLock()
         self._syncs_begun = 0
         self._sync_failure: str | None = None
+        self._mending: Deferred[None] | None = None
         self._damage: tuple[int, str] | None = None
         self._waiters: dict[Deferred[None], int] = {}
 
@@ -130,16 +134,22 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """It holds bytes that a sync can make durable."""
-        return bool(self._unsynced or self._in_flight) and self._sync_failure is None
+        return bool(self._unsynced or self._in_flight)
+
+    @property
+    def failing(self) -> bool:
+        """The last sync failed: it takes nothing until one succeeds."""
+        return self._sync_failure is not None
 
     def append(self, offset: int, data: bytes) -> list[Record]:
         """Takes the journal's bytes from `offset` on; returns the records they complete, in order.
 
         Bytes already held are skipped. Raises JournalHole when some are missing before `offset`,
         JournalDamaged when they are no frames (at every later append too), Conflict when closed,
-        StoreFailed when the disk refuses: then nothing of `data` was taken.
+        StoreFailed when the disk refuses, or did at the last sync: nothing of `data` was taken.
         """
         self._check_open()
+        self._check_sync_failure()
         received = self.received_offset
         if offset > received:
             raise JournalHole(
@@ -191,39 +201,113 @@ class Journal:
     async def sync(self) -> int:
         """Fires when all whole frames appended before the call are fsynced: the durable offset.
 
-        Raises StoreFailed. After a failed fsync the kernel may have dropped what it held, so this
-        journal claims nothing more until the daemon is restarted; the sender keeps its copy.
+        Raises StoreFailed. After a failed fsync the kernel may have dropped what it held, so from
+        then on nothing is taken and nothing claimed, until a later sync has written anew what was
+        not durable; the sender keeps its copy.
         """
         begun_before = self._syncs_begun
         async with self._sync_lock:
-            self._check_sync_failure()
             if self.closed or not self._unsynced or self._syncs_begun > begun_before:
+                self._check_sync_failure()
                 return self.durable_offset  # whoever held the lock began after this call
             self._syncs_begun += 1
-            wanted, starts = self.end_offset, sorted(self._unsynced)
-            self._in_flight, self._unsynced = self._unsynced, set()
             self.urgent = False
-            folder = self._folder
-            try:
-                await self._run_in_thread(lambda: segments.sync_files(folder, starts))
-            except BaseException as error:
-                # Failed, or cancelled and unknown how far it came.
-                self._unsynced |= self._in_flight
-                self._in_flight = set()
-                if isinstance(error, OSError):
-                    self._sync_failure = str(error)
-                if not self.closed:
-                    self._changed(self)
-                if isinstance(error, OSError):
-                    self._check_sync_failure()
-                raise
-            self._in_flight = set()
-            if not self.closed:
-                if wanted > self.durable_offset:
-                    self.durable_offset = wanted
-                    self._on_durable(self.job_id, wanted)
-                self._changed(self)
+            if self._sync_failure is None:
+                await self._sync_segments()
+            else:
+                await self._mend()
             return self.durable_offset
+
+    async def _sync_segments(self) -> None:
+        wanted, starts = self.end_offset, sorted(self._unsynced)
+        self._in_flight, self._unsynced = self._unsynced, set()
+        folder = self._folder
+        try:
+            await self._run_in_thread(lambda: segments.sync_files(folder, starts))
+        except BaseException as error:
+            # Failed, or cancelled and unknown how far it came.
+            self._unsynced |= self._in_flight
+            self._in_flight = set()
+            if isinstance(error, OSError):
+                self._note_sync_failure(error)
+            if not self.closed:
+                self._changed(self)
+            if isinstance(error, OSError):
+                self._check_sync_failure()
+            raise
+        self._in_flight = set()
+        self._synced(wanted)
+
+    async def _mend(self) -> None:
+        """Writes anew what is not durable. What the kernel lost is cut off: it comes again."""
+        if self._mending is None:
+            self._mending = Deferred.fromCoroutine(self._rewrite())
+        mending = self._mending
+        try:
+            # A cancelled caller leaves it under way: two at a time must not be.
+            await waiting_for(mending)
+        except OSError as error:
+            self._note_sync_failure(error)
+            self._check_sync_failure()
+        finally:
+            if mending.called and self._mending is mending:
+                self._mending = None
+
+    async def _rewrite(self) -> None:
+        # Nothing is appended meanwhile, so nothing is dropped or begun either. A frame that is not
+        # whole yet has no checksum to prove it: it is cut off, and comes again.
+        self._files.close(self._folder)
+        folder, end = self._folder, self.end_offset
+        sizes = [
+            (each.start, min(each.end, end) - each.start)
+            for each in self._segments
+            if each.start in self._unsynced
+        ]
+
+        def work() -> int:
+            kept = sum(segments.rewrite(folder, *each) for each in sizes)
+            segments.sync_files(folder, [])
+            return kept
+
+        kept = await self._run_in_thread(work)
+        self._files.close(folder)  # sealing may have opened the file that is replaced now
+        self._unsynced = set()
+        self._sync_failure = None
+        if self.closed:
+            return
+        if kept != sum(size for _, size in sizes):
+            self._segments, self._last_kind = segments.recover(folder)
+            end = self._segments[-1].end if self._segments else 0
+            self._log.error(
+                "job {job_id}: the disk lost its journal from {end} B on, it is asked for again",
+                job_id=self.job_id,
+                end=end,
+            )
+        elif self._segments:
+            self._segments[-1].end = end
+        self._parser = FrameParser(end)
+        self.size_bytes = sum(each.size_bytes for each in self._segments)
+        self._log.info("job {job_id}: its journal is on disk again", job_id=self.job_id)
+        self._synced(end)
+
+    def _note_sync_failure(self, error: OSError) -> None:
+        if self._sync_failure is None:
+            self._log.error(
+                "job {job_id}: its journal can't be made durable: {error}; it takes nothing until "
+                "it can, its worker keeps what comes",
+                job_id=self.job_id,
+                error=error,
+            )
+        self._sync_failure = str(error)
+        self._failed(error)
+
+    def _synced(self, offset: int) -> None:
+        if self.closed:
+            return
+        if offset > self.durable_offset:
+            self.durable_offset = offset
+            self._on_durable(self.job_id, offset)
+        self._changed(self)
 
     def read(self, offset: int, max_bytes: int) -> Chunk:
         """Whole frames from `offset` on, at most `max_bytes` (a single frame may be larger).
@@ -282,8 +366,8 @@ class Journal:
                 f"The journal of job {self.job_id} can't be made durable: {self._sync_failure}",
                 job_id=self.job_id,
                 details={"durable_offset": self.durable_offset},
-                hint=f"Check the disk that holds {self._folder}, then restart the daemon: it "
-                "asks the worker again for what is missing.",
+                hint=f"Check the free space and the health of the disk that holds {self._folder}; "
+                "it is tried again every few seconds, and nothing is lost meanwhile.",
             )
 
     def _write(self, data: bytes) -> Segment:
@@ -293,6 +377,7 @@ class Journal:
             fd = self._files.get(self._folder, segment.start)
             segments.write_at(fd, data, segment.size_bytes)
         except OSError as error:
+            self._failed(error)
             raise disk_error(self.job_id, "written", self._folder, error) from error
         if not self._segments:
             self._segments.append(segment)
@@ -330,7 +415,7 @@ class Journal:
             return
         self.urgent = True
         older = (self._unsynced | self._in_flight) - {last.start}
-        if older and self._sync_failure is None:
+        if older:
             return  # see segments.py: it grows until the older ones are on disk
         part_bytes = last.end - boundary
         try:
@@ -342,11 +427,7 @@ class Journal:
                 os.truncate(segments.path_of(self._folder, last.start), boundary - last.start)
         except OSError as error:
             # Nothing is lost: it stays one segment, and the next append tries again.
-            self._log.error(
-                "job {job_id}: can't begin a new journal segment: {error}",
-                job_id=self.job_id,
-                error=error,
-            )
+            self._failed(error)
             self._files.close(self._folder)
             segments.path_of(self._folder, boundary).unlink(missing_ok=True)
             return

@@ -28,6 +28,12 @@ __all__ = ["Chunk", "Journal", "JournalDamaged", "JournalHole", "Journals"]
 MAX_OPEN_FILES = 64
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _TRASH = ".trash-"
+#: A disk that refuses is tried again after so long, and the log told after so long.
+_RETRY_S = 5.0
+_TELL_AGAIN_S = 60.0
+#: What is written to try a disk: less could fit where nothing else does.
+_PROBE = ".probe"
+_PROBE_BYTES = 64 << 10
 
 
 class Journals:
@@ -68,10 +74,16 @@ class Journals:
         self._timer: DelayedCall | None = None
         self._syncing = False
         self._hurried: set[str] = set()
+        self._retry_at: dict[str, float] = {}
+        self._trouble: str | None = None
+        self._told_at = 0.0
+        self._probe_timer: DelayedCall | None = None
         self._stopped = False
         root.mkdir(parents=True, exist_ok=True)
         for name in os.listdir(root):
-            if name.startswith(_TRASH):
+            if name == _PROBE:
+                (root / name).unlink()
+            elif name.startswith(_TRASH):
                 shutil.rmtree(root / name)
             elif _JOB_ID.fullmatch(name):
                 found = list_segments(root / name)
@@ -81,6 +93,11 @@ class Journals:
     def total_bytes(self) -> int:
         """Bytes of all journals on disk, also of those that are not open."""
         return self._total_bytes
+
+    @property
+    def trouble(self) -> str | None:
+        """What the disk said when it refused a write; None when the last one went well."""
+        return self._trouble
 
     def known(self) -> list[str]:
         """Job ids of all journals on disk."""
@@ -110,9 +127,11 @@ class Journals:
                 cap_bytes=self._cap_bytes,
                 segment_bytes=self._segment_bytes,
                 changed=self._changed,
+                failed=self._failed,
                 on_durable=self._on_durable,
             )
         except OSError as error:
+            self._failed(error)
             raise disk_error(job_id, "opened", folder, error) from error
         self._journals[job_id] = journal
         self._changed(journal)
@@ -146,6 +165,7 @@ class Journals:
         if journal is not None:
             journal.close()
         self._dirty.discard(job_id)
+        self._retry_at.pop(job_id, None)
         if job_id not in self._sizes:
             return
         folder, trash = self._root / job_id, self._root / (_TRASH + job_id)
@@ -168,6 +188,10 @@ class Journals:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        if self._probe_timer is not None and self._probe_timer.active():
+            self._probe_timer.cancel()
+        self._probe_timer = None
+        self._retry_at.clear()
         try:
             for job_id in sorted(self._dirty):
                 await self._sync(job_id)
@@ -217,17 +241,68 @@ class Journals:
 
     async def _sync(self, job_id: str) -> None:
         journal = self._journals.get(job_id)
-        if journal is None:
+        if journal is None or self._clock.seconds() < self._retry_at.get(job_id, 0.0):
             return
         try:
             await journal.sync()
+            self._retry_at.pop(job_id, None)
         except StoreFailed as error:
+            # The journal has told so when it began to fail.
+            self._retry_at[job_id] = self._clock.seconds() + _RETRY_S
+            if self._stopped:
+                self._log.error("{why}; its worker keeps it", why=error.message, job_id=job_id)
+
+    # A disk that refuses.
+
+    def _failed(self, error: OSError) -> None:
+        """Told when it begins and once a minute; the disk is then tried until it takes a write."""
+        now = self._clock.seconds()
+        if self._trouble is None or now - self._told_at >= _TELL_AGAIN_S:
+            self._told_at = now
             self._log.error(
-                "job {job_id}: {why} {hint}", job_id=job_id, why=error.message, hint=error.hint
+                "the journals in {root} can't be written: {error}; workers keep what comes, and it "
+                "is tried again every {retry_s} s",
+                root=str(self._root),
+                error=error,
+                retry_s=_RETRY_S,
             )
+        self._trouble = error.strerror or str(error)
+        if self._probe_timer is None and not self._stopped:
+            self._probe_timer = self._clock.callLater(_RETRY_S, self._begin_probe)
+
+    def _begin_probe(self) -> None:
+        self._in_background(self._probe())
+
+    async def _probe(self) -> None:
+        """Writes a little: also when no journal has anything to write, the trouble must end."""
+        try:
+            await self._run_in_thread(lambda: _try_disk(self._root))
+        except OSError as error:
+            self._probe_timer = None
+            self._failed(error)
+            return
+        self._probe_timer = None
+        if any(journal.failing for journal in self._journals.values()):
+            if not self._stopped:
+                self._probe_timer = self._clock.callLater(_RETRY_S, self._begin_probe)
+            return
+        self._trouble = None
+        self._log.info("the journals in {root} can be written again", root=str(self._root))
 
     def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         Deferred.fromCoroutine(work).addErrback(self._unexpected)
 
     def _unexpected(self, failure: Failure) -> None:
         self._log.failure("syncing the journals failed", failure)
+
+
+def _try_disk(root: Path) -> None:
+    """Raises OSError when the disk takes no write. Blocking."""
+    path = root / _PROBE
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        path.unlink(missing_ok=True)

@@ -72,6 +72,8 @@ class AgentView:
     devices: tuple[Device, ...]
     #: what went wrong at the last look for devices, or why there are none; None: nothing
     discovery_error: str | None = None
+    #: why it takes no job now, its disk for one; None: it does
+    fault: str | None = None
 
 
 @attrs.frozen(kw_only=True)

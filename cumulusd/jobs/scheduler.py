@@ -45,6 +45,7 @@ class Slot:
     device: Device
     free: int  #: units
     reserved: bool = False
+    fault: str | None = None  #: why its worker takes no job now; nothing of it is free then
     #: (unix time by which a running job has ended, its units), soonest first; only known bounds
     ends: list[tuple[float, int]] = attrs.field(factory=list)
 
@@ -209,6 +210,9 @@ def _slots(
         if not node.usable or agent is None:
             continue
         for device in agent.devices:
+            if agent.fault is not None:
+                slots.append(Slot(node=node, device=device, free=0, fault=agent.fault))
+                continue
             ours = placed.get((node.node_id, device.device_id), [])
             units = sum(record.spec.units for record in ours)
             free = max(0, min(device.units_free, device.units_total - units))
@@ -250,7 +254,11 @@ def _soonest(slots: list[Slot], units: int) -> Slot | None:
         at = slot.frees_by(units)
         return (float("inf") if at is None else at, -slot.free, slot.key)
 
-    large = [slot for slot in slots if not slot.reserved and slot.device.units_total >= units]
+    large = [
+        slot
+        for slot in slots
+        if not (slot.reserved or slot.fault) and slot.device.units_total >= units
+    ]
     return min(large, key=rank, default=None)
 
 
@@ -329,7 +337,9 @@ class _Teller:
             return waits.nothing_there(asked, error, since)
         if outlook.room_is_held:
             return waits.behind_others(asked, self._largest)
-        return waits.no_free_share(asked, self._largest, outlook.frees_by)
+        faults = {slot.node.node_id: (slot.node, slot.fault) for slot in self._slots if slot.fault}
+        wait = waits.no_free_share(asked, self._largest, outlook.frees_by)
+        return waits.with_faults(wait, faults.values())
 
 
 @attrs.frozen(kw_only=True)

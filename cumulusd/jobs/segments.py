@@ -165,6 +165,39 @@ def sync_files(folder: Path, starts: list[int]) -> None:
             os.close(fd)
 
 
+def rewrite(folder: Path, start: int, size_bytes: int) -> int:
+    """Writes the whole frames in a segment's first `size_bytes` anew, and fsyncs the new file.
+
+    That is for an fsync that failed: the kernel may have dropped what it could not write, and tells
+    so only once. What it still shows is taken as far as checksums prove it; gives the bytes kept.
+    Leaves the segment as it is on OSError. The folder is to be fsynced then.
+    """
+    path = path_of(folder, start)
+    aside = path.with_name(path.name + ".new")
+    parser = FrameParser(start)
+    try:
+        with open(path, "rb") as source, open(aside, "wb", opener=_private) as target:
+            for data in _pieces(source.fileno(), size_bytes):
+                target.write(data)
+                try:
+                    parser.feed(data)
+                except JournalCorrupt:
+                    break
+            kept = parser.offset - start
+            target.truncate(kept)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return kept
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def write_at(fd: int, data: bytes, position: int) -> None:
     """Writes all of `data`, or raises OSError and leaves the file `position` bytes long."""
     view, at = memoryview(data), position

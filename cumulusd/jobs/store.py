@@ -30,6 +30,8 @@ __all__ = ["Store", "StoreDamaged", "StoreFailed", "StoreStats", "StoreUnusable"
 MAX_RECORD_BYTES = 16 << 20
 #: Callers of `save` and `delete` that may wait at once, over all jobs.
 MAX_WAITERS = 100_000
+#: A trouble that lasts is logged again after so long.
+_TELL_AGAIN_S = 60.0
 
 
 class StoreFailed(Unavailable):
@@ -90,6 +92,7 @@ class Store:
         self._trouble: str | None = None
         self._commits = 0
         self._failures = 0
+        self._told_at = 0.0
         self._last_commit_s: float | None = None
 
     @property
@@ -358,9 +361,14 @@ class Store:
             except sqlite3.Error as close_error:
                 self._log.error("closing the job store: {error}", error=close_error)
             self._connection = None
+        now = time.monotonic()
         with self._condition:
+            news = self._trouble != str(error) or now - self._told_at >= _TELL_AGAIN_S
             self._failures += 1
             self._trouble = str(error)
+        if not news:
+            return self._failed(str(error))
+        self._told_at = now
         self._log.error(
             "job store {path} can't write: {error}; jobs not saved: {job_ids}",
             path=str(self._path),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from cumulus_wire.codes import EndReason
 from cumulusd.errors import CumulusError
@@ -221,17 +221,19 @@ class Supervisor:
     async def _save(self, record: JobRecord) -> None:
         """Saves, however long the disk refuses: nothing is done or shown before."""
         delay_s = 0.1
+        level = LogLevel.error
         while True:
             try:
                 await self._store.save(record)
                 return
             except CumulusError as error:
-                self._log.error(
-                    "job {job_id} can't be checkpointed, trying again in {delay_s} s: {why}",
+                self._log.emit(
+                    level,
+                    "job {job_id} can't be checkpointed, trying again until it can: {why}",
                     job_id=record.job_id,
-                    delay_s=delay_s,
                     why=error.message,
                 )
+            level = LogLevel.debug  # once a job; the store tells how long it lasts
             await sleep(self._clock, delay_s)
             delay_s = min(delay_s * 2, 5.0)
 

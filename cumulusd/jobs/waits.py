@@ -3,7 +3,7 @@
 Nothing in it changes with the clock alone, so that a wait is announced only when it is news.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,6 +84,21 @@ def no_free_share(asked: Asked, largest: FreeShare | None, frees_by: float | Non
         reason=WaitReason.NO_FREE_SHARE,
         message=f"Waiting for a free share: {asked.words}; {_words(largest)}; {when}",
         details={**asked.data, "largest_free": _data(largest), "frees_by": frees_by},
+    )
+
+
+def with_faults(wait: Wait, faults: Iterable[tuple[Node, str]]) -> Wait:
+    """The same wait, naming the workers that take no job now, and why."""
+    found = list(faults)
+    if not found:
+        return wait
+    words = "; ".join(f"{node.hostname} takes no jobs: {fault}" for node, fault in found[:5])
+    workers = [
+        {"node_id": node.node_id, "hostname": node.hostname, "fault": fault}
+        for node, fault in found[:100]
+    ]
+    return attrs.evolve(
+        wait, message=f"{wait.message}; {words}", details={**wait.details, "faulty": workers}
     )
 
 

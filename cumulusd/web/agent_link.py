@@ -29,10 +29,12 @@ class AgentDesk(Protocol):
     """Who takes what agents bring. Errors other than CumulusError end the link."""
 
     def offered(self, node_id: str, job_id: str, attempt: int, start: int, end: int) -> int | None:
-        """Where that journal is to be sent from; None: not wanted."""
+        """Where that journal is to be sent from; None: not wanted. Raises CumulusError when it
+        can't be taken now."""
 
     def received(self, node_id: str, job_id: str, attempt: int, offset: int, data: bytes) -> bool:
-        """Takes journal bytes; False: nothing more of this journal is wanted."""
+        """Takes journal bytes; False: nothing more of this journal is wanted. Raises CumulusError
+        when they can't be taken now: nothing of them was."""
 
     def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:
         """No process of that attempt is left on that node."""
@@ -236,7 +238,13 @@ class _AgentConnection(WebSocketServerProtocol):
             job_id, attempt = _text(header, "job"), _number(header, "attempt")
             if self.jobs.get(job_id) != attempt:
                 return  # dropped, or followed by another attempt, while this was on its way
-            if not desk.received(self.node_id, job_id, attempt, _number(header, "offset"), body):
+            offset = _number(header, "offset")
+            try:
+                wanted = desk.received(self.node_id, job_id, attempt, offset, body)
+            except CumulusError:
+                self._let_wait(job_id, attempt)
+                return
+            if not wanted:
                 self._drop_journal(job_id, attempt)
         elif kind == "offer":
             self._offered(
@@ -255,7 +263,11 @@ class _AgentConnection(WebSocketServerProtocol):
     def _offered(self, job_id: str, attempt: int, start: int, end: int) -> None:
         if len(self.jobs) >= self._limits.max_jobs:
             raise wire.LinkError(f"more than {self._limits.max_jobs} journals")
-        offset = self._owner.desk.offered(self.node_id, job_id, attempt, start, end)
+        try:
+            offset = self._owner.desk.offered(self.node_id, job_id, attempt, start, end)
+        except CumulusError:
+            self._let_wait(job_id, attempt)
+            return
         if offset is None:
             self._drop_journal(job_id, attempt)
             return
@@ -263,12 +275,21 @@ class _AgentConnection(WebSocketServerProtocol):
         self._owner.sends(self, job_id)
         self._tell({"t": "from", "job": job_id, "attempt": attempt, "offset": offset})
 
+    def _let_wait(self, job_id: str, attempt: int) -> None:
+        """It can't be taken now (who refuses has told why): the agent keeps it, and offers it again
+        in a moment."""
+        self._forget_journal(job_id, attempt)
+        self._tell({"t": "wait", "job": job_id, "attempt": attempt})
+
     def _drop_journal(self, job_id: str, attempt: int) -> None:
+        self._forget_journal(job_id, attempt)
+        self._tell({"t": "drop", "job": job_id, "attempt": attempt})
+
+    def _forget_journal(self, job_id: str, attempt: int) -> None:
         if self.jobs.get(job_id) in (attempt, None):
             self.jobs.pop(job_id, None)
             self._acks.pop(job_id, None)
             self._owner.sends_no_more(self, job_id)
-        self._tell({"t": "drop", "job": job_id, "attempt": attempt})
 
     def _asked(self, header: Mapping[str, Any]) -> None:
         number, length = _number(header, "id"), _number(header, "length")

@@ -26,6 +26,7 @@ class Timeouts:
     release_s: float = 30.0
     ask_s: float = 15.0
     refresh_s: float = 30.0  #: how often a present agent is asked for its devices again
+    refresh_faulty_s: float = 5.0  #: the same for one that takes no jobs now
 
 
 class AgentWorkers:
@@ -218,6 +219,9 @@ class AgentWorkers:
                 )
                 if node_id not in self._agents:
                     pause_s = 1.0
+            known = self._agents.get(node_id)
+            if known is not None and known.fault is not None:
+                pause_s = min(pause_s, self._timeouts.refresh_faulty_s)
             await sleep(self._clock, pause_s)
 
     def _learn_answer(self, node_id: str, answer: Mapping[str, Any]) -> None:
@@ -226,8 +230,16 @@ class AgentWorkers:
             hostname=str(answer.get("hostname") or node_id),
             devices=_devices(answer.get("devices", ())),
             discovery_error=_optional_text(answer.get("discovery_error")),
+            fault=_optional_text(answer.get("fault")),
         )
         known = self._agents.get(node_id)
+        if view.fault != (None if known is None else known.fault):
+            self._log.warn(
+                "worker {hostname}: {fault}",
+                node_id=node_id,
+                hostname=view.hostname,
+                fault="it takes jobs again" if view.fault is None else view.fault,
+            )
         if known is None or len(known.devices) != len(view.devices):
             self._log.info(
                 "agent {node_id} is present with {count} device(s)",

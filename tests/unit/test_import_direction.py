@@ -36,6 +36,7 @@ OURS: dict[str, str] = {
     "cumulusd.errors": "cumulus_wire",
     "cumulusd.identity": "cumulus_wire cumulusd.errors",
     "cumulusd.tasks": "",
+    "cumulusd.disk": "cumulusd.errors",
     "cumulusd.log": "",
     "cumulusd.metrics": "cumulus_wire",
     "cumulusd.config_file": "",
@@ -66,7 +67,7 @@ OURS: dict[str, str] = {
     " cumulusd.relay cumulusd.jobs.model",
     "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.relay",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
-    "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.identity"
+    "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
     " =cumulusd cumulusd.job_network",
     "cumulusd.agent.settings": "cumulusd.agent cumulusd.log",
     "cumulusd.agent.__main__": f"{_COMMON} cumulusd.agent cumulusd.log",

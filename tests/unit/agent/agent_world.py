@@ -24,7 +24,7 @@ from cumulus_wire import journal, uris
 from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.service import AgentService
 from cumulusd.chronos.boot_clock import BootClock
-from cumulusd.errors import NotFound
+from cumulusd.errors import NotFound, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.web.agent_link import AgentLinkFactory, LinkLimits
 
@@ -129,6 +129,8 @@ class Desk:
         self.parsers: dict[str, journal.FrameParser] = {}
         self.records: dict[str, list[journal.Record]] = {}
         self.unwanted: set[str] = set()
+        self.full: Callable[[str], bool] = lambda job_id: False
+        self.refused = 0
         self.free: list[str] = []
         self.order: list[str] = []
         self.acknowledge: Callable[[str, int], None] = lambda job_id, offset: None
@@ -144,6 +146,7 @@ class Desk:
         assert node_id == NODE
         if job_id in self.unwanted:
             return None
+        self._refuse_when_full(job_id)
         # What isn't whole was in memory only.
         held = self.journals.setdefault(job_id, bytearray())
         parser = self.parsers.setdefault(job_id, journal.FrameParser())
@@ -155,6 +158,7 @@ class Desk:
     def received(self, node_id: str, job_id: str, attempt: int, offset: int, data: bytes) -> bool:
         if job_id in self.unwanted:
             return False
+        self._refuse_when_full(job_id)
         held = self.journals[job_id]
         assert offset == len(held), f"{job_id}: {offset} instead of {len(held)}"
         held += data
@@ -163,6 +167,11 @@ class Desk:
         if self.acking:
             self.acknowledge(job_id, self.parsers[job_id].offset)
         return True
+
+    def _refuse_when_full(self, job_id: str) -> None:
+        if self.full(job_id):
+            self.refused += 1
+            raise Unavailable("the disk is full", job_id=job_id)
 
     def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:
         self.free.append(job_id)

@@ -126,6 +126,25 @@ async def test_the_agent_holds_back_when_the_daemon_doesnt_read(make: Make) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_daemon_whose_disk_is_full_gets_it_all_later_and_others_go_on(make: Make) -> None:
+    world = await make().start()
+    for job_id in ("job-1", "job-2"):
+        await world.prepare(job_id)
+    full, well = world.runner("job-1"), world.runner("job-2")
+    world.desk.full = lambda job_id: job_id == "job-1" and world.desk.refused < 4
+    for number in range(300):
+        full.print(b"%d " % number * 200)
+        well.print(b"%d" % number)
+    await world.until(lambda: world.desk.journals.get("job-2") == well.written)
+    await world.until(lambda: world.desk.refused >= 1)
+    first_links = world.links and set(world.links._made)
+    full.print(b"while it is full")
+    await world.until(lambda: world.desk.journals.get("job-1") == full.written, 30.0)
+    assert world.desk.refused == 4
+    assert world.links and set(world.links._made) == first_links, "over the same link"
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_unwanted_journal_is_not_sent(make: Make) -> None:
     world = await make().start()
     world.desk.unwanted.add("job-1")

@@ -10,7 +10,7 @@ from cumulus_wire import folder as names
 from cumulus_wire import link as wire
 from cumulus_wire.journal import Kind, encode
 from cumulusd.agent.journal import Journal
-from cumulusd.agent.journal_sender import JournalSender
+from cumulusd.agent.journal_sender import SWEEPS_TO_WAIT, JournalSender
 
 FRAME = encode(Kind.STDOUT, b"line\n", 1)
 
@@ -95,3 +95,20 @@ def test_what_was_sent_but_is_not_durable_is_sent_again_on_a_new_connection(benc
     assert [header["t"] for header in bench.sent()] == ["offer"]
     bench.sender.begin("a", 2, 0)
     assert [header["offset"] for header in bench.sent()] == [0]
+
+
+def test_what_the_daemon_cant_take_stays_and_is_offered_again(bench: Bench) -> None:
+    bench.append()
+    bench.sender.poke("a")
+    bench.sender.hold("a", 2)
+    assert bench.sent() == [], "nothing while it has to wait"
+    assert bench.sender.undelivered("a") is not None
+    offers = []
+    for sweep in range(1, 9):
+        bench.append()
+        bench.sender.sweep()
+        offers += [(sweep, header["t"]) for header in bench.sent()]
+    assert offers == [(SWEEPS_TO_WAIT, "offer")]
+    bench.sender.begin("a", 2, len(FRAME))
+    (data,) = bench.sent()
+    assert (data["t"], data["offset"]) == ("data", len(FRAME))

@@ -1,5 +1,6 @@
 """The agent end to end: its verbs over a real session, its folders, its partitions."""
 
+import errno
 import json
 import os
 import stat
@@ -15,7 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from cumulus_wire import journal
+from cumulusd.agent.job_folder import JobFolder
 from cumulusd.agent.service import AgentService
+from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError, InternalError
 
 
@@ -38,6 +41,7 @@ async def test_devices_are_answered_as_the_protocol_says(make: Callable[..., Wor
             }
         ],
         "discovery_error": None,
+        "fault": None,
     }
 
 
@@ -502,3 +506,56 @@ async def test_paths_longer_than_a_socket_address(tmp_path: Path) -> None:
         runner.close()
     finally:
         await world.stop()
+
+
+class TinyDisk:
+    """What os.statvfs says."""
+
+    f_frsize, f_files, f_favail = 1, 0, 0
+
+    def __init__(self, f_bavail: int) -> None:
+        self.f_bavail = f_bavail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_refuses_new_jobs_and_says_so(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = TinyDisk(1 << 20)
+    monkeypatch.setattr(Disk.__init__, "__defaults__", (lambda folder: disk,))
+    world = await make(min_free_bytes=1 << 20).start()
+    assert (await world.router.call("devices"))["fault"] is None
+    with pytest.raises(CallFailed) as caught:
+        await world.prepare()  # its package does not fit beside what is to stay free
+    assert caught.value.uri == "cumulus.error.insufficient_resources"
+    said = caught.value.kwargs
+    assert "host-1" in said["message"] and "bytes free" in said["message"]
+    assert said["job_id"] == "job-1" and said["hint"]
+    assert (await world.router.call("devices"))["fault"] == said["details"]["fault"]
+    assert os.listdir(world.root / "jobs") == []
+    assert (await world.router.call("partitions"))["partitions"] == []
+    disk.f_bavail = 1 << 30
+    await world.prepare()
+    disk.f_bavail = 0
+    await world.prepare()  # it is there already
+    assert "0 bytes free" in (await world.router.call("devices"))["fault"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_fills_while_a_job_is_prepared_leaves_nothing(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make().start()
+
+    def full(*arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFolder, "write_orders", full)
+        with pytest.raises(CallFailed) as caught:
+            await world.prepare()
+    assert caught.value.uri == "cumulus.error.insufficient_resources"
+    assert "No space left" in (await world.router.call("devices"))["fault"]
+    assert os.listdir(world.root / "jobs") == []
+    assert (await world.router.call("partitions"))["partitions"] == []
+    await world.prepare()

@@ -1,5 +1,6 @@
 """The ledger never books more than there is, and survives what happens to its file."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -208,7 +209,36 @@ def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     assert LedgerFile(tmp_path / "ledger.json").load() == ledger
     file.save(ledger.release("j1", 1))
     assert file.load() == ledger.release("j1", 1)
-    assert os.listdir(tmp_path) == ["ledger.json"]
+    assert sorted(os.listdir(tmp_path)) == ["ledger.json", "ledger.json.spare"]
+
+
+def test_a_full_disk_is_no_reason_to_keep_a_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releasing is what frees the disk: what was set aside is used for it, once."""
+    file = LedgerFile(tmp_path / "ledger.json")
+    ledger, _ = book(ledger_with(device()))
+    file.save(ledger)
+    spare = tmp_path / "ledger.json.spare"
+    assert spare.stat().st_blocks * 512 >= 256 << 10
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if spare.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    def no_room(handle: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "posix_fallocate", no_room)
+        file.save(ledger.release("j1", 1))
+        assert LedgerFile(tmp_path / "ledger.json").load() == ledger.release("j1", 1)
+        assert not spare.exists()
+    file.save(ledger)
+    assert spare.exists()
 
 
 def test_a_file_that_cant_be_written_is_an_error_in_words(tmp_path: Path) -> None:

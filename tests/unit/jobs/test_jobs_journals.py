@@ -1,8 +1,11 @@
 """The daemon's copies of journals: whole frames, durable offsets, gaps, crashes, full disks."""
 
+import errno
 import os
 import resource
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from job_values import Threads, result_of
 from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from cumulus_wire.folder import segment_name
 from cumulus_wire.journal import HEADER, JournalCorrupt, Kind, encode, encode_json
@@ -361,29 +365,116 @@ def test_a_new_segment_waits_until_the_older_ones_are_on_disk(daemon: Daemon) ->
     assert len(files(daemon)) == 3
 
 
-def test_a_failed_fsync_is_told_and_claims_nothing(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def failing(name: str, code: int = errno.EIO) -> Iterator[None]:
+    """That function of `os` fails meanwhile, as a disk does."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, name, refuse)
+        yield
+
+
+def test_a_failed_fsync_claims_nothing_takes_nothing_and_mends_by_itself(daemon: Daemon) -> None:
+    journal = daemon.journals.open("j")
+    first, part = line("one"), line("two")[:-3]
+    journal.append(0, first + part)
+    with failing("fsync"):
+        daemon.clock.advance(1)
+        with pytest.raises(StoreFailed, match="Input/output error") as caught:
+            result_of(journal.sync())
+        assert caught.value.job_id == "j"
+        with pytest.raises(StoreFailed, match="Input/output error"):
+            journal.append(journal.received_offset, line("two")[-3:])
+        assert daemon.journals.trouble == os.strerror(errno.EIO)
+        daemon.clock.pump([1.0] * 20)
+        assert daemon.durable == []
+    inode = next((daemon.root / "j").iterdir()).stat().st_ino
+    daemon.clock.pump([1.0] * 11)
+    assert daemon.journals.trouble is None
+    assert daemon.durable == [("j", len(first))]
+    assert next((daemon.root / "j").iterdir()).stat().st_ino != inode, "written anew"
+    assert journal.received_offset == len(first), "what had no checksum yet comes again"
+    assert files(daemon) == {segment_name(0): len(first)}
+    journal.append(len(first), line("two") + EXIT)
+    daemon.clock.advance(1)
+    assert journal.durable_offset == journal.end_offset
+    assert read_all(journal) == (first + line("two") + EXIT, [])
+    assert not daemon.clock.getDelayedCalls()
+
+
+def test_what_the_kernel_lost_after_a_failed_fsync_is_cut_off(daemon: Daemon) -> None:
+    journal = daemon.journals.open("j")
+    frame = line("x", 180)
+    for _ in range(9):  # two segments, the first one durable
+        journal.append(journal.end_offset, frame)
+        daemon.clock.advance(1)
+    durable = journal.durable_offset
+    for _ in range(3):
+        journal.append(journal.end_offset, frame)
+    with failing("fsync"):
+        daemon.clock.advance(1)
+    name = max(files(daemon))
+    with (daemon.root / "j" / name).open("r+b") as file:
+        file.seek(durable + len(frame) + 50 - int(name[:20]))
+        file.write(b"\0\0\0\0")
+    daemon.clock.pump([1.0] * 11)
+    assert journal.end_offset == journal.durable_offset == durable + len(frame)
+    with pytest.raises(JournalHole):
+        journal.append(durable + 3 * len(frame), EXIT)
+    journal.append(durable, 3 * frame + EXIT)
+    assert journal.finished
+    data, gaps = read_all(journal)
+    assert (data, gaps) == (12 * frame + EXIT, [])
+
+
+def test_a_mending_that_is_given_up_goes_on_alone(daemon: Daemon) -> None:
     journal = daemon.journals.open("j")
     journal.append(0, line("one"))
-
-    def broken(fd: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", broken)
+    with failing("fsync"):
         daemon.clock.advance(1)
-    assert daemon.durable == []
-    with pytest.raises(StoreFailed, match="Input/output error") as caught:
-        result_of(journal.sync())
-    assert caught.value.job_id == "j"
-    journal.append(journal.end_offset, line("two"))
-    assert not daemon.clock.getDelayedCalls()
-    assert journal.durable_offset == 0
-    daemon.crash()
+    daemon.threads.held = True
+    first = ensureDeferred(journal.sync())
+    first.cancel()
+    with pytest.raises(CancelledError):
+        result_of(first)
+    second = ensureDeferred(journal.sync())
+    assert daemon.threads.waiting == 1, "never two at a time"
+    daemon.threads.held = False
+    daemon.threads.release()
+    assert result_of(second) == len(line("one"))
+
+
+def test_a_full_disk_takes_nothing_says_so_once_and_goes_on_by_itself(daemon: Daemon) -> None:
     journal = daemon.journals.open("j")
-    daemon.clock.advance(1)
-    assert journal.durable_offset == journal.end_offset == 2 * len(line("one"))
+    journal.append(0, line("one"))
+    told = []
+
+    def watch(event: Any) -> None:
+        if event["log_level"].name == "error":
+            told.append(event)
+
+    globalLogPublisher.addObserver(watch)
+    try:
+        with failing("pwrite", errno.ENOSPC), failing("fsync", errno.ENOSPC):
+            for _ in range(50):
+                with pytest.raises(StoreFailed, match="No space left") as caught:
+                    journal.append(len(line("one")), line("two"))
+                assert caught.value.job_id == "j"
+                daemon.clock.advance(0.5)
+            with pytest.raises(StoreFailed):
+                daemon.journals.open("k").append(0, line("x"))
+            assert daemon.journals.trouble == os.strerror(errno.ENOSPC)
+        assert len(told) <= 2, "the write and the sync, once each"
+    finally:
+        globalLogPublisher.removeObserver(watch)
+    daemon.clock.pump([1.0] * 11)
+    assert daemon.journals.trouble is None, "found out without a write"
+    journal.append(len(line("one")), line("two"))
+    assert read_all(journal)[0] == line("one") + line("two")
+    assert not [name for name in os.listdir(daemon.root) if name.startswith(".")]
 
 
 def test_what_is_found_at_start_is_synced_before_it_is_called_durable(daemon: Daemon) -> None:

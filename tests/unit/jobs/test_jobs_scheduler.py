@@ -421,3 +421,32 @@ def test_a_long_line_is_told_to_the_last_job() -> None:
     decision = decide(jobs, views)
     assert len(decision.waits) == 10_000
     assert "position 10000 of 10000" in decision.waits["j9999"].message
+
+
+# Workers that take no job now.
+
+
+def test_a_worker_with_a_fault_takes_nothing_and_is_named() -> None:
+    views = agents(n1=(device("a"),), n2=(device("b", free=3000),))
+    views["n1"] = attrs.evolve(views["n1"], fault="its disk is full")
+    decision = decide([record("small", 0.2), record("large", 0.5)], views)
+    assert where(decision) == {"small": ("n2", "b")}
+    wait = decision.waits["large"]
+    assert wait.reason is WaitReason.NO_FREE_SHARE
+    assert "host-n1 takes no jobs: its disk is full" in wait.message
+    assert wait.details["faulty"] == [
+        {"node_id": "n1", "hostname": "host-n1", "fault": "its disk is full"}
+    ]
+    assert decision.reservations == {"large": ("n2", "b")}, "only what may take it is held for it"
+
+
+def test_a_fault_is_waited_for_not_refused() -> None:
+    views = agents(n1=(device("a"),))
+    views["n1"] = attrs.evolve(views["n1"], fault="its disk is full")
+    assert could_ever_fit(spec(0.5), [node("n1")], views) is None
+    waiting = record("j", 0.5)
+    for now in (1000.0, 2000.0, 900_000.0):
+        decision = decide([waiting], views, now=now)
+        assert list(decision.waits) == ["j"]
+        waiting = attrs.evolve(waiting, wait=decision.waits["j"])
+    assert where(decide([waiting], agents(n1=(device("a"),)))) == {"j": ("n1", "a")}

@@ -48,6 +48,7 @@ class Office:
             folder / "packages", run_in_thread=run_at_once, max_package_bytes=1000
         )
         self.parts = {"store": "ok"}
+        self.no_room: CumulusError | None = None
         self.relay = Relay(
             table=self.world.table,
             journals=self.world.journals,
@@ -59,6 +60,7 @@ class Office:
                 max_queued=4, max_queued_per_owner=3, spec=SpecLimits(package_max_bytes=1000)
             ),
             platform_name="memory",
+            no_room=lambda: self.no_room,
         )
 
     async def start(self) -> None:
@@ -249,6 +251,26 @@ async def test_a_submit_that_is_refused_by_the_disk_lets_its_repeat_try(office: 
     with pytest.raises(Unavailable):
         await first
     assert (await again)["job_id"] in office.world.table
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_refuses_new_jobs_and_packages_and_answers_repeats(
+    office: Office,
+) -> None:
+    first = await office.submit(idempotency_key="k")
+    office.no_room = Unavailable("No new jobs are accepted: 3 bytes free", hint="make room")
+    with pytest.raises(Unavailable, match="3 bytes free") as caught:
+        await office.relay.submit(ANN, a_spec())
+    assert (caught.value.status, caught.value.code.value) == (503, "unavailable")
+    assert caught.value.job_id and caught.value.hint
+    with pytest.raises(Unavailable, match="3 bytes free"):
+        await office.relay.package_put(ANN, "0" * 64, 0, b"code")
+    assert await office.submit(idempotency_key="k") == first
+    office.world.says(first, SETUP, RUNNING, exit_frame())
+    office.world.pass_time(1)
+    assert office.relay.get(ANN, first)["status"] == "completed", "running jobs go on"
+    office.no_room = None
+    assert await office.submit() != first
 
 
 @pytest_twisted.ensureDeferred

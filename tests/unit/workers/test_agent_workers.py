@@ -9,6 +9,8 @@ from twisted.internet.task import Clock
 from cumulus_wire import uris
 from cumulusd.errors import CumulusError, InternalError, TooMany, Unavailable
 from cumulusd.identity import Principal, Role
+from cumulusd.jobs.ports import Node
+from cumulusd.views import worker_views
 from cumulusd.workers.workers import AgentWorkers
 
 AGENT = Principal(name="agent", owner="agent", role=Role.AGENT, node_id="n1")
@@ -85,3 +87,30 @@ async def test_what_a_later_look_finds_is_learnt() -> None:
     assert workers.agents() == {}
     await workers.stop()
     assert not clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_with_a_fault_is_asked_more_often() -> None:
+    answer: dict[str, Any] = {"hostname": "one", "devices": [DEVICE], "fault": "its disk is full"}
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        return answer
+
+    clock = Clock()
+    workers = AgentWorkers(call, clock, environment={})
+    changes: list[str] = []
+    workers.watch(changes.append)
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    clock.advance(0)
+    assert workers.agents()["n1"].fault == "its disk is full"
+    node = Node(node_id="n1", hostname="one", state="ready", availability="active", is_worker=True)
+    (view,) = worker_views([node], workers.agents())
+    assert (view["usable"], view["fault"]) == (False, "its disk is full")
+    answer["fault"] = None
+    clock.advance(5.0)
+    assert workers.agents()["n1"].fault is None
+    assert changes == ["n1", "n1"]
+    (view,) = worker_views([node], workers.agents())
+    assert (view["usable"], view["fault"]) == (True, None)
+    await workers.stop()
