@@ -78,6 +78,11 @@ async def open_transport(
         if await _speaks_http(host, port):
             raise NoTls from None
         raise
+    except asyncio.CancelledError:
+        # It may have connected in the very moment in which nobody wants it any more.
+        if connecting.done() and not connecting.cancelled() and not connecting.exception():
+            connecting.result()[0].abort()
+        raise
     return session, transport
 
 

@@ -139,3 +139,28 @@ with CumulusClient({url!r}) as client:
         )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_a_connection_that_comes_as_its_caller_gives_up_is_closed(tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "u.py",
+        """
+import asyncio
+from cumulus_client._transport import open_transport
+class Transport:
+    aborted = False
+    def abort(self):
+        self.aborted = True
+async def main():
+    transport, loop = Transport(), asyncio.get_running_loop()
+    async def connect(*args, **kwargs):
+        loop.call_soon(opening.cancel)  # before the task that waits for this goes on
+        return transport, None
+    loop.create_connection = connect
+    opening = asyncio.ensure_future(open_transport("ws://h:1/ws", api_key=None, shown_url="h"))
+    await asyncio.wait([opening])
+    assert opening.cancelled() and transport.aborted
+asyncio.run(main())
+""",
+    )
+    assert done.returncode == 0, done.stderr
