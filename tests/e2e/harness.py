@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ def free_port() -> int:
 
 class Daemon:
     """`twistd -n cumulusd` on a port of its own, with its state under `folder`."""
+
+    #: What it is started by, such as `setpriv` and its options.
+    command_prefix: Sequence[str] = ()
 
     def __init__(self, folder: Path, *, count_cpu_devices: bool = True, extra: str = "") -> None:
         self.folder = folder
@@ -54,7 +58,10 @@ platform:
         """Starts it; with `wait`, returns once /health gives 200."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [str(TWISTD), "-n", "--pidfile=", "cumulusd", "--config", str(self.config)],
+                [
+                    *self.command_prefix,
+                    *(str(TWISTD), "-n", "--pidfile=", "cumulusd", "--config", str(self.config)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
