@@ -23,15 +23,15 @@ class Fault(StrEnum):
     CLIENT_KILL = "client_kill"  #: a client killed, started again, attached where it was
 
 
-#: Of these a round has one: each takes a machine away.
+#: Each takes a machine away.
 HEAVY = (Fault.ENGINE_KILL, Fault.LINK_CUT, Fault.MANAGER_RESTART)
-#: Of these it has some.
 LIGHT = tuple(fault for fault in Fault if fault not in HEAVY)
-LIGHT_PER_ROUND = 3
+#: How many of them a round has. They overlap as chance will have it.
+HEAVY_PER_ROUND, LIGHT_PER_ROUND = 2, 3
 #: Within so many rounds every kind comes.
 COVERING_ROUNDS = 3
 #: Faults begin in this span of a round.
-FAULTS_FROM_S, FAULTS_TO_S = 3.0, 14.0
+FAULTS_FROM_S, FAULTS_TO_S = 2.5, 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,9 @@ def plan_rounds(seed: int, rounds: int, workers: Sequence[str]) -> list[Round]:
     light: list[Fault] = []
     planned = []
     for number in range(1, rounds + 1):
-        faults = _next(heavy, HEAVY, 1, chance) + _next(light, LIGHT, LIGHT_PER_ROUND, chance)
+        faults = _next(heavy, HEAVY, HEAVY_PER_ROUND, chance) + _next(
+            light, LIGHT, LIGHT_PER_ROUND, chance
+        )
         strikes = [_strike(fault, chance, workers) for fault in faults]
         planned.append(
             Round(
@@ -136,12 +138,14 @@ def plan_rounds(seed: int, rounds: int, workers: Sequence[str]) -> list[Round]:
 def _next(
     deck: list[Fault], kinds: Sequence[Fault], count: int, chance: random.Random
 ) -> list[Fault]:
-    """Deals from a shuffled deck, so that none is left out for long."""
+    """Deals from a shuffled deck, so that none is left out for long; none twice at a time."""
     dealt: list[Fault] = []
     while len(dealt) < count:
-        if not deck:
+        if not (new := [fault for fault in deck if fault not in dealt]):
             deck += chance.sample(list(kinds), len(kinds))
-        dealt.append(deck.pop())
+            continue
+        deck.remove(new[0])
+        dealt.append(new[0])
     return dealt
 
 
@@ -163,6 +167,12 @@ def _jobs(seed: str, chance: random.Random) -> list[Job]:
         ("short", _COMPLETED, {}),
         ("late", _COMPLETED, {"at_s": chance.uniform(6.0, 16.0), "out_bytes": 5_000}),
         ("long", _COMPLETED, {"out_bytes": 3_000_000, "speaks_s": chance.uniform(14.0, 34.0)}),
+        # More than any buffer on the way holds, and several segments on both disks.
+        (
+            "loud",
+            _COMPLETED,
+            {"out_bytes": 24_000_000, "speaks_s": chance.uniform(6.0, 14.0)},
+        ),
         (
             "binary",
             _COMPLETED,
