@@ -1,8 +1,10 @@
 """The journals on a worker's disk, looked at from outside of everything."""
 
+import json
 from pathlib import Path
 
 from cumulus_wire import folder as names
+from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import FrameParser, JournalCorrupt, Kind, Record
 from tests.torture.oracle import OnDisk
 from tests.torture.plan import Fault
@@ -13,7 +15,8 @@ def look(worker_root: Path, fault: Fault) -> dict[str, OnDisk]:
     found = {}
     for folder in (worker_root / "jobs").glob("job_*"):
         try:
-            there = _journal(folder / names.JOURNAL, fault)
+            attempt = int(json.loads((folder / names.ORDERS).read_text())["attempt"])
+            there = _journal(folder / names.JOURNAL, fault, attempt)
         except FileNotFoundError:
             continue  # acknowledged and deleted at this moment, or not begun
         if there is not None:
@@ -21,7 +24,7 @@ def look(worker_root: Path, fault: Fault) -> dict[str, OnDisk]:
     return found
 
 
-def _journal(folder: Path, fault: Fault) -> OnDisk | None:
+def _journal(folder: Path, fault: Fault, attempt: int) -> OnDisk | None:
     offsets = sorted(
         offset
         for path in folder.iterdir()
@@ -41,5 +44,10 @@ def _journal(folder: Path, fault: Fault) -> OnDisk | None:
     running = offsets[0] > 0 or any(
         record.kind is Kind.STATUS and record.json().get("phase") == "running" for record in records
     )
-    exited = bool(records) and records[-1].kind is Kind.EXIT
-    return OnDisk(fault=fault, end_offset=end, running=running, exited=exited)
+    exited = (
+        bool(records)
+        and records[-1].kind is Kind.EXIT
+        # Else the runner only says that it was ended from outside.
+        and records[-1].json().get("reason") != EndReason.RUNNER_FAILED
+    )
+    return OnDisk(fault=fault, attempt=attempt, end_offset=end, running=running, exited=exited)

@@ -7,6 +7,7 @@ a client killed, a reader stalled) never do.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from cumulus_wire.codes import EndReason
@@ -46,15 +47,49 @@ class Window:
     job_id: str | None = None
 
     def touches(self, view: Mapping[str, Any]) -> bool:
-        """Could it change the end of the job of that view?"""
+        """Could it change the end of the job of that view, or of an attempt of it?"""
+        return any(self.hits(stay) for stay in stays(view))
+
+    def hits(self, stay: "Stay") -> bool:
+        """Could it end that attempt?"""
         if self.fault not in LOST_REASONS:
             return False
         if self.job_id is not None:
-            return bool(view["job_id"] == self.job_id)
-        if (view.get("worker") or {}).get("hostname") != self.worker:
-            return False
-        begins_at = view.get("started_at") or view["created_at"]
-        return bool(begins_at <= self.over_at and (view["completed_at"] or 1e12) >= self.began_at)
+            return stay.job_id == self.job_id
+        overlap = stay.from_at <= self.over_at and stay.to_at >= self.began_at
+        return stay.worker == self.worker and overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stay:
+    """An attempt: where it was, between which times (unix) at most. `reason`: of one that was
+    followed by another, else None."""
+
+    job_id: str
+    worker: str | None
+    from_at: float
+    to_at: float
+    reason: str | None = None
+
+
+def stays(view: Mapping[str, Any]) -> list[Stay]:
+    """The attempts of a job, the last one last."""
+    found, since = [], float(view["created_at"])
+    over = [dict(attempt) for attempt in view.get("attempts", ())]
+    for each in [*over, {**view, "ended_at": view["completed_at"], "reason": None}]:
+        to_at = each["ended_at"] or float("inf")
+        worker = (each.get("worker") or {}).get("hostname")
+        found.append(
+            Stay(
+                job_id=view["job_id"],
+                worker=worker,
+                from_at=each.get("started_at") or since,
+                to_at=to_at,
+                reason=each["reason"],
+            )
+        )
+        since = to_at
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +97,7 @@ class OnDisk:
     """A job's journal on its worker's disk, at a moment when nobody wrote it."""
 
     fault: Fault
+    attempt: int
     end_offset: int  #: behind the last whole record
     running: bool  #: the code had begun
     exited: bool  #: the last record was EXIT
@@ -133,22 +169,22 @@ def _wrong_ends(seen: Seen) -> list[str]:
     shown = _shown(view)
     wrong = []
     own = is_own_end(job.expected, view)
-    lost = any(
-        view["status"] == JobState.FAILED and view["end"]["reason"] in LOST_REASONS[window.fault]
-        for window in seen.windows
-    )
-    if not own and not lost:
+    *over, last = stays(view)
+    lost = view["status"] == JobState.FAILED and _is_lost(seen, last, view["end"]["reason"])
+    if not own and not (lost and len(over) == job.retries):
         wrong.append(f"it ended {shown}, not {_told(job.expected)}")
-    if not own and any(disk.exited for disk in seen.on_disk):
-        wrong.append(f"its last record was on disk before the fault, yet it ended {shown}")
+    for number, stay in enumerate(over, start=1):
+        if not _is_lost(seen, stay, stay.reason):
+            wrong.append(f"attempt {number} on {stay.worker} ended for {stay.reason}")
+    if (over or not own) and any(disk.exited for disk in seen.on_disk):
+        wrong.append(
+            f"its last record was on disk before the fault, yet it ended {shown} after "
+            f"{len(over)} more attempts"
+        )
     killed = [d for d in seen.on_disk if d.fault in (Fault.ENGINE_KILL, Fault.RUNNER_KILL)]
-    if own and any(disk.running and not disk.exited for disk in killed):
+    if own and not over and any(disk.running and not disk.exited for disk in killed):
         wrong.append(f"it was killed while its code ran, yet it ended {shown}")
-    exits = [record for record in seen.records if record.kind is Kind.EXIT]
-    if len(exits) > 1:
-        wrong.append(f"its journal has {len(exits)} last records")
-    elif exits and exits[0].json()["outcome"] != view["status"]:
-        wrong.append(f"its journal says {exits[0].json()}, its end {shown}")
+    wrong += _wrong_attempts(seen)
     if own and job.end == "raise":
         error = view["end"].get("error") or {}
         if error.get("type") != "ValueError" or job.seed not in str(error.get("traceback")):
@@ -156,6 +192,49 @@ def _wrong_ends(seen: Seen) -> list[str]:
     if view["status"] != JobState.COMPLETED and not view["end"]["message"]:
         wrong.append("its end has no words")
     return wrong
+
+
+def _is_lost(seen: Seen, stay: Stay, reason: str | None) -> bool:
+    """May that attempt have ended for that reason? A fault hit it that makes such an end."""
+    return any(w.hits(stay) and reason in LOST_REASONS[w.fault] for w in seen.windows)
+
+
+def _wrong_attempts(seen: Seen) -> list[str]:
+    """By the journal: one last record for each attempt at most, the last of them is the end, and no
+    attempt began before the one before was over (all on this machine's clock)."""
+    assert seen.view is not None
+    wrong = []
+    parts = attempts(seen.records)
+    for part in parts:
+        exits = [record for record in part if record.kind is Kind.EXIT]
+        if len(exits) > 1:
+            wrong.append(f"an attempt has {len(exits)} last records")
+        elif part is parts[-1] and exits and exits[0].json()["outcome"] != seen.view["status"]:
+            wrong.append(f"its journal says {exits[0].json()}, its end {_shown(seen.view)}")
+    for before, after in pairwise(parts):
+        if before and after and before[-1].time_us > after[0].time_us:
+            wrong.append(f"two attempts ran at a time, at {after[0].time_us / 1e6}")
+    begun = len(seen.view.get("attempts", ())) + 1
+    if len(parts) > begun:
+        wrong.append(f"its journal holds {len(parts)} attempts, its view {begun}")
+    return wrong
+
+
+def attempts(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each attempt that said anything; one at least."""
+    parts: list[list[Record]] = [[]]
+    for record in records:
+        setup = record.kind is Kind.STATUS and record.json().get("phase") == "setup"
+        if setup and parts[-1]:
+            parts.append([])
+        parts[-1].append(record)
+    return parts
+
+
+def attempt_of(part: Sequence[Record]) -> int:
+    """Which attempt these records are of: the first says it."""
+    first = part[0].json() if part[0].kind is Kind.STATUS else {}
+    return int(first.get("attempt", 1))
 
 
 def _shown(view: Mapping[str, Any]) -> str:
@@ -218,21 +297,28 @@ def _wrong_bytes(seen: Seen) -> list[Finding]:
     job, found = seen.job, []
     by_itself = job.expected.status in (JobState.COMPLETED, JobState.FAILED)
     whole = by_itself and is_own_end(job.expected, seen.view)
+    parts = attempts(seen.records)
     for kind, stream, size in (
         (Kind.STDOUT, "stdout", job.out_bytes),
         (Kind.STDERR, "stderr", job.err_bytes),
     ):
         right = work.sequence(job.seed, stream, size, job.as_lines and kind is Kind.STDOUT)
-        lost, doubled, where = compare(said(seen.records, kind), right, whole)
-        found += _counted(seen, lost, doubled, f"{stream}: {where}")
+        for number, part in enumerate(parts, start=1):
+            is_last = number == len(parts)
+            lost, doubled, where = compare(said(part, kind), right, whole and is_last)
+            found += _counted(seen, lost, doubled, f"{stream} of attempt {number}: {where}")
     lost, doubled = holes(seen.records)
     found += _counted(seen, lost, doubled, "by the offsets of the daemon's journal")
-    end = seen.records[-1].next_offset if seen.records else 0
-    journalled = max((disk.end_offset for disk in seen.on_disk), default=0)
-    words = f"{journalled} bytes of journal were on the worker's disk, {end} are at the daemon"
-    found += _counted(seen, max(0, journalled - end), 0, words)
+    for disk in seen.on_disk:
+        there = [part for part in parts if part and attempt_of(part) == disk.attempt]
+        end = there[-1][-1].next_offset if there else 0
+        words = (
+            f"the worker's disk held {disk.end_offset} bytes of journal at the {disk.fault} of "
+            f"attempt {disk.attempt}, the daemon has {end}"
+        )
+        found += _counted(seen, max(0, disk.end_offset - end), 0, words)
     if whole and job.expected.status is JobState.COMPLETED:
-        text = said(seen.records, Kind.RESULT)
+        text = said(parts[-1], Kind.RESULT)
         right = json.dumps(work.result(job.seed, job.result_bytes), separators=(",", ":")).encode()
         lost, doubled, where = compare(text, right, True)
         found += _counted(seen, lost, doubled, f"result: {where}")

@@ -63,6 +63,7 @@ class Job:
     duration_s: float = 120.0
     gpu_memory: float = 0.19
     cancel: str | None = None  #: in which state it is cancelled
+    retries: int = 0
 
     @property
     def name(self) -> str:
@@ -184,6 +185,11 @@ def _jobs(seed: str, chance: random.Random) -> list[Job]:
             },
         ),
         (
+            "again",
+            _COMPLETED,
+            {"retries": 4, "out_bytes": 300_000, "speaks_s": chance.uniform(10.0, 20.0)},
+        ),
+        (
             "quiet",
             _COMPLETED,
             {"out_bytes": 2_000, "speaks_s": 2.0, "idles_s": chance.uniform(14.0, 34.0)},
@@ -196,7 +202,12 @@ def _jobs(seed: str, chance: random.Random) -> list[Job]:
         (
             "raises",
             End(status=JobState.FAILED, reason=EndReason.USER_ERROR, exit_code=1),
-            {"end": "raise", "out_bytes": 40_000, "speaks_s": chance.uniform(1.0, 14.0)},
+            {
+                "end": "raise",
+                "retries": 4,  # which are not for this
+                "out_bytes": 40_000,
+                "speaks_s": chance.uniform(1.0, 14.0),
+            },
         ),
         (
             "exits",

@@ -103,7 +103,12 @@ class RoundRun:
     async def _submit(self, job: Job) -> None:
         await self._until(job.at_s)
         package = package_function(work.work, job.arguments)
-        options = make_spec(gpu_memory=job.gpu_memory, duration=job.duration_s, name=job.name)
+        options = make_spec(
+            gpu_memory=job.gpu_memory,
+            duration=job.duration_s,
+            name=job.name,
+            retries=job.retries,
+        )
         spec = {
             **options,
             "package": {"sha256": package.sha256, "size_bytes": package.size_bytes},

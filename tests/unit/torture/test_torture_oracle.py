@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import attrs
 import pytest
 
 from cumulus_wire.codes import EndReason
-from cumulus_wire.folder import segment_name
+from cumulus_wire.folder import ORDERS, segment_name
 from cumulus_wire.journal import Kind, Record, encode, encode_json, gap_record
 from cumulus_wire.states import JobState
 from tests.torture import copies, disk, work
@@ -177,8 +178,8 @@ def test_whom_a_fault_can_touch() -> None:
 def test_what_was_on_disk_before_the_kill_decides() -> None:
     hit = window(Fault.ENGINE_KILL, worker="worker1")
     case = Case.right(JOB)
-    exited = OnDisk(fault=Fault.ENGINE_KILL, end_offset=10, running=True, exited=True)
-    cut = OnDisk(fault=Fault.ENGINE_KILL, end_offset=10, running=True, exited=False)
+    exited = OnDisk(fault=Fault.ENGINE_KILL, attempt=1, end_offset=10, running=True, exited=True)
+    cut = OnDisk(fault=Fault.ENGINE_KILL, attempt=1, end_offset=10, running=True, exited=False)
     lost = case.without(Kind.EXIT).ended(JobState.FAILED, EndReason.WORKER_LOST)
     assert judge(case.seen(windows=[hit], on_disk=[exited])) == []
     assert counted(judge(lost.seen(windows=[hit], on_disk=[exited]))) == {"wrong_ends": 1}
@@ -186,10 +187,55 @@ def test_what_was_on_disk_before_the_kill_decides() -> None:
     assert counted(judge(case.seen(windows=[hit], on_disk=[cut]))) == {"wrong_ends": 1}
 
 
+def test_attempts_for_a_worker_s_fault_only() -> None:
+    case = Case.right(replace(JOB, retries=2))
+    begun = (Kind.STATUS, b'{"phase":"setup"}')
+    half = [begun, *[part for part in case.parts if part[0] is Kind.STDOUT][:4]]
+    over = {
+        "worker": {"hostname": "worker2"},
+        "started_at": 101.0,
+        "ended_at": 108.0,
+        "reason": "worker_lost",
+    }
+    view = {**case.view, "attempts": [over], "started_at": 109.0}
+    second = (Kind.STATUS, b'{"phase":"setup","attempt":2}')
+    again = attrs.evolve(case, parts=[*half, second, *case.parts], view=view)
+    hit = window(Fault.ENGINE_KILL, worker="worker2")
+    assert judge(again.seen(windows=[hit])) == []
+    assert counted(judge(again.seen())) == {"wrong_ends": 1}, "no fault hit the first attempt"
+    elsewhere = window(Fault.ENGINE_KILL, worker="worker1")
+    assert counted(judge(again.seen(windows=[elsewhere]))) == {"wrong_ends": 1}
+    exited = OnDisk(fault=Fault.ENGINE_KILL, attempt=1, end_offset=10, running=True, exited=True)
+    assert counted(judge(again.seen(windows=[hit], on_disk=[exited]))) == {"wrong_ends": 1}
+    left = OnDisk(fault=Fault.LINK_CUT, attempt=1, end_offset=2_000, running=True, exited=False)
+    held = sum(len(encode(*part)) for part in half)
+    assert counted(judge(again.seen(windows=[hit], on_disk=[left]))) == {"lost_bytes": 2_000 - held}
+    hidden = attrs.evolve(again, view={**view, "attempts": []})
+    assert counted(judge(hidden.seen(windows=[hit])))["wrong_ends"] == 1
+    given_up = case.without(Kind.EXIT).without(Kind.RESULT).without(Kind.STDERR)
+    lost = given_up.ended(JobState.FAILED, EndReason.WORKER_LOST)
+    both = [window(Fault.ENGINE_KILL, worker="worker1")]
+    assert counted(judge(lost.seen(windows=both))) == {"wrong_ends": 1}, "two attempts are left"
+
+
+def test_two_attempts_at_a_time_are_found() -> None:
+    begun = (Kind.STATUS, b'{"phase":"setup"}')
+    case = Case.right(JOB)
+    over = {"worker": {"hostname": "worker1"}, "started_at": 101.0, "ended_at": 108.0}
+    view = {**case.view, "attempts": [{**over, "reason": "runner_failed"}]}
+    again = attrs.evolve(case, parts=[begun, begun, *case.parts], view=view)
+    records = recorded(again.parts)
+    records[0].time_us = 5
+    seen = again.seen(
+        records=records, copies=[], windows=[window(Fault.RUNNER_KILL, job_id="job_1")]
+    )
+    assert counted(judge(seen)) == {"wrong_ends": 1}
+
+
 def test_journal_left_on_a_worker_is_lost() -> None:
     case = Case.right(JOB)
     end = recorded(case.parts)[-1].next_offset
-    there = OnDisk(fault=Fault.LINK_CUT, end_offset=end + 50, running=True, exited=False)
+    there = OnDisk(fault=Fault.LINK_CUT, attempt=1, end_offset=end + 50, running=True, exited=False)
     assert counted(judge(case.seen(on_disk=[there]))) == {"lost_bytes": 50}
 
 
@@ -266,6 +312,7 @@ def test_a_torn_copy_goes_on_behind_its_last_whole_record(tmp_path: Path) -> Non
 def test_a_worker_s_disk_is_read_to_its_last_whole_record(tmp_path: Path) -> None:
     folder = tmp_path / "jobs/job_1/journal"
     folder.mkdir(parents=True)
+    (folder.parent / ORDERS).write_text('{"attempt": 2}')
     first = encode_json(Kind.STATUS, {"phase": "running"}) + encode(Kind.STDOUT, b"a" * 50)
     second = encode(Kind.STDOUT, b"b" * 50)
     (folder / segment_name(0)).write_bytes(first)
@@ -274,7 +321,9 @@ def test_a_worker_s_disk_is_read_to_its_last_whole_record(tmp_path: Path) -> Non
     there = disk.look(tmp_path, Fault.ENGINE_KILL)
     end = len(first) + len(second)
     assert there == {
-        "job_1": OnDisk(fault=Fault.ENGINE_KILL, end_offset=end, running=True, exited=False)
+        "job_1": OnDisk(
+            fault=Fault.ENGINE_KILL, attempt=2, end_offset=end, running=True, exited=False
+        )
     }
     last = second + encode_json(Kind.EXIT, {"outcome": "completed"})
     (folder / segment_name(len(first))).write_bytes(last)
