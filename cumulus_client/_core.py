@@ -136,16 +136,19 @@ class ClientCore:
                 if isinstance(event, Journal):
                     collector.feed(event.records)
                 elif isinstance(event, Ended):
-                    return await self.value(event.job, collector)
+                    return await self.value(event.job, collector, show_output=True)
                 elif event is None:
                     raise ServerError(f"job {job_id} has no end", job_id=job_id)
         finally:
             await stream.close()
 
-    async def value(self, view: Mapping[str, Any], collector: ResultCollector) -> Any:
-        """The value of an ended job, its size and hash verified. Raises as `result`."""
+    async def value(
+        self, view: Mapping[str, Any], collector: ResultCollector, show_output: bool = False
+    ) -> Any:
+        """The value of an ended job, its size and hash verified. Raises as `result`, with the
+        last of the job's output where that was not shown before."""
         job_id = str(view["job_id"])
-        error = error_from_end(view)
+        error = error_from_end(view, show_output)
         if error is not None:
             raise error
         info = (view.get("end") or {}).get("result")

@@ -39,6 +39,8 @@ _OWN_REASONS = frozenset(
         EndReason.EXIT_CODE,
         EndReason.SIGNALLED,
         EndReason.OUT_OF_MEMORY,
+        EndReason.DISK_FULL,
+        EndReason.PROCESS_LIMIT,
         EndReason.RESULT_INVALID,
         EndReason.REQUIREMENTS_FAILED,
         EndReason.ENTRY_POINT_MISSING,

@@ -59,6 +59,8 @@ class CumulusError(RuntimeError):
         self.details: dict[str, Any] = dict(details or {})
         self.hint = hint
 
+        #: The end of a job's output that nobody was shown yet.
+        self._log_tail = ""
         #: Message and hint in the daemon's own words, for an error of the daemon's.
         self._daemons: tuple[str, str | None] | None = None
 
@@ -79,10 +81,16 @@ class CumulusError(RuntimeError):
                 lines.append(f"  job: {self.job_id}")
         if hint:
             lines.append(f"  hint: {hint}")
+        if self._log_tail.strip():
+            lines.append("  last output:")
+            last = self._log_tail.rstrip().splitlines()[-_TAIL_LINES:]
+            lines += [f"    {line}" for line in last]
         return "\n".join(lines)
 
 
 _AS_IT_IS = Words({})
+#: How many lines of a job's last output an error shows.
+_TAIL_LINES = 20
 
 _STATUS: dict[ErrorCode | None, int] = {
     ErrorCode.INVALID_ARGUMENT: 400,
@@ -304,8 +312,16 @@ def error_from_wire(uri: str, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     return error
 
 
-def error_from_end(view: Mapping[str, Any]) -> CumulusError | None:
-    """The exception for how a job ended, None for one that completed. `view`: a job view."""
+def error_from_end(view: Mapping[str, Any], show_output: bool = False) -> CumulusError | None:
+    """The exception for how a job ended, None for one that completed. `view`: a job view.
+    `show_output`: `str()` has the last of the job's output, which nobody was shown."""
+    error = _error_from_end(view)
+    if error is not None and show_output:
+        error._log_tail = str((view.get("end") or {}).get("log_tail") or "")
+    return error
+
+
+def _error_from_end(view: Mapping[str, Any]) -> CumulusError | None:
     status = view.get("status")
     if status == JobState.COMPLETED:
         return None

@@ -9,7 +9,7 @@ and the report, written last and at once, how it went; no report: the code left 
 
     {"state": "returned", "encoding": "json"|"pickle"}           the value is in the file `result`
     {"state": "finished"}                                        a script came to its end
-    {"state": "raised", "error": {type, module, message, traceback}, "hint"}
+    {"state": "raised", "error": {type, module, message, traceback}, "hint", "disk_full"}
     {"state": "missing"|"unreturnable"|"invalid", "message", "hint"}
 """
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAX_TRACEBACK_CHARS = 256 << 10
 MAX_MESSAGE_CHARS = 16 << 10
+#: Disk kept back for the report, in case the code fills it.
+RESERVE_BYTES = 256 << 10
+#: What is told of an error that a full disk leaves little room for.
+SHORT_CHARS = 1000
 MAX_DEPTH = 200
 #: Python refuses to read longer integers back from text.
 MAX_INTEGER_BITS = 10_000
@@ -34,9 +38,13 @@ MAX_INTEGER_BITS = 10_000
 class CallFailed(Exception):
     """What ends the call before or after the user's code; carries the report."""
 
-    def __init__(self, state: str, message: str, hint: str | None = None) -> None:
+    def __init__(
+        self, state: str, message: str, hint: str | None = None, disk_full: bool = False
+    ) -> None:
         super().__init__(message)
-        self.report = {"state": state, "message": message, "hint": hint}
+        self.report: dict[str, Any] = {"state": state, "message": message, "hint": hint}
+        if disk_full:
+            self.report["disk_full"] = True
 
 
 class ResultTooLarge(Exception):
@@ -51,6 +59,7 @@ def main(call_path: str) -> int:
     with open(call_path, encoding="utf-8") as file:
         call = json.load(file)
     manifest = call["manifest"]
+    keep_back(call["report"])
     try:
         report: dict[str, Any]
         if manifest["kind"] == "script":
@@ -67,6 +76,8 @@ def main(call_path: str) -> int:
         raise
     except BaseException as error:
         report = {"state": "raised", "error": describe(error), "hint": hint_for(error)}
+        if is_disk_full(error):
+            report["disk_full"] = True
     if os.getpid() != process:
         return 1  # a child that the code forked: its end isn't the job's
     for stream in (sys.stdout, sys.stderr):
@@ -176,8 +187,12 @@ def save_result(value: object, path: str, max_bytes: int) -> dict[str, Any]:
     except Exception as error:
         raise CallFailed(
             "unreturnable",
-            f"the returned value of type {kind} can't be pickled: {type(error).__name__}: {error}",
+            f"the returned value of type {kind} can't be saved: {type(error).__name__}: {error}"
+            if is_disk_full(error)
+            else f"the returned value of type {kind} can't be pickled: "
+            f"{type(error).__name__}: {error}",
             "Return plain data: numbers, text, lists, dicts, arrays.",
+            is_disk_full(error),
         ) from error
 
 
@@ -284,6 +299,20 @@ def hint_for(error: BaseException) -> str | None:
     return None
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """It, or what it came of, is that a disk or a quota is full."""
+    import errno
+
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
+    return False
+
+
 def shorten(text: str, max_chars: int) -> str:
     """The text, or its head and tail when it is longer than that."""
     if len(text) <= max_chars:
@@ -293,13 +322,43 @@ def shorten(text: str, max_chars: int) -> str:
     return f"{text[:head]}\n… {left_out} characters left out …\n{text[left_out + head :]}"
 
 
+def keep_back(path: str) -> None:
+    """Some disk for `save_report`, where there is any left."""
+    with open(path + ".reserve", "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError:
+            return  # full already, or the file system has no such call
+
+
 def save_report(report: dict[str, Any], path: str) -> None:
-    """Whole or not at all."""
+    """Whole or not at all; in short where a full disk leaves no room for more."""
+    try:
+        os.unlink(path + ".reserve")
+    except OSError:
+        pass  # the code took it
+    try:
+        write_report(report, path)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        told = report.get("error") or {}
+        short = {key: shorten(str(text), SHORT_CHARS) for key, text in told.items()}
+        write_report({**report, "error": short, "disk_full": True}, path)
+
+
+def write_report(report: dict[str, Any], path: str) -> None:
+    """Raises OSError, and leaves nothing."""
     import json
 
-    with open(path + ".part", "w", encoding="ascii") as file:
-        json.dump(report, file)
-    os.replace(path + ".part", path)
+    try:
+        with open(path + ".part", "w", encoding="ascii") as file:
+            json.dump(report, file)
+        os.replace(path + ".part", path)
+    except OSError:
+        if os.path.exists(path + ".part"):
+            os.unlink(path + ".part")
+        raise
 
 
 if __name__ == "__main__":

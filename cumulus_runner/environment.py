@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import sys
 
-from cumulus_runner.outcome import JobFailed, StopRequested
+from cumulus_runner.outcome import DISK_FULL_HINT, JobFailed, StopRequested
 from cumulus_runner.sandbox import Process, StartFailed
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import Kind
@@ -123,6 +124,8 @@ class EnvironmentBuilder:
             os.makedirs(cache, exist_ok=True)
             return self._take_or_build(cache, base, wanted)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the runner tells it as what it is
             raise JobFailed(
                 EndReason.REQUIREMENTS_FAILED,
                 f"the environment can't be made in {error.filename or cache}: {error.strerror}",
@@ -231,6 +234,10 @@ class EnvironmentBuilder:
             )
             name = " ".join([os.path.basename(argv[0]), *argv[1:3]])
             tail = last_lines(bytes(supervisor.setup_tail))
+            if os.strerror(errno.ENOSPC) in tail or os.strerror(errno.EDQUOT) in tail:
+                raise JobFailed(
+                    EndReason.DISK_FULL, f"{name} failed ({how}): {tail}", DISK_FULL_HINT
+                )
             raise JobFailed(
                 reason,
                 f"{name} failed ({how}): {tail}",

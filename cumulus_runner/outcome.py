@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_MESSAGE_CHARS = 4000
+DISK_FULL_HINT = (
+    "Write less, or delete what is not needed any more: the job's folder and /tmp are bounded. "
+    "If the worker's disk itself is full, its administrator makes room."
+)
+#: Ends that the code came to by itself.
+_OF_CODE = frozenset({EndReason.USER_ERROR, EndReason.EXIT_CODE, EndReason.SIGNALLED})
 
 
 class Stop:
@@ -91,12 +97,34 @@ def of_code(
     exit_code: int | None,
     signal: int | None,
     oom_kills: int,
+    processes_refused: int = 0,
 ) -> Outcome:
     """The outcome of code that ended by itself.
 
-    `report`: what `bootstrap` left, None: nothing. `oom_kills`: how many processes of the container
-    the kernel killed for want of memory meanwhile.
+    `report`: what `bootstrap` left, None: nothing. Meanwhile the kernel killed `oom_kills` of the
+    container's processes for want of memory, and refused `processes_refused` at their limit.
     """
+    verdict = _of_code(report, exit_code, signal, oom_kills)
+    if verdict.state is JobState.COMPLETED:
+        return verdict
+    if report is not None and report.get("disk_full") is True:
+        verdict.reason = EndReason.DISK_FULL
+        verdict.hint = DISK_FULL_HINT
+    elif processes_refused and verdict.reason in _OF_CODE:
+        verdict.reason = EndReason.PROCESS_LIMIT
+        verdict.message = (
+            f"the job came to its limit of processes and threads (the kernel refused "
+            f"{processes_refused}): {verdict.message}"
+        )[:MAX_MESSAGE_CHARS]
+        verdict.hint = (
+            "Start fewer processes and threads: fewer workers of a pool, OMP_NUM_THREADS."
+        )
+    return verdict
+
+
+def _of_code(
+    report: Mapping[str, Any] | None, exit_code: int | None, signal: int | None, oom_kills: int
+) -> Outcome:
     state = None if report is None else _text(report.get("state"))
     hint = None if report is None else _text(report.get("hint"))
     if oom_kills and hint is None:

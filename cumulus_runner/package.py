@@ -153,7 +153,11 @@ def _checked(entries: list[zipfile.ZipInfo], max_bytes: int, max_files: int) -> 
         paths.append(path)
     total = sum(entry.file_size for entry in entries)
     if total > max_bytes:
-        raise PackageInvalid(f"the package unpacks to {total} bytes; {max_bytes} are allowed")
+        largest = max(entries, key=lambda entry: entry.file_size)
+        raise PackageInvalid(
+            f"the package unpacks to {total} bytes; {max_bytes} are allowed; "
+            f"the largest entry is {largest.orig_filename[:200]!r} with {largest.file_size}"
+        )
     return paths
 
 
@@ -175,7 +179,10 @@ def _copy(
         while data := source.read(_COPY_BYTES):
             size += len(data)
             if size > max_bytes:
-                raise PackageInvalid("the package unpacks to more bytes than are allowed")
+                raise PackageInvalid(
+                    "the package unpacks to more bytes than are allowed, "
+                    f"in its entry {entry.orig_filename[:200]!r}"
+                )
             file.write(data)
             tick()
     return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import time
 
-from cumulus_runner import oom, outcome, package, variables
+from cumulus_runner import cgroup, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.container_log import ContainerLog
 from cumulus_runner.environment import Environment, EnvironmentBuilder
@@ -18,7 +19,7 @@ from cumulus_runner.orders import Orders, OrdersInvalid
 from cumulus_runner.outcome import JobFailed, Outcome, Stop, StopRequested
 from cumulus_runner.report import bounded_error, read_report
 from cumulus_runner.sandbox import Process, StartFailed, become_subreaper, seal_descriptors
-from cumulus_runner.supervisor import Supervisor
+from cumulus_runner.supervisor import JournalUnwritable, Supervisor
 from cumulus_wire import folder
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import MAX_PAYLOAD_BYTES, Kind, encode_json
@@ -291,7 +292,7 @@ class Runner:
                 file,
             )
         bootstrap = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
-        oom_kills = oom.kills()
+        oom_kills, refused = cgroup.oom_kills(), cgroup.processes_refused()
         try:
             process = Process.start(
                 [environment.python, "-u", bootstrap, call],
@@ -306,9 +307,13 @@ class Runner:
             return outcome.of_stop(stopped, process.exit_code, process.signal), None
         report = read_report(report_path)
         verdict = outcome.of_code(
-            report, process.exit_code, process.signal, max(0, oom.kills() - oom_kills)
+            report,
+            process.exit_code,
+            process.signal,
+            max(0, cgroup.oom_kills() - oom_kills),
+            max(0, cgroup.processes_refused() - refused),
         )
-        if report is not None and verdict.reason is EndReason.USER_ERROR:
+        if report is not None and report.get("state") == "raised":
             raised = bounded_error(report.get("error"))
             self._supervisor.record(Kind.ERROR, raised)
             self._log.err(raised["traceback"].encode(errors="replace"))
@@ -386,6 +391,14 @@ class Runner:
         import traceback
 
         self._log.note("".join(traceback.format_exception(error)))
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or isinstance(error, JournalUnwritable):
+            return Outcome(
+                JobState.FAILED,
+                EndReason.DISK_FULL,
+                f"the worker's disk is full, or what the job may have of it: {error}",
+                hint=outcome.DISK_FULL_HINT,
+            )
         return Outcome(
             JobState.FAILED,
             EndReason.RUNNER_FAILED,

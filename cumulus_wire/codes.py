@@ -10,6 +10,8 @@ class EndReason(StrEnum):
     EXIT_CODE = "exit_code"  #: the code left with a non-zero exit code
     SIGNALLED = "signalled"  #: the code's process was killed by a signal
     OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"  #: the disk, or what the job may have of it, is full
+    PROCESS_LIMIT = "process_limit"  #: the job came to its limit of processes and threads
     RESULT_INVALID = "result_invalid"  #: the function's value can't be brought back
     REQUIREMENTS_FAILED = "requirements_failed"
     SETUP_TIMEOUT = "setup_timeout"

@@ -233,7 +233,10 @@ class Relay:
             if who.may_see(record.owner) and not (active and record.end is not None)
         ]
         seen.sort(key=lambda record: record.created_at, reverse=True)
-        return [self.view(record) for record in seen[:limit]]
+        return [
+            job_view(record, self._journals.extent(record.job_id), in_listing=True)
+            for record in seen[:limit]
+        ]
 
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         """Asks a job to end. That it was asked is durable when this fires; its state tells when

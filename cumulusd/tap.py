@@ -168,6 +168,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         tails=tails,
         clock=reactor,
         tell=supervisor.tell,
+        named=supervisor.placing.named,
         nudge=supervisor.nudge,
         acknowledge=acknowledge,
     )
@@ -180,6 +181,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         settings=settings,
         tell=supervisor.tell,
+        named=supervisor.placing.named,
     )
     history = History(
         table=table,

@@ -12,7 +12,9 @@ from cumulusd.jobs.ports import AgentView, Node
 MAX_SHOWN_ATTEMPTS = 20
 
 
-def job_view(record: JobRecord, journal: tuple[int, int]) -> dict[str, Any]:
+def job_view(
+    record: JobRecord, journal: tuple[int, int], in_listing: bool = False
+) -> dict[str, Any]:
     """The job view of docs/protocol.md. `journal`: (start offset, end offset) of what is kept."""
     end = record.end
     return {
@@ -53,7 +55,7 @@ def job_view(record: JobRecord, journal: tuple[int, int]) -> dict[str, Any]:
             "signal": end.signal,
             "error": None if end.error is None else dict(end.error),
             "result": None if end.result is None else attrs.asdict(end.result),
-            "log_tail": end.log_tail,
+            "log_tail": None if in_listing else end.log_tail,
         },
         "error": end.message if end is not None and end.reason is not None else None,
     }

@@ -218,7 +218,9 @@ class Effects:
                 over = self._clock.seconds() >= give_up_at
                 if not isinstance(error, Unavailable) or over:
                     what = f"The {self._platform.name} platform could not start the job"
-                    end = ends.end_of_error(error, EndReason.LAUNCH_FAILED, what)
+                    missing = "image" in error.details
+                    reason = EndReason.IMAGE_MISSING if missing else EndReason.LAUNCH_FAILED
+                    end = ends.end_of_error(error, reason, what)
                     self._tell(
                         record.job_id, EventKind.LAUNCH_FAILED, end=end, attempt=record.attempt
                     )

@@ -1,6 +1,6 @@
 """Takes in the journals that the agents send, and hears in them what the jobs say."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.logger import Logger
 
@@ -36,17 +36,19 @@ class Intake:
         tails: LogTails,
         clock: Clock,
         tell: Tell,
+        named: Callable[[JobRecord, End], Awaitable[End]],
         nudge: Callable[[str], None],
         acknowledge: Callable[[str, int], None],
     ) -> None:
         """`acknowledge(job_id, offset)` tells the sender what is on disk; `nudge` the supervisor
-        that a container is gone."""
+        that a container is gone; `named` gives an end its true name."""
         self._table = table
         self._journals = journals
         self._packages = packages
         self._tails = tails
         self._clock = clock
         self._tell = tell
+        self._named = named
         self._nudge = nudge
         self._acknowledge = acknowledge
         self._errors: dict[str, Record] = {}
@@ -178,4 +180,5 @@ class Intake:
                         why=error.message,
                     )
             await sleep(self._clock, _SYNC_AGAIN_S)
+        end = await self._named(record, end)
         self._tell(record.job_id, EventKind.FINAL, at=at, end=end, attempt=record.attempt)

@@ -310,6 +310,13 @@ def end_of_stop(record: JobRecord) -> End:
             message=f"Job timed out: its code ran longer than {record.spec.duration_s:g} s",
             hint="ask for a longer duration",
         )
+    if reason is EndReason.SETUP_TIMEOUT:
+        setup_s = record.spec.setup_timeout_s
+        return End(
+            state=JobState.FAILED,
+            reason=reason,
+            message=f"Job stopped: its set-up took longer than its {setup_s:g} s (setup_timeout)",
+        )
     return End(
         state=JobState.FAILED,
         reason=reason or EndReason.RUNNER_FAILED,

@@ -7,10 +7,11 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from cumulusd.errors import CumulusError
-from cumulusd.jobs import scheduler
+from cumulusd.jobs import ends, scheduler
 from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.fates import Fates
 from cumulusd.jobs.machine import Event, EventKind
-from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Placement
+from cumulusd.jobs.model import End, JobRecord, JobSpec, Phase, Placement
 from cumulusd.jobs.ports import AgentView, Clock, DelayedCall, Node, Platform, Workers
 from cumulusd.jobs.queue import JobQueue
 from cumulusd.jobs.settings import Settings
@@ -47,6 +48,7 @@ class Placing:
         self._reserved: dict[str, Placement] = {}
         self._pass: DelayedCall | None = None
         self._tasks = Tasks()
+        self._fates = Fates()
         self._away_since: dict[str, float] = {}
         self._stopped = False
         self._observed_since: float | None = None  #: when the nodes were first told
@@ -96,6 +98,20 @@ class Placing:
         if self._observed_since is None or self.error is not None:
             return False
         return all(node.node_id != node_id for node in self.nodes)
+
+    async def named(self, record: JobRecord, end: End) -> End:
+        """The end under its true name, where what befell its worker explains it."""
+        if not ends.may_be_the_workers(end):
+            return end
+        try:
+            await self.refresh()
+        except CumulusError as error:
+            self._log.info(
+                "job {job_id}: its worker's state can't be asked: {why}",
+                job_id=record.job_id,
+                why=error.message,
+            )
+        return ends.named_by_fate(end, record, self._fates.of(record))
 
     def refusal(self, spec: JobSpec) -> CumulusError | None:
         """Why nothing there is could ever take such a job; None when something could."""
@@ -195,6 +211,7 @@ class Placing:
     async def refresh(self) -> None:
         """Asks the platform for its nodes now. Raises CumulusError when it can't be asked."""
         nodes = await self._platform.nodes()
+        self._fates.saw(nodes, self._table.placed())
         if self._observed_since is None:
             self._observed_since = self._wall_clock()
             self.soon()

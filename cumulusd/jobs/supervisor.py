@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 
 from cumulus_wire.codes import EndReason
 from cumulusd.errors import CumulusError
-from cumulusd.jobs import machine
+from cumulusd.jobs import ends, machine
 from cumulusd.jobs.effects import Effects
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
@@ -206,8 +206,8 @@ class Supervisor:
         if after is record:
             return
         if after.end is not None and record.end is None:
-            tail = self._tails.text(job_id)
-            after = attrs.evolve(after, end=attrs.evolve(after.end, log_tail=tail))
+            end = attrs.evolve(ends.advised(after.end), log_tail=self._tails.text(job_id))
+            after = attrs.evolve(after, end=end)
         await self._save(after)
         self._table.put(after)
         if after.end is not None or after.attempt != record.attempt:

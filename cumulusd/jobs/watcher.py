@@ -1,6 +1,6 @@
 """Finds the jobs whose container is gone though their journal has no end, and why."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -10,7 +10,7 @@ from cumulusd.jobs import ends
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.machine import EventKind
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.ports import Clock, Container, Platform, Workers
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.table import JobTable
@@ -32,7 +32,9 @@ class Watcher:
         clock: Clock,
         settings: Settings,
         tell: Tell,
+        named: Callable[[JobRecord, End], Awaitable[End]],
     ) -> None:
+        """`named` gives an end its true name."""
         self._table = table
         self._journals = journals
         self._platform = platform
@@ -40,6 +42,7 @@ class Watcher:
         self._clock = clock
         self._settings = settings
         self._tell = tell
+        self._named = named
         self._tasks = Tasks()
         self._suspects: set[str] = set()
         self._started: dict[str, float] = {}
@@ -108,6 +111,7 @@ class Watcher:
     async def _investigate(self, job_id: str) -> None:
         """Ends the job as lost once its journal is complete here and its lock is free."""
         give_up_at = self._clock.seconds() + self._settings.agent_grace_s
+        said = ""
         while True:
             record = self._table.get(job_id)
             if record is None or record.phase not in (Phase.STARTING, Phase.RUNNING):
@@ -118,6 +122,7 @@ class Watcher:
                 alive = container is not None and container.alive
                 if alive and not self._silent(record):
                     return
+                said = container.message if container is not None else ""
                 node_id = record.placement.node_id
                 end_offset, lock_free = await self._workers.folder(node_id, job_id, record.attempt)
                 journal = self._journals.open(job_id)
@@ -126,6 +131,7 @@ class Watcher:
                 if journal.received_offset >= end_offset and (alive or lock_free):
                     words = await self._platform.explain(job_id, record.attempt)
                     end = ends.end_of_lost_container(record, container, words)
+                    end = await self._named(record, end)
                     self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
                     return
                 if not lock_free and not alive:
@@ -137,7 +143,8 @@ class Watcher:
                 return
             except CumulusError as error:
                 if self._clock.seconds() >= give_up_at:
-                    end = ends.end_of_lost_worker(record, error.message)
+                    why = f"{said}; {error.message}" if said else error.message
+                    end = ends.end_of_lost_worker(record, why)
                     self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
                     return
             await sleep(self._clock, 0.2)

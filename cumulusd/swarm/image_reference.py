@@ -49,7 +49,7 @@ async def resolve_image(images: Images, reference: str, by: ImageBy) -> str:
             return reference  # the workers may have what the manager needn't
         raise NotFound(
             f"the Swarm manager doesn't have the image {reference}",
-            details=error.details,
+            details={**error.details, "image": reference},
             hint="load or pull the image on the manager and on every worker, "
             "or name it by digest (name@sha256:…)",
         ) from error

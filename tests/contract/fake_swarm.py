@@ -131,6 +131,11 @@ class FakeSwarm:
                 task.desired = "shutdown"
                 self._cancel(task)
 
+    def forget_node(self, node_id: str) -> None:
+        """`docker node rm --force`, of one that is down."""
+        del self.nodes[node_id]
+        self._tell("node", "remove", node_id)
+
     def node_up(self, node_id: str) -> None:
         """What ran there is killed, as the Swarm does."""
         self.nodes[node_id]["Status"] = {"State": "ready"}
@@ -301,7 +306,8 @@ class FakeSwarm:
         self._exit(task, 0)
 
     def _terminate(self, task: Task) -> None:
-        if self.nodes[task.node_id or ""]["Status"]["State"] != "ready":
+        node = self.nodes.get(task.node_id or "")
+        if node is None or node["Status"]["State"] != "ready":
             return  # nobody there to hear it
         grace_s = task.spec["ContainerSpec"]["StopGracePeriod"] / 1e9
         code = 137 if task.ignores_term else 143

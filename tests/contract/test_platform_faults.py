@@ -52,6 +52,39 @@ async def test_the_container_of_a_dead_node_counts_as_lost_until_it_is_back(
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_container_of_a_removed_node_is_gone_and_its_service_can_go(
+    fake: FakeEngine,
+    site: Contracted,
+) -> None:
+    platform = site.platform("sleep 30")
+    await site.launch(platform, site.spec("job_a", attempt=1))
+    await site.until(platform, "job_a", lambda one: not one.message, "running")
+    fake.swarm.node_down(site.worker_id)
+    fake.swarm.forget_node(site.worker_id)
+    gone = (await platform.containers())["job_a"]
+    assert (gone.alive, gone.exit_code) == (False, None)
+    assert "was removed from the Swarm" in gone.message
+    await platform.stop("job_a", 1)
+    await platform.remove("job_a", 1)
+    assert await platform.all_containers() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_older_attempts_container_is_listed_beside_the_newest(
+    fake: FakeEngine, site: Contracted
+) -> None:
+    platform = site.platform("sleep 30")
+    await site.launch(platform, site.spec("job_a", attempt=1))
+    await site.launch(platform, site.spec("job_a", attempt=2))
+    assert (await platform.containers())["job_a"].attempt == 2
+    assert sorted(one.attempt for one in await platform.all_containers()) == [1, 2]
+    await platform.stop("job_a", 1)
+    await site.until(platform, "job_a", lambda one: not one.message, "running")
+    alive = {one.attempt: one.alive for one in await platform.all_containers()}
+    assert alive[2], "the newer one is left alone"
+
+
+@pytest_twisted.ensureDeferred
 async def test_many_who_ask_share_a_look(fake: FakeEngine, site: Contracted) -> None:
     platform = site.platform("sleep 30")
     await site.launch(platform, site.spec("job_a"))

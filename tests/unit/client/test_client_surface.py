@@ -1,5 +1,6 @@
 """What the client exports, what importing it costs, and its table of exceptions."""
 
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -122,3 +123,20 @@ def test_ends_become_exceptions() -> None:
     assert isinstance(ended("cancelled", message="by ada"), JobCancelled)
     bare = ended("failed")
     assert isinstance(bare, JobFailed) and str(bare).startswith("Job failed: e")
+
+
+def test_output_that_nobody_was_shown_stands_in_the_error() -> None:
+    end = {"reason": "signalled", "message": "killed", "hint": "look"}
+    view = {"job_id": "j1", "status": "failed", "end": {**end, "log_tail": "epoch 1\nepoch 2\n"}}
+    silent, telling = error_from_end(view), error_from_end(view, show_output=True)
+    assert str(silent).splitlines() == ["Job failed: killed", "  job: j1", "  hint: look"]
+    assert str(telling).splitlines()[3:] == ["  last output:", "    epoch 1", "    epoch 2"]
+    assert str(pickle.loads(pickle.dumps(telling))) == str(telling)
+    view["end"] = {**end, "log_tail": "".join(f"{number}\n" for number in range(900))}
+    long = str(error_from_end(view, show_output=True)).splitlines()
+    assert (len(long), long[-1]) == (24, "    899")
+    timeout = {"job_id": "j1", "status": "timeout", "end": view["end"]}
+    assert "    899" in str(error_from_end(timeout, show_output=True))
+    for tail in (None, "", "\n"):
+        view["end"] = {**end, "log_tail": tail}
+        assert str(error_from_end(view, show_output=True)) == str(silent)

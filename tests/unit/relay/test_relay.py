@@ -358,6 +358,26 @@ async def test_the_result_is_put_together_and_checked(office: Office) -> None:
         await relay.cancel(ANN, job_id)
 
 
+@pytest.mark.parametrize("retries", [-1, 101, 1.5, True, "1"])
+@pytest_twisted.ensureDeferred
+async def test_retries_are_a_whole_number_from_0_to_100(office: Office, retries: Any) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await office.submit(retries=retries)
+    assert [fault["key"] for fault in caught.value.details["faults"]] == ["retries"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_output_stands_in_the_end_but_not_in_listings(office: Office) -> None:
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING, output("last words\n"))
+    office.world.says(job_id, exit_frame("failed", reason="exit_code", exit_code=3))
+    end = office.relay.get(ANN, job_id)["end"]
+    assert (end["log_tail"], end["exit_code"]) == ("last words\n", 3)
+    assert end["hint"]
+    (listed,) = office.relay.list(ANN, False, 10)
+    assert listed["end"] == {**end, "log_tail": None}
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_result_is_that_of_the_last_attempt(office: Office) -> None:
     job_id = await office.submit(retries=1)

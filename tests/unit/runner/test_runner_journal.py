@@ -212,3 +212,32 @@ def test_without_its_journal_the_job_is_ended(new_job: NewJob) -> None:
     code, _, err = job.finish(job.start())
     assert code == 74 and b"EXIT can't be written" in err
     assert gone(int((job.path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    "fills",
+    [
+        "open('fill', 'wb').write(b'x' * (8 << 20))",
+        "with open('/dev/full', 'w') as full: full.write('x')",
+        "return 'x' * (8 << 20)",
+    ],
+    ids=["its disk", "another file system", "the result"],
+)
+def test_code_that_fills_the_disk_is_told_so(new_job: NewJob, fills: str) -> None:
+    job = new_job()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "cumulus-test", str(job.path)]
+    orders = (job.path / "job.json").read_text()
+    mounted = subprocess.run(mount, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode()}")
+    try:
+        (job.path / "job.json").write_text(orders)
+        end = job.function(f"def f():\n    {fills}\n").run()
+        assert (end["outcome"], end["reason"]) == ("failed", "disk_full")
+        assert "No space left on device" in end["message"] and "Write less" in end["hint"]
+        if "return" not in fills:
+            (error,) = job.jsons(Kind.ERROR)
+            assert error["type"] == "OSError" and "line 2, in f" in error["traceback"]
+    finally:
+        job.close()
+        subprocess.run(["umount", str(job.path)], check=True)

@@ -1,5 +1,6 @@
 """Pure decisions: how a job ended, what survives JSON, what orders say."""
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cumulus_runner import bootstrap, oom, outcome
+from cumulus_runner import bootstrap, cgroup, outcome
 from cumulus_runner.orders import Orders, OrdersInvalid
 from cumulus_runner.outcome import Stop
 from cumulus_wire.codes import EndReason
@@ -205,9 +206,78 @@ def test_missing_orders(tmp_path: Path) -> None:
     ],
 )
 def test_the_oom_counter(tmp_path: Path, own: str, file: str, text: str) -> None:
-    cgroup = tmp_path / "cgroup"
-    cgroup.write_text(own)
+    own_file = tmp_path / "cgroup"
+    own_file.write_text(own)
     path = tmp_path / "root" / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert oom.kills(str(tmp_path / "root"), str(cgroup)) == (3 if text else 0)
+    assert cgroup.oom_kills(str(tmp_path / "root"), str(own_file)) == (3 if text else 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "file"),
+    [
+        ("0::/\n", "pids.events"),
+        ("0::/a/b\n", "a/b/pids.events"),
+        ("7:pids:/d/1\n4:memory:/d/1\n0::/\n", "pids/d/1/pids.events"),
+        ("7:pids:/d/1\n", "pids/pids.events"),
+    ],
+)
+def test_the_counter_of_refused_processes(tmp_path: Path, own: str, file: str) -> None:
+    own_file = tmp_path / "cgroup"
+    own_file.write_text(own)
+    assert cgroup.processes_refused(str(tmp_path / "root"), str(own_file)) == 0
+    counter = tmp_path / "root" / file
+    counter.parent.mkdir(parents=True)
+    counter.write_text("max 5\n")
+    assert cgroup.processes_refused(str(tmp_path / "root"), str(own_file)) == 5
+
+
+@pytest.mark.parametrize(
+    ("report", "exit_code", "number", "reason"),
+    [
+        (RAISED, 1, None, "process_limit"),
+        (None, 3, None, "process_limit"),
+        (None, None, signal.SIGABRT, "process_limit"),
+        ({"state": "returned"}, 0, None, None),
+        ({"state": "missing", "message": "x"}, 1, None, "entry_point_missing"),
+    ],
+)
+def test_code_that_fails_at_the_limit_of_processes(
+    report: dict[str, Any] | None, exit_code: int | None, number: int | None, reason: str | None
+) -> None:
+    verdict = outcome.of_code(report, exit_code, number, 0, processes_refused=4)
+    assert verdict.reason == reason
+    if reason == "process_limit":
+        plain = outcome.of_code(report, exit_code, number, 0)
+        assert "the kernel refused 4" in verdict.message and plain.message in verdict.message
+        assert verdict.hint is not None and "threads" in verdict.hint
+
+
+@pytest.mark.parametrize("state", ["raised", "unreturnable"])
+def test_code_that_fails_on_a_full_disk(state: str) -> None:
+    report = {**RAISED, "state": state, "message": "no room", "disk_full": True}
+    verdict = outcome.of_code(report, 1, None, 0)
+    assert (verdict.state, verdict.reason) == ("failed", "disk_full")
+    assert verdict.hint == outcome.DISK_FULL_HINT
+
+
+def test_a_full_disk_is_found_behind_other_errors() -> None:
+    def raised(deep: OSError, hide: bool = False) -> BaseException:
+        try:
+            try:
+                raise deep
+            except OSError as error:
+                if hide:
+                    raise ValueError("own") from None
+                raise ValueError("outer") from error
+        except ValueError as error:
+            return error
+
+    assert bootstrap.is_disk_full(raised(OSError(errno.ENOSPC, "full")))
+    assert bootstrap.is_disk_full(OSError(errno.EDQUOT, "quota"))
+    assert not bootstrap.is_disk_full(raised(OSError(errno.ENOSPC, "full"), hide=True))
+    assert not bootstrap.is_disk_full(raised(OSError(errno.EACCES, "no")))
+    circle = ValueError("a")
+    circle.__cause__ = circle
+    assert not bootstrap.is_disk_full(circle)

@@ -260,6 +260,7 @@ class World:
             tails=self.tails,
             clock=self.clock,
             tell=self.supervisor.tell,
+            named=self.supervisor.placing.named,
             nudge=self.supervisor.nudge,
             acknowledge=lambda job_id, offset: self.acknowledged.append((job_id, offset)),
         )
@@ -271,6 +272,7 @@ class World:
             clock=self.clock,
             settings=self.settings,
             tell=self.supervisor.tell,
+            named=self.supervisor.placing.named,
         )
 
     async def start(self, records: Sequence[JobRecord] = ()) -> None:

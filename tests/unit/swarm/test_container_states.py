@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from agent_pool import node
 
 from cumulusd.swarm.answers import ServiceInfo, TaskInfo
-from cumulusd.swarm.container_states import containers
+from cumulusd.swarm.container_states import containers, lost_nodes
 
 LABELS = {"cumulus.instance": "i", "cumulus.job": "job_1", "cumulus.attempt": "1"}
 
@@ -102,6 +103,15 @@ def test_on_a_node_that_is_down_it_is_lost_once_the_swarm_gave_it_up() -> None:
     assert containers([service()], [task("running", "shutdown")], {"n2": "node other is down"})[
         "job_1", 1
     ].alive
+
+
+def test_lost_are_nodes_that_are_down_or_were_removed() -> None:
+    nodes = [node("n1", "one", "down"), node("n2", "two"), node("n3", "three", "down")]
+    tasks = [task("running", node=each) for each in ("n1", "n2", "n9", None)]
+    assert lost_nodes(tasks, nodes) == {
+        "n1": f"node {nodes[0].hostname} is down",
+        "n9": "node n9 was removed from the Swarm",
+    }
 
 
 def test_any_task_that_runs_keeps_it_alive_and_the_newest_speaks() -> None:

@@ -1,0 +1,282 @@
+"""Each end under its right name, with what happened and what to do."""
+
+import attrs
+import pytest
+
+from cumulus_wire.codes import EndReason
+from cumulus_wire.states import JobState
+from cumulusd.errors import NotFound, Unavailable
+from cumulusd.jobs import ends
+from cumulusd.jobs.fates import Fate, Fates
+from cumulusd.jobs.model import End, Phase
+from cumulusd.jobs.ports import Container, Node
+from tests.unit.supervisor.test_job_machine import record_in
+from tests.unit.supervisor.test_supervisor import in_world, running_job
+from tests.unit.supervisor.world import SETUP, World, exit_frame
+
+FROM_OUTSIDE = "the container was stopped from outside (signal 15)"
+
+
+def container(message: str = "", exit_code: int | None = None, alive: bool = False) -> Container:
+    return Container(
+        job_id="j", attempt=1, node_id="n1", alive=alive, exit_code=exit_code, message=message
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "spoke", "log", "reason", "words"),
+    [
+        (None, True, "", EndReason.RUNNER_FAILED, "its container vanished"),
+        (container("task: non-zero exit (137)", 137), True, "", EndReason.RUNNER_FAILED, "137"),
+        (container("No such image: sha256:1"), False, "", EndReason.IMAGE_MISSING, "No such image"),
+        (
+            container('starting container failed: exec: "python": not found', 127),
+            False,
+            "",
+            EndReason.LAUNCH_FAILED,
+            'exec: "python": not found',
+        ),
+        (
+            container("invalid mount config: bind source path does not exist"),
+            False,
+            "",
+            EndReason.LAUNCH_FAILED,
+            "bind source path does not exist",
+        ),
+        (
+            container("task: non-zero exit (1)", 1),
+            False,
+            "No module named cumulus_runner",
+            EndReason.RUNNER_FAILED,
+            "before its runner started: task: non-zero exit (1)\nNo module named cumulus_runner",
+        ),
+        (
+            container("no suitable node (insufficient resources on 1 node)", alive=True),
+            False,
+            "",
+            EndReason.UNSCHEDULABLE,
+            "no suitable node (insufficient resources on 1 node)",
+        ),
+        (container("preparing", alive=True), False, "", EndReason.RUNNER_FAILED, "never spoke"),
+        (
+            container("task: non-zero exit (74)", 74),
+            True,
+            "EXIT can't be written: the disk was full for 30 s",
+            EndReason.DISK_FULL,
+            "end could not be written",
+        ),
+        (container("", 74), True, "Input/output error", EndReason.RUNNER_FAILED, "74"),
+    ],
+)
+def test_a_container_without_a_last_record(
+    there: Container | None, spoke: bool, log: str, reason: EndReason, words: str
+) -> None:
+    record = attrs.evolve(record_in(Phase.STARTING), setup_at=1.0 if spoke else None)
+    end = ends.end_of_lost_container(record, there, log)
+    assert (end.state, end.reason) == (JobState.FAILED, reason)
+    assert words in end.message and "one" in end.message, "the worker is named"
+    assert end.hint
+    assert end.exit_code == (None if there is None else there.exit_code)
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_every_end_has_advice(reason: EndReason) -> None:
+    assert ends.advised(end_of(reason)).hint
+    own = attrs.evolve(end_of(reason), hint="own")
+    assert ends.advised(own) == own
+
+
+@in_world
+async def test_advice_is_saved_with_the_end(world: World) -> None:
+    await running_job(world)
+    world.says("a", exit_frame("failed", reason="exit_code", exit_code=3, message="left with 3"))
+    end = world.store.saved["a"].end
+    assert end is not None and end.hint == ends.HINTS[EndReason.EXIT_CODE]
+
+
+def end_of(reason: EndReason) -> End:
+    return End(state=JobState.FAILED, reason=reason, message=FROM_OUTSIDE)
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_only_what_looks_like_a_hand_from_outside_is_named_anew(reason: EndReason) -> None:
+    record = record_in(Phase.RUNNING)
+    drained = ends.named_by_fate(end_of(reason), record, Fate(drained=True, down=True))
+    down = ends.named_by_fate(end_of(reason), record, Fate(down=True))
+    assert ends.named_by_fate(end_of(reason), record, Fate()) == end_of(reason)
+    if ends.may_be_the_workers(end_of(reason)):
+        assert (drained.reason, down.reason) == (
+            EndReason.WORKER_DRAINED,
+            EndReason.WORKER_LOST,
+        )
+        for end in (drained, down):
+            assert FROM_OUTSIDE in end.message and "one" in end.message
+            assert end.hint and "retries" in end.hint
+    else:
+        assert drained == down == end_of(reason)
+
+
+def test_fates_are_remembered_as_long_as_the_attempt_runs() -> None:
+    ready = Node(node_id="n1", hostname="one", state="ready", availability="active", is_worker=True)
+    record, fates = record_in(Phase.RUNNING), Fates()
+    fates.saw([ready], [record])
+    assert fates.of(record) == Fate()
+    fates.saw([attrs.evolve(ready, state="down")], [record])
+    fates.saw([ready], [record])
+    assert fates.of(record) == Fate(down=True), "it is back, but was away"
+    assert fates.of(attrs.evolve(record, attempt=2)) == Fate()
+    fates.saw([attrs.evolve(ready, state="unknown")], [record, record_in(Phase.QUEUED)])
+    assert fates.of(record) == Fate(down=True), "a manager that starts knows no node's state"
+    fates.saw([], [attrs.evolve(record, phase=Phase.ENDING)])
+    assert fates.of(record) == Fate()
+
+
+def stopped_from_outside() -> bytes:
+    return exit_frame("failed", reason="runner_failed", message=FROM_OUTSIDE, signal=15)
+
+
+@in_world
+async def test_a_drained_worker_is_told_from_a_users_exit_and_a_cancel(world: World) -> None:
+    await running_job(world)
+    (node,) = world.platform.pool
+    world.platform.pool = [attrs.evolve(node, availability="drain")]
+    world.says("a", stopped_from_outside())
+    end = world.record("a").end
+    assert end is not None
+    assert (end.state, end.reason, end.signal) == (JobState.FAILED, EndReason.WORKER_DRAINED, 15)
+    assert "Worker one was set to drain" in end.message
+    world.platform.pool = [node]
+
+
+@in_world
+async def test_an_exit_of_the_codes_own_on_a_drained_worker_stays_that(world: World) -> None:
+    await running_job(world)
+    world.platform.pool = [attrs.evolve(world.platform.pool[0], availability="drain")]
+    world.says("a", exit_frame("failed", reason="exit_code", exit_code=143))
+    end = world.record("a").end
+    assert end is not None and (end.reason, end.exit_code) == (EndReason.EXIT_CODE, 143)
+
+
+@in_world
+async def test_a_drained_workers_job_goes_on_elsewhere_with_retries(world: World) -> None:
+    await running_job(world, retries=1)
+    (node,) = world.platform.pool
+    world.platform.pool = [attrs.evolve(node, availability="drain")]
+    world.says("a", stopped_from_outside())
+    world.platform.die("a", 143)
+    world.pass_time(5)
+    record = world.record("a")
+    assert (record.attempt, record.attempts[0].reason) == (2, EndReason.WORKER_DRAINED)
+    assert record.phase is Phase.QUEUED, "the drained worker takes nothing"
+    world.platform.pool = [node]
+    await world.supervisor.placing.refresh()
+    world.pass_time(1)
+    assert world.record("a").phase is Phase.STARTING
+
+
+async def down_and_back(world: World) -> None:
+    await running_job(world)
+    (node,) = world.platform.pool
+    for pool in ([attrs.evolve(node, state="down")], [node]):
+        world.platform.pool = pool
+        await world.supervisor.placing.refresh()
+
+
+def lost_while_down(world: World) -> bool:
+    end = world.record("a").end
+    assert end is not None and "was down or cut off" in end.message
+    return end.reason is EndReason.WORKER_LOST
+
+
+@in_world
+async def test_a_worker_back_whose_runner_said_that_it_was_stopped(world: World) -> None:
+    await down_and_back(world)
+    world.says("a", stopped_from_outside())
+    assert lost_while_down(world)
+
+
+@in_world
+async def test_a_worker_back_whose_runner_said_nothing(world: World) -> None:
+    await down_and_back(world)
+    world.platform.die("a", 143)
+    world.pass_time(3)
+    assert lost_while_down(world)
+
+
+@in_world
+async def test_a_worker_back_whose_job_completed_meanwhile(world: World) -> None:
+    await down_and_back(world)
+    world.says("a", exit_frame())
+    assert world.record("a").state is JobState.COMPLETED
+
+
+@in_world
+async def test_a_platform_that_cannot_be_asked_leaves_the_end_as_it_is(world: World) -> None:
+    await running_job(world)
+
+    async def away() -> list[Node]:
+        raise Unavailable("the manager is away")
+
+    world.platform.nodes = away  # type: ignore[method-assign]
+    world.says("a", stopped_from_outside())
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.RUNNER_FAILED
+
+
+@in_world
+async def test_an_image_that_the_manager_does_not_have(world: World) -> None:
+    world.platform.launch_error = NotFound(
+        "the Swarm manager doesn't have the image x", details={"image": "x"}, hint="load it"
+    )
+    await world.submit("a", retries=3)
+    world.pass_time(1)
+    record = world.record("a")
+    assert record.end is not None
+    assert (record.end.reason, record.end.hint) == (EndReason.IMAGE_MISSING, "load it")
+    assert record.attempt == 1, "it is missing there the next time too"
+
+
+@in_world
+async def test_a_container_that_is_never_placed(world: World) -> None:
+    words = "no suitable node (insufficient resources on 1 node)"
+    await world.submit("a")
+    running = world.platform.running["a"]
+    world.platform.running["a"] = attrs.evolve(running, message=words)
+    world.pass_time(50)
+    assert world.record("a").phase is Phase.STARTING
+    world.pass_time(20)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.UNSCHEDULABLE
+    assert words in end.message
+
+
+@in_world
+async def test_a_worker_lost_for_good_is_told_with_the_platforms_words(world: World) -> None:
+    await running_job(world)
+    world.platform.running["a"] = container("node one is down")
+    world.workers.error = Unavailable("its agent is away")
+    world.pass_time(70)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.WORKER_LOST
+    assert "node one is down; its agent is away" in end.message
+
+
+@in_world
+async def test_a_container_that_could_not_be_started(world: World) -> None:
+    await world.submit("a")
+    words = "starting container failed: OCI runtime create failed"
+    world.platform.running["a"] = container(words, 127)
+    world.pass_time(3)
+    end = world.record("a").end
+    assert end is not None and (end.reason, end.exit_code) == (EndReason.LAUNCH_FAILED, 127)
+    assert words in end.message
+
+
+@in_world
+async def test_setup_that_was_begun_is_no_launch_that_failed(world: World) -> None:
+    await world.submit("a")
+    world.says("a", SETUP)
+    world.platform.die("a", 137)
+    world.pass_time(3)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.RUNNER_FAILED
