@@ -121,9 +121,14 @@ class ClientCore:
 
     # --- following ---------------------------------------------------------------------------
 
-    async def stream(self, job_id: str) -> JobStream:
-        """The job's events from its first byte."""
-        return JobStream(self.connection, job_id=job_id, max_waiting_bytes=MAX_WAITING_BYTES)
+    async def stream(self, job_id: str, from_offset: int = 0) -> JobStream:
+        """The job's events, its journal from that offset on."""
+        return JobStream(
+            self.connection,
+            job_id=job_id,
+            from_offset=from_offset,
+            max_waiting_bytes=MAX_WAITING_BYTES,
+        )
 
     async def result(self, job_id: str) -> Any:
         """The job's value, when it has ended. Raises JobFailed, JobTimeout, JobCancelled,

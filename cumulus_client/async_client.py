@@ -251,8 +251,10 @@ class AsyncCumulusClient:
         except CumulusError:
             pass  # the client is closed, and its streams with it
 
-    async def _events(self, job_id: str, deadline: float | None) -> AsyncIterator[Event]:
-        stream = await self._call(self._core.stream(job_id))
+    async def _events(
+        self, job_id: str, deadline: float | None, from_offset: int = 0
+    ) -> AsyncIterator[Event]:
+        stream = await self._call(self._core.stream(job_id, from_offset))
         try:
             while (
                 event := await self._in_time(stream.next(), deadline, job_id=job_id)
@@ -341,13 +343,13 @@ class AsyncCumulusJob:
                 return str(event.job["status"])
         return await self.status()
 
-    async def logs(self, follow: bool = True) -> AsyncIterator[str]:
+    async def logs(self, follow: bool = True, from_offset: int = 0) -> AsyncIterator[str]:
         """As `CumulusJob.logs`."""
         stop_at = None if follow else int((await self.view())["journal"]["end_offset"])
-        if stop_at == 0:
+        if stop_at is not None and stop_at <= from_offset:
             return
         decoder = OutputDecoder()
-        async for event in self._client._events(self.job_id, None):
+        async for event in self._client._events(self.job_id, None, from_offset):
             if isinstance(event, Journal):
                 for record in event.records:
                     if text := decoder.feed(record):

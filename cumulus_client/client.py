@@ -327,8 +327,8 @@ class CumulusClient:
 
     # --- for CumulusJob ----------------------------------------------------------------------
 
-    def _open_stream(self, job_id: str) -> BlockingStream:
-        stream = self._call(self._core.stream(job_id))
+    def _open_stream(self, job_id: str, from_offset: int = 0) -> BlockingStream:
+        stream = self._call(self._core.stream(job_id, from_offset))
         return BlockingStream(self._io, stream, self.server_url)
 
     def _result(self, job_id: str, timeout: float | None) -> Any:

@@ -60,17 +60,18 @@ class CumulusJob:
         """True when it is being cancelled, False when it had ended already."""
         return self._client.cancel_job(self.job_id)
 
-    def logs(self, follow: bool = True) -> Iterator[str]:
-        """The job's stdout and stderr in order, as text, from the first byte, also long after its
-        end. With `follow` until the job has ended, else what there is now.
+    def logs(self, follow: bool = True, from_offset: int = 0) -> Iterator[str]:
+        """The job's stdout and stderr in order, as text, also long after its end. With `follow`
+        until the job has ended, else what there is now.
 
-        Chunks are as they came, not lines. A slow reader costs no memory.
+        `from_offset`: where to begin, a journal offset as `view()["journal"]["end_offset"]` gives;
+        0: at the first byte. Chunks are as they came, not lines. A slow reader costs no memory.
         """
         stop_at = None if follow else int(self.view()["journal"]["end_offset"])
-        if stop_at == 0:
+        if stop_at is not None and stop_at <= from_offset:
             return
         decoder = OutputDecoder()
-        stream = self._client._open_stream(self.job_id)
+        stream = self._client._open_stream(self.job_id, from_offset)
         try:
             while True:
                 event = stream.next(None)

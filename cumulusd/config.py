@@ -43,6 +43,9 @@ class Jobs(Section):
     image: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     #: How long ended jobs, their journals and results are kept.
     history_hours: Annotated[float, Field(ge=24, le=8760)] = 24.0
+    #: Disk for the journals of ended jobs: beyond it output goes before its time, then results,
+    #: those of the oldest ends first; status and durations stay.
+    history_max_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50)] = 20 << 30
     #: Most jobs waiting, of all owners and of one.
     max_queued: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     max_queued_per_owner: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
@@ -84,6 +87,15 @@ class Jobs(Section):
         if not path.is_file():
             raise ValueError(f"no file at {path}")
         return path
+
+    @model_validator(mode="after")
+    def _one_journal_within_history(self) -> "Jobs":
+        if self.history_max_bytes < self.journal_cap_bytes:
+            raise ValueError(
+                f"history_max_bytes ({self.history_max_bytes}) is under journal_cap_bytes "
+                f"({self.journal_cap_bytes}): a job's output would be dropped at its end"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_owner_within_all(self) -> "Jobs":

@@ -5,7 +5,7 @@ Handlers of WAMP procedures and HTTP routes decode, call this, encode; they deci
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -28,7 +28,7 @@ from cumulusd.errors import (
     Unavailable,
 )
 from cumulusd.identity import Principal, Role
-from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase, Wait
 from cumulusd.jobs.packages import Packages
@@ -43,6 +43,8 @@ RESULT_CHUNK_BYTES = 512 * 1024
 #: A result that a caller without progressive results may get in one message.
 RESULT_AT_ONCE_BYTES = 1024 * 1024
 PACKAGE_CHUNK_BYTES = 512 * 1024
+
+_OUTPUT = (Kind.STDOUT, Kind.STDERR)
 
 #: Takes one progressive result; fires when the reader can take more.
 Sink = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -238,6 +240,15 @@ class Relay:
             for record in seen[:limit]
         ]
 
+    def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
+        """What is kept of the job's stdout and stderr now, in order, as bytes; a dropped range is
+        told in its place. Nothing is read before it is asked for. Raises NotFound at once; later
+        CumulusError, when the journal can't be read or goes.
+        """
+        self._readable(who, job_id)
+        journal = self._journals.get(job_id)
+        return iter(()) if journal is None else _output(journal, journal.end_offset)
+
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         """Asks a job to end. That it was asked is durable when this fires; its state tells when
         it has ended. Raises Conflict when it has ended already, or does so first."""
@@ -292,6 +303,14 @@ class Relay:
                         await self._send_result(sink, sent, entry.payload)
                     sent += len(entry.payload)
             offset = chunk.next_offset
+        if sent == 0 and info.size_bytes and journal.start_offset > record.journal_start:
+            raise NotFound(
+                f"The result of job {job_id} is not kept any more: the journals of ended jobs were "
+                "over the daemon's bound (jobs.history_max_bytes)",
+                job_id=job_id,
+                details=about,
+                hint="submit the job again, and fetch its result sooner",
+            )
         if sent != info.size_bytes or digest.hexdigest() != info.sha256:
             raise CumulusError(
                 f"The stored result of job {job_id} is damaged", job_id=job_id, details=about
@@ -387,6 +406,19 @@ class Relay:
                 hint="jobs are kept for a day after their end; list_jobs() shows yours",
             )
         return record
+
+
+def _output(journal: Journal, end: int) -> Iterator[bytes]:
+    offset = 0
+    while offset < end:
+        chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
+        if chunk.kind == "gap":
+            dropped = chunk.next_offset - chunk.offset
+            yield f"\n[{dropped} bytes of the journal are not kept here]\n".encode()
+        else:
+            records = [each for each in chunk.records() if each.offset < end]
+            yield b"".join(each.payload for each in records if each.kind in _OUTPUT)
+        offset = chunk.next_offset
 
 
 def _ended_already(record: JobRecord) -> Conflict:

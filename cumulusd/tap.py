@@ -116,7 +116,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
         return disk.refusal({"job store": store.healthy, "journals": journals.trouble})
 
     settings = Settings(
-        agent_grace_s=config.agent_grace_s, history_s=config.jobs.history_hours * 3600.0
+        agent_grace_s=config.agent_grace_s,
+        history_s=config.jobs.history_hours * 3600.0,
+        history_max_bytes=config.jobs.history_max_bytes,
     )
     authenticator = Authenticator(config.authenticator_tokens())
     disk = Disk(state, config.jobs.min_free_bytes)

@@ -44,7 +44,12 @@ def job_view(
         else {"node_id": record.placement.node_id, "hostname": record.placement.hostname},
         "partition": None if record.grant is None else _partition(record.grant),
         "partition_id": None if record.grant is None else record.grant.partition_id,
-        "journal": {"start_offset": journal[0], "end_offset": journal[1]},
+        "journal": {
+            "start_offset": journal[0],
+            "end_offset": journal[1],
+            # The cap on one journal keeps its head: only history takes it.
+            "pruned": journal[0] > 0,
+        },
         "end": None
         if end is None
         else {

@@ -7,7 +7,7 @@ from twisted.logger import Logger
 
 from cumulusd.errors import CumulusError
 from cumulusd.jobs.journals import Journals
-from cumulusd.jobs.model import Phase
+from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock
 from cumulusd.jobs.settings import Settings
@@ -15,13 +15,20 @@ from cumulusd.jobs.store import Store
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Tasks, sleep
 
-_INTERVAL_S = 300.0
+_INTERVAL_S = 30.0
 #: A package no job names any more is kept this long for the next submit of the same code.
 _PACKAGE_AGE_S = 3600.0
+#: Records deleted in one transaction.
+_BATCH = 200
 
 
 class History:
-    """Keeps ended jobs for `settings.history_s` after their end."""
+    """Keeps ended jobs for `settings.history_s` after their end, in small steps.
+
+    Journals of ended jobs are bounded by `settings.history_max_bytes` too: beyond it output goes
+    before its time, the oldest end first, and when that isn't enough, results. The record with
+    status and durations stays its time in any case. A job that has not ended is never touched.
+    """
 
     _log = Logger()
 
@@ -44,6 +51,8 @@ class History:
         self._wall_clock = wall_clock
         self._settings = settings
         self._tasks = Tasks()
+        #: Job id -> whether its result is still there, of journals whose output was pruned.
+        self._pruned: dict[str, bool] = {}
 
     def start(self) -> None:
         """Begins to prune in the background."""
@@ -68,17 +77,61 @@ class History:
 
     async def prune(self) -> None:
         """One pass."""
-        before = self._wall_clock() - self._settings.history_s
-        old = [
-            record.job_id
-            for record in self._table.all()
-            if record.phase is Phase.ENDED and (record.ended_at or 0.0) < before
-        ]
-        if old:
-            await self._store.delete(old)
-            for job_id in old:
-                self._table.forget(job_id)
-                await self._journals.delete(job_id)
-            self._log.info("history: {count} job(s) pruned", count=len(old))
+        await self._prune_by_time()
+        await self._prune_by_size()
         in_use = {record.spec.package_sha256 for record in self._table.live()}
         await self._packages.prune(in_use, self._wall_clock(), _PACKAGE_AGE_S)
+
+    async def _prune_by_time(self) -> None:
+        now = self._wall_clock()
+        before = now - self._settings.history_s
+        old = [record.job_id for record in self._ended() if (record.ended_at or 0.0) < before]
+        for start in range(0, len(old), _BATCH):
+            batch = old[start : start + _BATCH]
+            await self._store.delete(batch)
+            for job_id in batch:
+                self._table.forget(job_id)
+                self._pruned.pop(job_id, None)
+                await self._journals.delete(job_id)
+        if old:
+            self._log.info("history: {count} job(s) pruned", count=len(old))
+        # Journals of no record: the record was lost with a damaged store, or its deletion was cut
+        # off between the two.
+        for job_id in self._journals.known():
+            if job_id in self._table:
+                continue
+            if self._journals.age_s(job_id, now) > self._settings.history_s:
+                await self._journals.delete(job_id)
+                self._log.info("history: the journal of no job {id} pruned", id=job_id)
+
+    async def _prune_by_size(self) -> None:
+        ended = sorted(self._ended(), key=lambda record: (record.ended_at or 0.0, record.job_id))
+        used = sum(self._journals.size_bytes(record.job_id) for record in ended)
+        bound = self._settings.history_max_bytes
+        for keep_result in (True, False):
+            for record in ended:
+                if used <= bound:
+                    return
+                if self._pruned.get(record.job_id, True) and not (
+                    keep_result and record.job_id in self._pruned
+                ):
+                    used -= await self._prune_one(record, keep_result)
+
+    async def _prune_one(self, record: JobRecord, keep_result: bool) -> int:
+        freed = await self._journals.prune(
+            record.job_id, record.journal_start, keep_result=keep_result
+        )
+        self._pruned[record.job_id] = keep_result
+        if freed:
+            self._log.warn(
+                "job {job_id}: its {what} was pruned before its time, journals of ended jobs are "
+                "over {bound} bytes (jobs.history_max_bytes)",
+                job_id=record.job_id,
+                what="output" if keep_result else "result",
+                freed_bytes=freed,
+                bound=self._settings.history_max_bytes,
+            )
+        return freed
+
+    def _ended(self) -> list[JobRecord]:
+        return [record for record in self._table.all() if record.phase is Phase.ENDED]

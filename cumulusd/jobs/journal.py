@@ -343,6 +343,14 @@ class Journal:
         finally:
             self._waiters.pop(waiter, None)
 
+    def pruned(self) -> None:
+        """Its older segments were taken away: readers find a gap there."""
+        self._segments = segments.list_segments(self._folder)
+        self.size_bytes = sum(segment.size_bytes for segment in self._segments)
+        self._unsynced &= {segment.start for segment in self._segments}
+        self._files.close(self._folder)
+        self._changed(self)
+
     def close(self) -> None:
         """Closes its file and wakes its readers. Syncs nothing."""
         if not self.closed:

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from cumulusd.errors import Conflict, InvalidArgument
+from cumulusd.jobs import segments
 from cumulusd.jobs.journal import Chunk, Journal, JournalDamaged, JournalHole, disk_error
 from cumulusd.jobs.ports import Clock, DelayedCall, RunInThread
-from cumulusd.jobs.segments import OpenFiles, list_segments
+from cumulusd.jobs.segments import OpenFiles
 from cumulusd.jobs.store import StoreFailed
 
 __all__ = ["Chunk", "Journal", "JournalDamaged", "JournalHole", "Journals"]
@@ -86,7 +87,7 @@ class Journals:
             elif name.startswith(_TRASH):
                 shutil.rmtree(root / name)
             elif _JOB_ID.fullmatch(name):
-                found = list_segments(root / name)
+                found = segments.list_segments(root / name)
                 self._resize(name, sum(segment.size_bytes for segment in found))
 
     @property
@@ -151,7 +152,7 @@ class Journals:
         if job_id not in self._sizes:
             return 0, 0
         try:
-            found = list_segments(self._root / job_id)
+            found = segments.list_segments(self._root / job_id)
         except OSError as error:
             raise disk_error(job_id, "read", self._root / job_id, error) from error
         return (found[0].start, found[-1].end) if found else (0, 0)
@@ -176,6 +177,52 @@ class Journals:
             await self._run_in_thread(lambda: shutil.rmtree(trash))
         except OSError as error:
             raise disk_error(job_id, "deleted", folder, error) from error
+
+    def size_bytes(self, job_id: str) -> int:
+        """Bytes of this journal on disk."""
+        return self._sizes.get(job_id, 0)
+
+    def age_s(self, job_id: str, now: float) -> float:
+        """For how long nothing was begun or deleted in its folder. `now`: unix seconds."""
+        try:
+            return now - os.stat(self._root / job_id).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    async def prune(self, job_id: str, floor: int, *, keep_result: bool) -> int:
+        """Drops the output of a journal to which nothing is appended any more; gives the bytes
+        freed.
+
+        What stays is its end: the RESULT records from `floor` on with `keep_result`, else the last
+        record only. Fires when the rest is gone from disk; readers find a gap. Raises StoreFailed.
+        """
+        if job_id not in self._sizes or self._stopped:
+            return 0
+        folder = self._root / job_id
+        trash = self._root / f"{_TRASH}{job_id}-output"
+        before = self._sizes[job_id]
+        try:
+            begin = await self._run_in_thread(
+                lambda: segments.keep_tail(folder, floor, keep_result)
+            )
+            if begin is None or self._stopped or job_id not in self._sizes:
+                return 0
+            trash.mkdir(exist_ok=True)
+            for segment in segments.list_segments(folder):
+                if segment.start < begin:
+                    path = segments.path_of(folder, segment.start)
+                    os.rename(path, trash / path.name)
+            journal = self._journals.get(job_id)
+            if journal is not None:
+                journal.pruned()
+            else:
+                left = segments.list_segments(folder)
+                self._resize(job_id, sum(each.size_bytes for each in left))
+            freed = before - self._sizes[job_id]
+            await self._run_in_thread(lambda: shutil.rmtree(trash))
+        except OSError as error:
+            raise disk_error(job_id, "pruned", folder, error) from error
+        return freed
 
     async def stop(self) -> None:
         """Fires when everything is fsynced and all files are closed; readers are woken.

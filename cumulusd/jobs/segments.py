@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from cumulus_wire.folder import segment_name, segment_offset
-from cumulus_wire.journal import FrameParser, JournalCorrupt, Kind
+from cumulus_wire.journal import HEADER, MAGIC, FrameParser, JournalCorrupt, Kind
 
 _SCAN_BYTES = 256 << 10
 
@@ -147,6 +147,68 @@ def droppable(segments: list[Segment], cap_bytes: int) -> list[Segment]:
         dropped.append(segment)
         total -= segment.size_bytes
     return dropped
+
+
+def keep_tail(folder: Path, floor: int, results: bool) -> int | None:
+    """Writes the segment that a journal is to begin with when its output is pruned: from its
+    RESULT records on (those from `floor` on, at its end), or from its last record on.
+
+    Gives its offset; None when there is nothing before it. The older segments stay, the one it is
+    taken from overlaps it, which `recover` knows. Durable when it returns.
+    """
+    begin = _tail_begin(folder, floor, results)
+    found = list_segments(folder)
+    if begin is None or not found or begin <= found[0].start:
+        return None
+    source = next(each for each in reversed(found) if each.start <= begin)
+    if source.start == begin:
+        return begin
+    aside = path_of(folder, begin).with_name(segment_name(begin) + ".new")
+    try:
+        with (
+            open(path_of(folder, source.start), "rb") as old,
+            open(aside, "wb", opener=_private) as new,
+        ):
+            old.seek(begin - source.start)
+            for data in _pieces(old.fileno(), source.end - begin):
+                new.write(data)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(aside, path_of(folder, begin))
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_files(folder, [])
+    return begin
+
+
+def _tail_begin(folder: Path, floor: int, results: bool) -> int | None:
+    """Looks at headers only, from the last segment back, as far as there are RESULT records."""
+    last = first_result = None
+    for number, segment in enumerate(reversed(list_segments(folder))):
+        result, end = _marks(path_of(folder, segment.start).read_bytes(), segment.start, floor)
+        last = end if last is None else last
+        if result is not None:
+            first_result = result
+        # The last records may stand alone in their segment.
+        if not results or (result is None and number > 0):
+            break
+    return last if first_result is None or not results else first_result
+
+
+def _marks(data: bytes, start: int, floor: int) -> tuple[int | None, int | None]:
+    """(offset of the first RESULT record from `floor` on, offset of the last record)."""
+    position, result, last = 0, None, None
+    while len(data) - position >= HEADER.size:
+        magic, kind, _, length, _, _ = HEADER.unpack_from(data, position)
+        after = position + HEADER.size + length
+        if magic != MAGIC or after > len(data):
+            break
+        last = start + position
+        if result is None and kind == Kind.RESULT and last >= floor:
+            result = last
+        position = after
+    return result, last
 
 
 def sync_files(folder: Path, starts: list[int]) -> None:

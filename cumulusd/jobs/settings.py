@@ -16,3 +16,4 @@ class Settings:
     watch_interval_s: float = 1.0  #: how often the platform is asked for its containers
     reap_interval_s: float = 60.0
     history_s: float = 24 * 3600.0
+    history_max_bytes: int = 20 << 30  #: for the journals of jobs that have ended

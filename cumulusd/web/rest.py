@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -42,13 +42,18 @@ class Relay(Protocol):
     def get(self, who: Principal, job_id: str) -> dict[str, Any]:
         """One job view. Raises NotFound."""
 
+    def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
+        """The job's output as far as it is kept, read as it is asked for. Raises NotFound at once,
+        CumulusError later."""
+
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """An HTTP answer, whole."""
+    """An HTTP answer: whole, or `body` followed by what `stream` gives, as fast as it is read."""
 
     status: int
     body: bytes
+    stream: Iterator[bytes] | None = None
     content_type: str = "application/json"
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
@@ -128,6 +133,7 @@ class Rest:
             "/api/info": _Route(answer=self._info, roles=_PEOPLE),
             "/api/jobs": _Route(answer=self._jobs, roles=_PEOPLE),
             "/api/jobs/{id}": _Route(answer=self._job, roles=_PEOPLE),
+            "/api/jobs/{id}/logs": _Route(answer=self._logs, roles=_PEOPLE),
         }
 
     def authenticate(self, authorization: str | None) -> Principal:
@@ -211,10 +217,23 @@ class Rest:
         assert asked.job_id is not None  # the route's name has it
         return json_answer(self._relay.get(asked.who, asked.job_id))
 
+    def _logs(self, asked: _Asked) -> Answer:
+        assert asked.job_id is not None
+        # The bytes are the job's own, UTF-8 or not.
+        return Answer(
+            status=200,
+            body=b"",
+            stream=self._relay.logs(asked.who, asked.job_id),
+            content_type="text/plain; charset=utf-8",
+        )
+
 
 def _route_name(path: str) -> tuple[str, str | None]:
     """The route's name, and the job id in the path."""
     parent, _, last = path.rpartition("/")
+    above, _, job_id = parent.rpartition("/")
+    if (above, last) == ("/api/jobs", "logs") and job_id:
+        return "/api/jobs/{id}/logs", job_id[:200]
     if parent == "/api/jobs" and last:
         return "/api/jobs/{id}", last[:200]
     if parent and not last:  # a trailing slash, as the old SDK's users may write

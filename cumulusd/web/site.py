@@ -21,6 +21,7 @@ from cumulusd.identity import Authenticator
 from cumulusd.metrics import Metrics
 from cumulusd.web.enroll import MAX_ENROLL_BYTES, PATH, Enroll, EnrollResource
 from cumulusd.web.rest import Answer, Relay, Rest, error_answer
+from cumulusd.web.streaming import StreamedBody
 
 #: Above this, a body is refused from its header.
 MAX_BODY_BYTES = 16 * 1024
@@ -198,12 +199,16 @@ class _RestResource:
         )
         request.setResponseCode(answer.status)
         request.setHeader("Content-Type", answer.content_type)
-        request.setHeader("Content-Length", str(len(answer.body)))
+        if answer.stream is None:
+            request.setHeader("Content-Length", str(len(answer.body)))
         request.setHeader("Cache-Control", "no-store")
         request.setHeader("X-Content-Type-Options", "nosniff")
         for name, text in answer.headers.items():
             request.setHeader(name, text)
         if request.method != b"HEAD":
+            if answer.stream is not None:
+                StreamedBody(request, answer.stream).start()
+                return NOT_DONE_YET
             request.write(answer.body)  # type: ignore[no-untyped-call]
         request.finish()  # type: ignore[no-untyped-call]
         return NOT_DONE_YET

@@ -26,6 +26,7 @@ from cumulusd.errors import (
     Unavailable,
 )
 from cumulusd.identity import Principal, Role
+from cumulusd.jobs import codec
 from cumulusd.jobs.packages import Packages
 from cumulusd.relay import Relay, RelayLimits
 from cumulusd.spec import SpecLimits
@@ -410,3 +411,72 @@ async def test_a_closing_daemon_takes_no_jobs_and_says_so(office: Office) -> Non
     with pytest.raises(Unavailable, match="stopping"):
         await office.relay.submit(ANN, a_spec())
     assert office.relay.health()["accepting"] != "ok"
+
+
+@pytest_twisted.ensureDeferred
+async def test_logs_are_the_output_that_is_kept_with_gaps_told(office: Office) -> None:
+    job_id = await office.submit()
+    with pytest.raises(NotFound):
+        office.relay.logs(BOB, job_id)
+    assert list(office.relay.logs(ANN, job_id)) == []
+    noise = encode(Kind.SETUP, b"installing", 1)
+    office.world.says(job_id, SETUP, noise, RUNNING, output("one\n"), output("two"))
+    office.world.says(job_id, encode(Kind.STDERR, b"\xff\x00", 1))
+    assert b"".join(office.relay.logs(ANN, job_id)) == b"one\ntwo\xff\x00"
+    reading = office.relay.logs(EVE, job_id)
+    office.world.says(job_id, output("later"), exit_frame())
+    assert b"".join(reading) == b"one\ntwo\xff\x00", "what there was when it was asked for"
+    office.world.pass_time(1)
+    assert office.relay.get(ANN, job_id)["journal"]["pruned"] is False
+    end = office.relay.get(ANN, job_id)["journal"]["end_offset"]
+    await office.world.journals.prune(job_id, 0, keep_result=True)
+    view = office.relay.get(ANN, job_id)
+    assert view["status"] == "completed" and view["completed_at"] is not None
+    assert view["journal"] == {
+        "start_offset": end - len(exit_frame()),
+        "end_offset": end,
+        "pruned": True,
+    }
+    (told,) = [part for part in office.relay.logs(ANN, job_id) if part]
+    assert str(view["journal"]["start_offset"]).encode() in told
+    reader = Reader(office, ANN, job_id)
+    assert [part["event"] for part in reader.parts] == ["gap", "journal"]
+    assert reader.end is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_result_outlives_its_jobs_output_and_says_when_it_is_gone(office: Office) -> None:
+    value = b"[1, 2]"
+    info = {"encoding": "json", "size_bytes": 6, "sha256": hashlib.sha256(value).hexdigest()}
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING, output("x" * 9000), encode(Kind.RESULT, value, 1))
+    office.world.says(job_id, exit_frame(result=info))
+    office.world.pass_time(1)
+    await office.world.journals.prune(job_id, 0, keep_result=True)
+    assert (await office.relay.result(ANN, job_id, None))["data"] == value
+    await office.world.journals.prune(job_id, 0, keep_result=False)
+    with pytest.raises(NotFound, match="not kept any more") as caught:
+        await office.relay.result(ANN, job_id, None)
+    assert caught.value.job_id == job_id and caught.value.hint
+    assert office.relay.get(ANN, job_id)["end"]["result"] == info
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_idempotency_key_holds_over_a_restart(tmp_path: Path) -> None:
+    first = Office(tmp_path)
+    await first.start()
+    running = await first.submit(idempotency_key="k1")
+    over = await first.submit(BOB, gpu_memory=0.1, idempotency_key="k2")
+    first.world.says(over, SETUP, RUNNING, exit_frame())
+    first.world.platform.die(over, 0)
+    first.world.pass_time(1)
+    assert first.relay.get(BOB, over)["phase"] == "ended"
+    saved = [codec.loads(codec.dumps(record)) for record in first.world.store.saved.values()]
+    await first.world.stop()
+    again = Office(tmp_path)
+    await again.world.start(saved)
+    assert await again.submit(idempotency_key="k1") == running
+    assert await again.submit(BOB, idempotency_key="k2") == over
+    assert await again.submit(idempotency_key="k2") not in (running, over)
+    assert len(again.world.table) == 3
+    await again.world.stop()

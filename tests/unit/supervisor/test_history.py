@@ -1,5 +1,7 @@
 """History keeps ended jobs for as long as it says, and drops them whole."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +9,15 @@ import attrs
 import pytest
 import pytest_twisted
 
+from cumulus_wire.journal import Kind, encode
 from cumulus_wire.states import JobState
 from cumulusd.errors import Unavailable
 from cumulusd.jobs.history import History
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.settings import Settings
-from tests.unit.supervisor.world import World, new_record, output, run_at_once
+from cumulusd.jobs.store import StoreFailed
+from tests.unit.supervisor.world import World, exit_frame, new_record, output, run_at_once
 
 HOUR_S = 3600.0
 
@@ -77,3 +81,134 @@ async def test_jobs_stay_for_a_day_after_their_end(tmp_path: Path) -> None:
     await history.stop()
     await world.journals.stop()
     assert not world.clock.getDelayedCalls()
+
+
+def a_history(world: World, tmp_path: Path, store: ForgetfulStore) -> History:
+    packages = Packages(tmp_path / "p", run_in_thread=run_at_once, max_package_bytes=10)
+    return History(
+        table=world.table,
+        store=store,  # type: ignore[arg-type]
+        journals=world.journals,
+        packages=packages,
+        clock=world.clock,
+        wall_clock=world.clock.seconds,
+        settings=world.settings,
+    )
+
+
+RESULT = encode(Kind.RESULT, b"r" * 3000, 1)
+#: 100 KB of output over several segments, a result of 6 KB, the end.
+LONG = output("x" * 1000) * 100 + RESULT + RESULT + exit_frame()
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_its_bytes_the_oldest_output_goes_first_and_results_stay(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, Settings(history_max_bytes=250_000))
+    history = a_history(world, tmp_path, ForgetfulStore())
+    now = world.clock.seconds()
+    live = attrs.evolve(new_record("live", now - 100 * HOUR_S), phase=Phase.RUNNING)
+    records = [live, *(ended(f"job-{n}", now - (9 - n) * HOUR_S) for n in range(4))]
+    for record in records:
+        world.table.put(record)
+        world.journals.open(record.job_id).append(0, LONG)
+    following = world.journals.open("job-0")
+    await history.prune()
+    assert [world.journals.extent(f"job-{n}")[0] > 0 for n in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert world.journals.extent("live")[0] == 0, "what has not ended is never touched"
+    assert len(list(world.table.all())) == 5, "status and durations stay"
+    start = following.start_offset
+    assert start == len(output("x" * 1000)) * 100, "from the result on"
+    gap = following.read(0, 10_000)
+    assert (gap.kind, gap.offset, gap.next_offset) == ("gap", 0, start)
+    assert following.read(start, 1 << 20).data == RESULT + RESULT + exit_frame()
+    assert following.end_offset == len(LONG)
+    used = sum(world.journals.size_bytes(f"job-{n}") for n in range(4))
+    assert used <= 250_000
+    on_disk = [path for path in (tmp_path / "journals").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in on_disk) == world.journals.total_bytes
+    await world.journals.stop()
+    again = World(tmp_path, world.settings)  # as a daemon that starts anew finds it
+    assert again.journals.extent("job-0") == (start, len(LONG))
+    assert again.journals.open("job-0").finished
+    await again.journals.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_results_go_when_output_was_not_enough_and_ends_never(tmp_path: Path) -> None:
+    world = World(tmp_path, Settings(history_max_bytes=13_000))
+    history = a_history(world, tmp_path, ForgetfulStore())
+    now = world.clock.seconds()
+    for n in range(4):
+        world.table.put(ended(f"job-{n}", now - (9 - n) * HOUR_S))
+        world.journals.open(f"job-{n}").append(0, LONG)
+    await history.prune()
+    left = [world.journals.open(f"job-{n}") for n in range(4)]
+    assert [len(each.read(each.start_offset, 1 << 20).data) for each in left] == [
+        len(exit_frame()),
+        len(exit_frame()),
+        2 * len(RESULT) + len(exit_frame()),
+        2 * len(RESULT) + len(exit_frame()),
+    ]
+    await history.prune()
+    assert len(list(world.table.all())) == 4
+    await world.journals.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_last_attempts_result_is_kept(tmp_path: Path) -> None:
+    world = World(tmp_path, Settings(history_max_bytes=1000))
+    history = a_history(world, tmp_path, ForgetfulStore())
+    first = output("one") + RESULT
+    record = attrs.evolve(ended("job", world.clock.seconds()), journal_start=len(first))
+    world.table.put(record)
+    world.journals.open("job").append(0, first + output("two") + RESULT + exit_frame())
+    assert await world.journals.prune("job", len(first), keep_result=True) > 0
+    assert world.journals.extent("job")[0] == len(first + output("two"))
+    await history.prune()
+    await world.journals.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_journal_of_no_record_stays_its_time(tmp_path: Path) -> None:
+    """It may be all that a damaged store has left of its job."""
+    world = World(tmp_path)
+    history = a_history(world, tmp_path, ForgetfulStore())
+    for job_id, age_s in (("old", 25 * HOUR_S), ("young", 23 * HOUR_S)):
+        world.journals.open(job_id).append(0, LONG)
+        at = world.clock.seconds() - age_s
+        os.utime(tmp_path / "journals" / job_id, (at, at))
+    await history.prune()
+    assert world.journals.known() == ["young"]
+    await world.journals.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_refuses_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, Settings(history_max_bytes=1000))
+    world.journals.open("job").append(0, LONG)
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(StoreFailed, match="No space left"):
+            await world.journals.prune("job", 0, keep_result=True)
+    assert world.journals.extent("job") == (0, len(LONG))
+    journal = world.journals.open("job")
+    data, offset = b"", 0
+    while offset < journal.end_offset:
+        chunk = journal.read(offset, 1 << 20)
+        data, offset = data + chunk.data, chunk.next_offset
+    assert data == LONG
+    assert not list((tmp_path / "journals").rglob("*.new"))
+    await world.journals.stop()

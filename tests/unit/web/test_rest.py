@@ -1,6 +1,7 @@
 """HTTP's paths: who may read what, every role against every path; errors as JSON with their job."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +38,10 @@ class Jobs:
         if job_id != "job_1" or not who.may_see("ann"):
             raise NotFound(f"There is no job {job_id}")
         return {"job_id": job_id, "status": "running"}
+
+    def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
+        self.get(who, job_id)
+        return iter([b"one\n", b"\xff two"])
 
 
 TOKENS = [
@@ -81,6 +86,10 @@ TABLE = {
     "/api/jobs/": (401, 401, 200, 200, 200, 200, 403),
     "/api/jobs/job_1": (401, 401, 200, 404, 200, 200, 403),
     "/api/jobs/job_2": (401, 401, 404, 404, 404, 404, 403),
+    "/api/jobs/job_1/logs": (401, 401, 200, 404, 200, 200, 403),
+    "/api/jobs/job_2/logs": (401, 401, 404, 404, 404, 404, 403),
+    "/api/jobs//logs": (401, 401, 404, 404, 404, 404, 404),
+    "/api/jobs/job_1/logs/": (401, 401, 404, 404, 404, 404, 404),
     "/api/jobs/job_1/results": (401, 401, 404, 404, 404, 404, 404),
     "/api/jobs/../../health": (401, 401, 404, 404, 404, 404, 404),
     "/": (401, 401, 404, 404, 404, 404, 404),
@@ -97,7 +106,10 @@ def test_who_may_read_what(path: str) -> None:
 
 
 def test_the_table_covers_every_route() -> None:
-    assert set(Asking().rest._routes) - set(TABLE) == {"/api/jobs/{id}"}
+    assert set(Asking().rest._routes) - set(TABLE) == {
+        "/api/jobs/{id}",
+        "/api/jobs/{id}/logs",
+    }
 
 
 def test_without_tokens_everybody_is_the_local_admin() -> None:
@@ -179,3 +191,10 @@ def test_unauthenticated_says_how() -> None:
     answer = Asking().rest.answer("GET", "/api/jobs", {}, "Basic eDp5")
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_logs_are_read_only_when_they_are_sent() -> None:
+    answer = Asking().rest.answer("GET", "/api/jobs/job_1/logs", {}, "Bearer ann")
+    assert answer.content_type == "text/plain; charset=utf-8"
+    assert answer.stream is not None
+    assert list(answer.stream) == [b"one\n", b"\xff two"]

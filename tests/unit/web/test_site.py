@@ -1,18 +1,20 @@
 """The site over real sockets: bodies judged by their headers, no version told, sub-resources."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import defer, endpoints, protocol, reactor, task
+from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from cumulusd.errors import NotFound
+from cumulusd.errors import Conflict, NotFound
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
 from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.web import streaming
 from cumulusd.web.site import MAX_BODY_BYTES, make_site
 
 
@@ -29,6 +31,28 @@ class Jobs:
     def get(self, who: Principal, job_id: str) -> dict[str, Any]:
         raise NotFound(f"There is no job {job_id}")
 
+    def __init__(self) -> None:
+        self.read = 0  #: pieces of the log
+        self.readers_gone = 0
+        self.pieces = 3
+        self.breaks: Exception | None = None
+
+    def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
+        if job_id != "job_1":
+            raise NotFound(f"There is no job {job_id}")
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
+        try:
+            for number in range(self.pieces):
+                self.read += 1
+                yield b"%d\xff\n" % number + b"x" * 60_000
+                yield b""  # a stretch without output
+            if self.breaks is not None:
+                raise self.breaks
+        finally:
+            self.readers_gone += 1
+
 
 class Says(Resource):
     isLeaf = True
@@ -41,10 +65,10 @@ class Says(Resource):
         return self.text
 
 
-def site() -> Site:
+def site(jobs: Jobs | None = None) -> Site:
     who = Principal(name="ann", owner="ann", role=Role.CLIENT)
     return make_site(
-        relay=Jobs(),
+        relay=jobs or Jobs(),
         authenticator=Authenticator([(hash_token("secret"), who)]),
         metrics=Metrics(MetricsSnapshot),
         ws=Says(b"the websocket"),
@@ -67,8 +91,9 @@ class Raw(protocol.Protocol):
 
 
 class Server:
-    def __init__(self, port: Any) -> None:
+    def __init__(self, port: Any, jobs: Jobs) -> None:
         self.port = port
+        self.jobs = jobs
 
     async def raw(self, sent: bytes, timeout_s: float = 5.0) -> bytes:
         client = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
@@ -89,8 +114,10 @@ class Server:
 
 @pytest_twisted.async_yield_fixture()
 async def server() -> AsyncIterator[Server]:
-    port = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site())
-    yield Server(port)
+    jobs = Jobs()
+    listening = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site(jobs))
+    port = await listening
+    yield Server(port, jobs)
     await port.stopListening()
     # Connections close a turn after their last byte.
     await task.deferLater(reactor, 0, lambda: None)
@@ -189,3 +216,68 @@ async def test_garbage_does_not_stop_it(server: Server) -> None:
         received = await server.raw(garbage)
         assert received == b"" or received.startswith(b"HTTP/1.1 4"), received
     assert (await server.ask("GET /health"))[0] == 200
+
+
+def unchunked(body: bytes) -> tuple[bytes, bool]:
+    """(what chunks hold, whether the last one is there)."""
+    data = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        if int(size, 16) == 0:
+            return data, True
+        data, body = data + body[: int(size, 16)], body[int(size, 16) + 2 :]
+    return data, False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_log_is_sent_as_it_is(server: Server) -> None:
+    status, head, body = await server.ask("GET /api/jobs/job_1/logs", TOKEN)
+    assert status == 200
+    assert b"Content-Type: text/plain; charset=utf-8" in head and b"nosniff" in head
+    expected = b"".join(b"%d\xff\n" % number + b"x" * 60_000 for number in range(3))
+    assert unchunked(body) == (expected, True)
+    status, head, body = await server.ask("HEAD /api/jobs/job_1/logs", TOKEN)
+    assert (status, body) == (200, b"")
+    assert (await server.ask("GET /api/jobs/job_2/logs", TOKEN))[0] == 404
+    assert (await server.ask("GET /api/jobs/job_1/logs"))[0] == 401
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_log_that_cant_be_read_to_its_end_has_none(server: Server) -> None:
+    for error in (Conflict("the journal was deleted"), ZeroDivisionError("a bug")):
+        server.jobs.breaks = error
+        _, _, body = await server.ask("GET /api/jobs/job_1/logs", TOKEN)
+        assert unchunked(body)[1] is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_takes_nothing_costs_nothing_and_is_hung_up_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "STALLED_S", 1.0)
+    monkeypatch.setattr(http.HTTPChannel, "abortTimeout", 0.2)
+    server.jobs.pieces = 100_000  # 6 GB
+    client = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", server.port.getHost().port)
+    peer = await endpoints.connectProtocol(client, Raw())
+    peer.transport.pauseProducing()
+    asked = f"GET /api/jobs/job_1/logs HTTP/1.1\r\nHost: x\r\n{TOKEN}\r\n\r\n"
+    peer.transport.write(asked.encode())
+    read, still = -1, 0
+    for _ in range(1000):
+        await task.deferLater(reactor, 0.01, lambda: None)
+        still = still + 1 if server.jobs.read == read else 0
+        read = server.jobs.read
+        if read and still > 20:
+            break
+    assert 0 < read < 2000, "only what the sockets hold was read"
+    peer.transport.resumeProducing()
+    await task.deferLater(reactor, 0.1, lambda: None)
+    assert server.jobs.read > read, "it goes on when the reader does"
+    peer.transport.pauseProducing()
+    for _ in range(1000):
+        await task.deferLater(reactor, 0.02, lambda: None)
+        if server.jobs.readers_gone:
+            break
+    assert server.jobs.readers_gone == 1, "hung up on"
+    peer.transport.abortConnection()
+    await peer.closed
