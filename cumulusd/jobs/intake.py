@@ -113,7 +113,7 @@ class Intake:
 
     def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:
         """No process of that attempt is left on its worker."""
-        if self._wanted(node_id, job_id, attempt) is not None:
+        if self._current(node_id, job_id, attempt) is not None:
             self._nudge(job_id)
 
     async def read_package(
@@ -129,13 +129,21 @@ class Intake:
     # -- inside
 
     def _wanted(self, node_id: str, job_id: str, attempt: int) -> JobRecord | None:
-        """The record of a job whose attempt on that node this is, while it is listened to."""
+        """The record of a job whose attempt on that node this is, while it is listened to.
+
+        Raises StoreFailed."""
+        record = self._current(node_id, job_id, attempt)
+        if record is None or attempt <= self._journals.open(job_id).sealed_attempt:
+            return None
+        return record
+
+    def _current(self, node_id: str, job_id: str, attempt: int) -> JobRecord | None:
         record = self._table.get(job_id)
         if record is None or record.phase is Phase.ENDED or record.placement is None:
             return None
         if record.placement.node_id != node_id or record.attempt != attempt:
             return None
-        return record if attempt > self._journals.open(job_id).sealed_attempt else None
+        return record
 
     def _damaged(self, record: JobRecord, why: str) -> None:
         self._log.error("job {job_id}: journal damaged: {why}", job_id=record.job_id, why=why)

@@ -32,6 +32,8 @@ _TRASH = ".trash-"
 #: A disk that refuses is tried again after so long, and the log told after so long.
 _RETRY_S = 5.0
 _TELL_AGAIN_S = 60.0
+#: So long after the last refusal, workers have offered again what they kept.
+_SETTLE_S = 30.0
 #: What is written to try a disk: less could fit where nothing else does.
 _PROBE = ".probe"
 _PROBE_BYTES = 64 << 10
@@ -78,6 +80,7 @@ class Journals:
         self._retry_at: dict[str, float] = {}
         self._trouble: str | None = None
         self._told_at = 0.0
+        self._settled_at = clock.seconds()
         self._probe_timer: DelayedCall | None = None
         self._stopped = False
         root.mkdir(parents=True, exist_ok=True)
@@ -99,6 +102,11 @@ class Journals:
     def trouble(self) -> str | None:
         """What the disk said when it refused a write; None when the last one went well."""
         return self._trouble
+
+    @property
+    def settled(self) -> bool:
+        """The disk has refused nothing for a while: what workers kept meanwhile is here now."""
+        return self._clock.seconds() >= self._settled_at
 
     def known(self) -> list[str]:
         """Job ids of all journals on disk."""
@@ -304,6 +312,7 @@ class Journals:
     def _failed(self, error: OSError) -> None:
         """Told when it begins and once a minute; the disk is then tried until it takes a write."""
         now = self._clock.seconds()
+        self._settled_at = now + _SETTLE_S
         if self._trouble is None or now - self._told_at >= _TELL_AGAIN_S:
             self._told_at = now
             self._log.error(

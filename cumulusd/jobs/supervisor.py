@@ -26,6 +26,9 @@ from cumulusd.jobs.store import Store
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Signal, Tasks, sleep
 
+#: A job's last bound is looked at again after so long while our disk refuses journals.
+_DISK_PAUSE_S = 5.0
+
 
 class Supervisor:
     """Takes every job from its submission to its end."""
@@ -48,6 +51,7 @@ class Supervisor:
         """`clock` drives waits and timers and never jumps, `wall_clock` gives unix seconds."""
         self._table = table
         self._store = store
+        self._journals = journals
         self._tails = tails
         self._clock = clock
         self._wall_clock = wall_clock
@@ -297,5 +301,9 @@ class Supervisor:
             return
         if phase is Phase.QUEUED:
             self.placing.soon()  # the scheduler refuses it, and says what it waited for
-        else:
+        elif self._journals.settled:
             self.tell(job_id, EventKind.STOP, stop_reason=reason)
+        else:
+            # Its end may wait on its worker for our disk: that is no reason to call it late.
+            timer = self._clock.callLater(_DISK_PAUSE_S, self._due, job_id, phase, reason)
+            self._timers[job_id] = timer

@@ -4,6 +4,7 @@ For a laptop without Docker. It isolates nothing but the environment variables: 
 what the daemon's user can read, and reach the network. It never becomes a distributed engine.
 """
 
+import errno
 import json
 import os
 import signal
@@ -128,7 +129,9 @@ class LocalPlatform:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise CumulusError(
+            # A full disk is waited for, within the bound of a launch.
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (Unavailable if full else CumulusError)(
                 "the runner process could not be started",
                 job_id=spec.job_id,
                 details={"platform": str(error)},

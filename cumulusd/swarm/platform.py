@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
 from cumulusd.jobs.ports import Container, ContainerSpec, Node
 from cumulusd.swarm import container_states, labels, log_frames
-from cumulusd.swarm.answers import ApiVersion, NodeInfo
+from cumulusd.swarm.answers import ApiVersion, NodeInfo, ServiceInfo
 from cumulusd.swarm.engine import Engine
 from cumulusd.swarm.image_reference import ImageBy, resolve_image
 from cumulusd.swarm.service_spec import (
@@ -116,7 +116,8 @@ class SwarmPlatform:
     async def stop(self, job_id: str, attempt: int) -> None:
         """Scales to 0: TERM, then KILL, while the task stays listed until it is gone."""
         try:
-            await self._engine.scale_service(service_name(job_id, attempt), 0)
+            service = await self._service(job_id, attempt)
+            await self._engine.scale_service(service.service_id, 0)
         except NotFound:
             pass  # it is gone, which was the wish
         except CumulusError as error:
@@ -130,7 +131,7 @@ class SwarmPlatform:
         if (job_id, attempt) in self._launching:
             raise self._still_alive(job_id, "its service is being created")
         try:
-            service = await self._engine.service(name)
+            service = await self._service(job_id, attempt)
             tasks = await self._engine.tasks_of(service)
             if any(container_states.is_condemned(task) for task in tasks):
                 # Nobody will ever say how those ended whose node was removed from the Swarm.
@@ -168,6 +169,14 @@ class SwarmPlatform:
         await self._engine.close()
 
     # -- inside
+
+    async def _service(self, job_id: str, attempt: int) -> ServiceInfo:
+        """The job's service, if it is this instance's. Raises NotFound: another one of that name
+        is not ours to touch."""
+        service = await self._engine.service(service_name(job_id, attempt))
+        if service.labels.get(labels.INSTANCE) != self._settings.instance_id:
+            raise NotFound(f"the service {service.name} is another daemon's", job_id=job_id)
+        return service
 
     def _node(self, node: NodeInfo) -> Node:
         whose = node.labels.get(labels.INSTANCE, self._settings.instance_id)

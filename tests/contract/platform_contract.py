@@ -118,6 +118,21 @@ class PlatformContract:
         assert set(await other.containers()) == {job_id}
 
     @pytest_twisted.ensureDeferred
+    async def test_what_is_another_instances_is_never_touched(self, site: Contracted) -> None:
+        """Neither by its own clearing nor by the reaper, whatever it is asked to clear."""
+        job_id = new_job()
+        other = site.platform("sleep 30", instance_id=site.instance_id + "-other")
+        await site.launch(other, site.spec(job_id))
+        await site.until(other, job_id, lambda one: one.alive and not one.message, "running")
+        platform = site.platform("sleep 30")
+        assert await platform.all_containers() == []
+        await platform.stop(job_id, 1)
+        await platform.remove(job_id, 1)
+        (service,) = await site.engine().services({labels.JOB: job_id})
+        assert service.replicas == 1
+        assert (await other.containers())[job_id].alive
+
+    @pytest_twisted.ensureDeferred
     async def test_stopping_ends_it_and_only_then_it_may_be_removed(self, site: Contracted) -> None:
         platform, job_id = site.platform("sleep 30"), new_job()
         await site.launch(platform, site.spec(job_id))

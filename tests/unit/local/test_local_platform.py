@@ -204,3 +204,26 @@ def test_only_what_a_job_needs_of_the_environment_is_passed() -> None:
     assert "CUMULUSD_TOKEN_A" not in installer
     named = installer_environment(environ, None, "https://other.example/simple")
     assert named["UV_DEFAULT_INDEX"] == "https://other.example/simple"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_runners_of_another_daemon_are_not_this_ones(tmp_path: Path) -> None:
+    """Two daemons on one machine, as the same user: each knows the runners in its own folder."""
+    mine = Site(tmp_path / "mine", "sleep")
+    other = Site(tmp_path / "other", "sleep")
+    await other.platform.launch(other.spec)
+    try:
+        assert await mine.platform.all_containers() == []
+        await mine.platform.stop("a", 1)
+        await mine.platform.remove("a", 1)
+        assert (await other.platform.containers())["a"].alive
+    finally:
+        await other.platform.stop("a", 1)
+        await other.until(lambda: gone(other))
+        await other.platform.remove("a", 1)
+        await other.platform.close()
+        await mine.platform.close()
+
+
+async def gone(site: Site) -> bool:
+    return not (await site.platform.containers())["a"].alive

@@ -1,5 +1,7 @@
 """The supervisor with the real scheduler, intake and journals, on a test clock."""
 
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
@@ -18,6 +20,7 @@ from cumulusd.jobs.history import History
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.placing import Placing
+from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.watcher import Watcher
 from tests.unit.supervisor.test_job_machine import GRANT, PLACEMENT
 from tests.unit.supervisor.world import (
@@ -450,3 +453,28 @@ async def test_an_end_that_was_journalled_but_not_saved_is_found(tmp_path: Path)
     again.pass_time(1)
     assert again.record("a").state is JobState.COMPLETED, (again.record("a").end, again.history)
     await again.stop()
+
+
+@in_world
+async def test_a_job_whose_end_waits_for_the_daemons_disk_is_not_called_late(world: World) -> None:
+    await running_job(world, duration_s=60.0)
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        begin = world.workers.journal_ends["a"]
+        with pytest.raises(StoreFailed):
+            world.says("a", exit_frame())
+        world.platform.die("a", 0)
+        for _ in range(60):  # the agent offers it again every two seconds
+            world.pass_time(2.0, step=0.5)
+            with pytest.raises(StoreFailed):
+                world.intake.received("n1", "a", 1, begin, exit_frame())
+        assert world.record("a").end is None
+        assert world.record("a").stop_reason is None
+    world.pass_time(4.0, step=0.5)
+    assert world.intake.received("n1", "a", 1, begin, exit_frame())
+    world.pass_time(2.0, step=0.5)
+    assert world.record("a").state is JobState.COMPLETED
