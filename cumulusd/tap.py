@@ -36,6 +36,7 @@ from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay, RelayLimits
 from cumulusd.spec import SpecLimits
+from cumulusd.steady_time import steady_wall_clock
 from cumulusd.tasks import wait_at_most
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import make_site
@@ -91,6 +92,7 @@ def platform_parts(
 def assemble(config: Config, reactor: Any) -> Parts:
     """Makes every part and tells each of those it stands on. Nothing listens or runs yet."""
     state = config.state_dir
+    wall_clock = steady_wall_clock()
     store, records = open_store(config, reactor)
 
     def run_in_thread(function: Callable[[], _T]) -> Awaitable[_T]:
@@ -160,7 +162,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         platform=platform,
         workers=workers,
         clock=reactor,
-        wall_clock=time.time,
+        wall_clock=wall_clock,
         settings=settings,
     )
     intake = Intake(
@@ -191,7 +193,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         journals=journals,
         packages=packages,
         clock=reactor,
-        wall_clock=time.time,
+        wall_clock=wall_clock,
         settings=settings,
     )
     relay = Relay(
@@ -200,7 +202,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         packages=packages,
         supervisor=supervisor,
         parts=health,
-        wall_clock=time.time,
+        wall_clock=wall_clock,
         limits=RelayLimits(
             max_queued=config.jobs.max_queued,
             max_queued_per_owner=config.jobs.max_queued_per_owner,

@@ -6,6 +6,7 @@ order: sockets are closed, jobs go on, the next agent takes them up.
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ def main(environ: Mapping[str, str] | None = None) -> None:
 def run(reactor: Any, settings: AgentSettings) -> Deferred[None]:
     """Starts the agent; fires with SystemExit when it can't, else not before it is stopped."""
     ended: Deferred[None] = Deferred()
+    # As the daemon does: Twisted's timers go by the wall clock, which is set and jumps.
+    reactor.seconds = time.monotonic
     try:
         service = AgentService(
             reactor=reactor,

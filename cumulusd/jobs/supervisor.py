@@ -88,7 +88,11 @@ class Supervisor:
 
     def resume(self, records: Sequence[JobRecord]) -> None:
         """Takes up what was found on disk. Call once, before anything else."""
+        now = self._wall_clock()
         for record in records:
+            if record.created_at > now:
+                # The clock was set back meanwhile: its waits count from now, not from the future.
+                record = attrs.evolve(record, created_at=now)
             self._table.put(record)
             if record.phase is Phase.ENDED:
                 continue
@@ -202,8 +206,10 @@ class Supervisor:
         record = self._table.get(job_id)
         if record is None:
             return
+        # Times that come from a worker are by its clock, which may be set otherwise than ours.
+        at = max(record.created_at, min(event.at, self._wall_clock()))
         try:
-            after, effects = machine.step(record, event)
+            after, effects = machine.step(record, attrs.evolve(event, at=at))
         except machine.ImpossibleTransition:
             self._log.failure("impossible event {kind}", kind=event.kind, job_id=job_id)
             return
@@ -277,22 +283,24 @@ class Supervisor:
         bound = self._bound(record)
         if bound is None or self._stopping:
             return
-        due_at, reason = bound
-        delay_s = max(0.0, due_at - self._wall_clock())
+        delay_s, reason = bound
         timer = self._clock.callLater(delay_s, self._due, record.job_id, record.phase, reason)
         self._timers[record.job_id] = timer
 
     def _bound(self, record: JobRecord) -> tuple[float, EndReason] | None:
+        """How long it may stay in its phase from now on, and what it is then ended for."""
         spec, margin_s = record.spec, self._settings.runner_margin_s
         if record.phase is Phase.QUEUED and spec.queue_timeout_s:
-            return record.waits_since + spec.queue_timeout_s, EndReason.QUEUE_TIMEOUT
+            waited_s = self._wall_clock() - record.waits_since
+            return max(0.0, spec.queue_timeout_s - waited_s), EndReason.QUEUE_TIMEOUT
         if record.stop_reason is not None:
             return None
-        # The runner keeps these bounds itself; here they are the second line.
+        # The runner keeps these bounds itself; here they are the second line, counted from when
+        # we heard of it (again, after a restart): the worker's clock may be set otherwise.
         if record.phase is Phase.STARTING and record.setup_at is not None:
-            return record.setup_at + spec.setup_timeout_s + margin_s, EndReason.SETUP_TIMEOUT
-        if record.phase is Phase.RUNNING and record.started_at is not None:
-            return record.started_at + spec.duration_s + margin_s, EndReason.DURATION_EXCEEDED
+            return spec.setup_timeout_s + margin_s, EndReason.SETUP_TIMEOUT
+        if record.phase is Phase.RUNNING:
+            return spec.duration_s + margin_s, EndReason.DURATION_EXCEEDED
         return None
 
     def _due(self, job_id: str, phase: Phase, reason: EndReason) -> None:
