@@ -448,7 +448,14 @@ class Journal:
         """Keeps to the size cap."""
         if self.size_bytes <= self._cap_bytes:
             return
-        for segment in segments.droppable(self._segments, self._cap_bytes):
+        # What isn't fsynced, or has no file yet, may be gone after a crash: the last two of the
+        # rest would then be the last two.
+        count, uncertain_bytes = len(self._segments), 0
+        while count and self._is_uncertain(self._segments[count - 1]):
+            count -= 1
+            uncertain_bytes += self._segments[count].size_bytes
+        certain = self._segments[:count]
+        for segment in segments.droppable(certain, self._cap_bytes - uncertain_bytes):
             try:
                 segments.path_of(self._folder, segment.start).unlink(missing_ok=True)
             except OSError as error:
@@ -461,6 +468,10 @@ class Journal:
             self._segments.remove(segment)
             self._unsynced.discard(segment.start)
             self.size_bytes -= segment.size_bytes
+
+    def _is_uncertain(self, segment: Segment) -> bool:
+        start = segment.start
+        return not segment.size_bytes or start in self._unsynced or start in self._in_flight
 
     # Reading.
 

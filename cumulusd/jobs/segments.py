@@ -6,8 +6,8 @@ rests on:
 * a segment begins at a frame boundary, and only the last one is appended to;
 * a new segment is begun only when all but the last one are on disk, so a machine that loses power
   can have torn only the last two;
-* the cap never drops either of these two, nor the head, so a hole before the last segment is damage
-  and any other hole is a gap.
+* the cap never drops either of these two, nor the last two that are on disk whatever happens to
+  those, nor the head, so a hole before the last segment is damage and any other hole is a gap.
 """
 
 import os

@@ -797,3 +797,20 @@ def test_names_that_are_no_job_ids_are_refused(daemon: Daemon, job_id: str) -> N
     with pytest.raises(InvalidArgument):
         daemon.journals.open(job_id)
     assert daemon.journals.get(job_id) is None
+
+
+def test_the_cap_leaves_what_recovery_needs_also_when_the_last_segment_has_no_file_yet(
+    daemon: Daemon,
+) -> None:
+    """A large append makes one large segment, and an empty one is begun after it."""
+    journal = daemon.journals.open("j")
+    journal.append(0, line("head", 1500))
+    daemon.clock.advance(1)
+    for last in (line("large"), EXIT):
+        large = b"".join(line("large", 900) for _ in range(20))
+        journal.append(journal.end_offset, large + last)
+        daemon.clock.advance(1)
+    end = journal.durable_offset
+    daemon.crash()
+    assert daemon.journals.open("j").end_offset == end
+    assert daemon.journals.open("j").finished
