@@ -314,8 +314,12 @@ class Agent:
         if why is not None:
             return f"job {job_id} has ended, but {why}"
         self._forget(job_id)
-        self._partitions.free(job_id, attempt)
-        await self._clear_trash()
+        try:
+            self._partitions.free(job_id, attempt)
+        finally:
+            # Also when the disk is too full to note it: this is what makes room.
+            clearing = self._clear_trash()
+        await clearing
         return None
 
     async def _delivery(self, job_id: str) -> str | None:

@@ -13,7 +13,7 @@ from cumulusd.chronos.devices import Discovered
 from cumulusd.chronos.grant import TIER_ADVISORY, Grant, make_grant
 from cumulusd.chronos.ledger import UNITS_PER_DEVICE, Device, Ledger, PartitionState
 from cumulusd.chronos.ledger_file import LedgerFile
-from cumulusd.errors import InsufficientResources
+from cumulusd.errors import CumulusError, InsufficientResources
 
 
 class Partitions:
@@ -40,7 +40,11 @@ class Partitions:
             for one in sorted(known, key=lambda one: one.index)
             if one.kind != "cpu" or self._options.count_cpu_devices
         ]
-        self.expire()
+        try:
+            self.expire()
+        except CumulusError as error:
+            # A full disk must not keep the agent from its jobs; the next sweep marks them.
+            self._log.error("expired partitions can't be marked: {error}", error=error)
 
     def learn(self, found: Discovered) -> None:
         """The drivers were looked at."""

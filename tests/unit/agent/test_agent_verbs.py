@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from cumulus_wire import journal
 from cumulusd.agent.job_folder import JobFolder
 from cumulusd.agent.service import AgentService
+from cumulusd.chronos.ledger_file import LedgerFile
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError, InternalError
 
@@ -559,3 +560,59 @@ async def test_a_disk_that_fills_while_a_job_is_prepared_leaves_nothing(
     assert os.listdir(world.root / "jobs") == []
     assert (await world.router.call("partitions"))["partitions"] == []
     await world.prepare()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_released_job_left_is_deleted_though_the_ledger_cant_be_written(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk it is just this that makes room."""
+    world = await make().start()
+    await world.prepare()
+
+    save, saves = LedgerFile._save, []
+
+    def full(*arguments: Any) -> None:
+        saves.append(arguments)
+        if len(saves) > 1:  # there was just room to note that it is on its way out
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerFile, "_save", full)
+        with pytest.raises(CallFailed):
+            await world.router.call("release", job_id="job-1", attempt=1)
+        await world.until(lambda: os.listdir(world.root / "trash") == [])
+        assert os.listdir(world.root / "jobs") == []
+    answer = await world.router.call("release", job_id="job-1", attempt=1)
+    assert answer["released"] is True
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_starts_though_the_ledger_cant_be_written(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions of an earlier boot are marked as soon as the disk takes it."""
+    world = await make().start()
+    await world.prepare()
+    await world.stop_agent()
+    world.boot_id = "boot-2"
+
+    def full(*arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerFile, "_save", full)
+        joined = world.router.joined
+        world.start_agent()
+        await world.until(lambda: world.router.joined > joined)
+
+    async def state() -> str:
+        (one,) = (await world.router.call("partitions"))["partitions"]
+        return str(one["state"])
+
+    for _ in range(100):
+        if await state() == "draining":
+            break
+        await deferLater(world.reactor, 0.1)
+    assert await state() == "draining"
