@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from twisted.logger import Logger
 
-from cumulus_wire.journal import Kind, Record
-from cumulusd.errors import NotFound
+from cumulus_wire.journal import JournalCorrupt, Kind, Record
+from cumulusd.errors import CumulusError, NotFound
 from cumulusd.jobs import ends
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journal, JournalDamaged, Journals
@@ -56,9 +56,15 @@ class Intake:
 
     def resume(self, record: JobRecord) -> None:
         """Hears again what the journal on disk says of the attempt of a job that has not ended."""
-        journal = self._journals.get(record.job_id)
-        if journal is None:
-            return
+        try:
+            journal = self._journals.get(record.job_id)
+            if journal is not None:
+                self._hear_again(record, journal)
+        except (CumulusError, JournalCorrupt) as error:
+            # One job's bad journal must not keep the daemon from all others.
+            self._damaged(record, str(error))
+
+    def _hear_again(self, record: JobRecord, journal: Journal) -> None:
         offset = max(journal.start_offset, record.journal_start)
         while offset < journal.end_offset:
             chunk = journal.read(offset, _READ_BYTES)

@@ -269,6 +269,9 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
         raise ImpossibleTransition(f"{event.kind} in phase {record.phase} of {record.job_id}")
     if event.kind is EventKind.STOP and record.stop_reason is not None:
         return record, _NOTHING
+    by_user = event.stop_reason is EndReason.CANCELLED_BY_USER
+    if key == (Phase.RETRYING, EventKind.STOP) and not by_user:
+        return record, _NOTHING  # a bound of the attempt that is over
     if event.kind is EventKind.SETUP_BEGAN and record.setup_at is not None:
         return record, _NOTHING
     return attrs.evolve(row.change(record, event), phase=row.phase), row.effects

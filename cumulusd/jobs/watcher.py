@@ -45,7 +45,8 @@ class Watcher:
         self._named = named
         self._tasks = Tasks()
         self._suspects: set[str] = set()
-        self._started: dict[str, float] = {}
+        #: (job id, attempt) -> when it was first seen without a word of its runner
+        self._started: dict[tuple[str, int], float] = {}
         self._reaped_at = clock.seconds()
         self.platform_error: str | None = None
 
@@ -90,14 +91,15 @@ class Watcher:
             container = _of_attempt(record, containers)
             if container is None or not container.alive or self._silent(record):
                 self._suspect(record)
-        present = {record.job_id for record in watched}
+        present = {(record.job_id, record.attempt) for record in watched}
         self._started = {k: v for k, v in self._started.items() if k in present}
 
     def _silent(self, record: JobRecord) -> bool:
         """Its runner hasn't said a word for longer than a start may take."""
         if record.setup_at is not None:
             return False
-        since = self._started.setdefault(record.job_id, self._clock.seconds())
+        key = (record.job_id, record.attempt)
+        since = self._started.setdefault(key, self._clock.seconds())
         return self._clock.seconds() - since > self._settings.start_timeout_s
 
     def _suspect(self, record: JobRecord) -> None:
@@ -117,17 +119,26 @@ class Watcher:
             if record is None or record.phase not in (Phase.STARTING, Phase.RUNNING):
                 return
             assert record.placement is not None
+            if self._has_its_end(record):
+                return
             try:
-                container = _of_attempt(record, await self._platform.containers())
+                containers = await self._platform.containers()
+            except CumulusError:
+                # Nothing is known of the worker while the platform is away, nor held against it.
+                give_up_at = self._clock.seconds() + self._settings.agent_grace_s
+                await sleep(self._clock, 0.2)
+                continue
+            try:
+                container = _of_attempt(record, containers)
                 alive = container is not None and container.alive
                 if alive and not self._silent(record):
                     return
                 said = container.message if container is not None else ""
                 node_id = record.placement.node_id
                 end_offset, lock_free = await self._workers.folder(node_id, job_id, record.attempt)
-                journal = self._journals.open(job_id)
-                if journal.finished_since(record.journal_start):
+                if self._has_its_end(record):
                     return
+                journal = self._journals.open(job_id)
                 if journal.received_offset >= end_offset and (alive or lock_free):
                     words = await self._platform.explain(job_id, record.attempt)
                     end = ends.end_of_lost_container(record, container, words)
@@ -137,17 +148,19 @@ class Watcher:
                 if not lock_free and not alive:
                     # The runner is dead, something it started is not.
                     await self._platform.stop(job_id, record.attempt)
-            except NotFound as error:
-                end = ends.end_of_lost_worker(record, error.message)
-                self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
-                return
             except CumulusError as error:
-                if self._clock.seconds() >= give_up_at:
+                over = isinstance(error, NotFound) or self._clock.seconds() >= give_up_at
+                if over and not self._has_its_end(record):
                     why = f"{said}; {error.message}" if said else error.message
                     end = ends.end_of_lost_worker(record, why)
                     self._tell(job_id, EventKind.LOST, end=end, attempt=record.attempt)
                     return
             await sleep(self._clock, 0.2)
+
+    def _has_its_end(self, record: JobRecord) -> bool:
+        """The runner's last word is here, and is announced once it is on disk."""
+        journal = self._journals.get(record.job_id)
+        return journal is not None and journal.finished_since(record.journal_start)
 
     async def reap(self) -> None:
         """Clears what no live job owns: containers of this instance, and the agents' leftovers.
