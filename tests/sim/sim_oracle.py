@@ -1,0 +1,196 @@
+"""Which ends a job may have, from what was done to it, and what must hold at its end."""
+
+from typing import TYPE_CHECKING
+
+from cumulus_wire.codes import RETRIED, EndReason
+from cumulus_wire.journal import HEADER
+from cumulusd.jobs.model import End, EndedAttempt, JobRecord
+from tests.sim.sim_clients import Facts
+
+if TYPE_CHECKING:
+    from tests.sim.sim_world import World
+
+#: Between what happened and when the daemon could know.
+SLACK_S = 0.5
+
+
+def judge_end(world: "World", facts: Facts, record: JobRecord) -> str | None:
+    """What is wrong with an end that is being announced; None when it may be."""
+    assert record.end is not None
+    before = len(record.attempts)
+    # Cancelled while the next attempt was waited for: the one that is over stands among them.
+    between = before == record.attempt and record.end.reason is EndReason.CANCELLED_BY_USER
+    if before > record.spec.retries or (record.attempt != before + 1 and not between):
+        return f"ended in attempt {record.attempt} after {before}"
+    return _judge(world, facts, record, record.end.state.value, record.end.reason, record.end)
+
+
+def judge_attempt(world: "World", facts: Facts, record: JobRecord) -> str | None:
+    """What is wrong with an attempt that ended before the last one."""
+    over = record.attempts[-1]
+    if over.reason not in RETRIED:
+        return f"is repeated for {over.reason}"
+    if facts.cancel_done_at is not None:
+        return "is repeated though it is cancelled"
+    return _judge(world, facts, record, "failed", over.reason, over)
+
+
+def _judge(
+    world: "World",
+    facts: Facts,
+    record: JobRecord,
+    state: str,
+    reason: EndReason | None,
+    end: End | EndedAttempt,
+) -> str | None:
+    said = (state, reason and reason.value)
+    for offset, exit_said in facts.journal.exits.items():
+        # To a runner what befalls its worker looks like any signal from outside.
+        renamed = exit_said == ("failed", "runner_failed") and _befell(facts, reason)
+        if exit_said == said or renamed:
+            durable = world.durable_offset(record.job_id)
+            if durable < offset and not world.tells_without_exit(reason):
+                return f"announced {said} with {durable} B of {offset} B on disk"
+            return None
+    why_not = _without_exit(world, facts, record, reason)
+    if why_not is None:
+        return None
+    return f"ended as {said} ({end.message!r}), which can't be: {why_not}"
+
+
+def _without_exit(
+    world: "World", facts: Facts, record: JobRecord, reason: EndReason | None
+) -> str | None:
+    now, plan, settings = world.clock.now, facts.plan, world.settings
+    node_id = record.placement.node_id if record.placement is not None else None
+    exits = [
+        offset
+        for offset, said in facts.journal.exits.items()
+        if not _torn(facts, offset) and said != ("failed", "runner_failed")
+    ]
+    spoke = len(facts.journal.data) > facts.journal.start
+    if _befell(facts, reason) and not exits:
+        return None
+    match reason:
+        case EndReason.CANCELLED_BY_USER:
+            return None if facts.cancel_asked_at is not None else "nobody cancelled it"
+        case EndReason.QUEUE_TIMEOUT:
+            if plan.queue_timeout_s is None:
+                return "it has no such timeout"
+            begun = facts.made_at if facts.made_at is not None else now
+            if now - begun < plan.queue_timeout_s - SLACK_S and not world.clock_jumped:
+                return "it has not waited so long"
+            return None
+        case EndReason.UNSCHEDULABLE:
+            if record.placement is not None:
+                return None if not spoke else "its container has run"
+            if now - world.manager_away_at < 3.0 or now - world.disk_away_at < 6.0:
+                return None  # what the daemon knows of the nodes, or has decided, is of before
+            for worker in world.workers:
+                there_at = world.last_present.get(worker.node_id, 0.0)
+                there = now - there_at < settings.agent_grace_s - 2.0
+                if there and not world.calls_failed(worker.node_id):
+                    return f"{worker.node_id} was there"
+            return None
+        case EndReason.WORKER_LOST:
+            if node_id is None:
+                return "it had no worker"
+            if exits and facts.exit_here_at is not None and now - facts.exit_here_at > 5.0:
+                return "its EXIT is here"
+            away = now - world.last_absent.get(node_id, -1e9) < 4.0
+            away = away or world.calls_failed(node_id) or now - world.disk_away_at < 6.0
+            return None if away else f"{node_id} was there"
+        case EndReason.RUNNER_FAILED:
+            if exits:
+                return "its runner said another end"
+            if facts.deaths or not spoke:
+                return None
+            return "its runner lives"
+        case EndReason.IMAGE_MISSING:
+            return None if "image" in facts.deaths else "the image was there"
+        case EndReason.DURATION_EXCEEDED:
+            began = facts.code_began_at
+            if began is None or now - began < plan.duration_s:
+                return f"its code began at {began}"
+            return None
+        case EndReason.SETUP_TIMEOUT:
+            began = facts.setup_began_at
+            if began is None or now - began < plan.setup_timeout_s:
+                return f"its setup began at {began}"
+            return None
+        case EndReason.LAUNCH_FAILED:
+            late = now - world.disk_away_at < 6.0 or (facts.deaths and not spoke)
+            if facts.launches_refused or late or now - world.manager_away_at < 3.0:
+                return None
+            return "the manager was there and refused nothing"
+        case EndReason.PARTITION_FAILED:
+            if node_id in world.prepare_troubles or world.calls_failed(node_id or ""):
+                return None
+            return "its worker's disk had room"
+    return "no fault leads there"
+
+
+def _befell(facts: Facts, reason: EndReason | None) -> bool:
+    """Whether that is what happened to its worker."""
+    if reason is EndReason.WORKER_DRAINED:
+        return "drain" in facts.deaths
+    away = {"cut", "power", "engine"}
+    return reason is EndReason.WORKER_LOST and not away.isdisjoint(facts.deaths)
+
+
+def _torn(facts: Facts, offset: int) -> bool:
+    return facts.journal.torn_at is not None and offset > facts.journal.torn_at
+
+
+def judge_left(world: "World", facts: Facts, record: JobRecord, held: int) -> str | None:
+    """Whether all that an attempt wrote is held when it has left its worker: unless it was given up
+    because its worker was away until nothing of it could run any more."""
+    written = facts.journal.data
+    wanted = len(written) if facts.journal.torn_at is None else facts.journal.torn_at
+    wanted = _whole_frames(bytes(written), wanted)
+    if held > len(written):
+        return f"{held} B of its journal are here, {len(written)} B were written"
+    if held < wanted and not _was_away(world, record):
+        return f"{held} B of its journal are here, {wanted} of {len(written)} B must be"
+    return None
+
+
+def _was_away(world: "World", record: JobRecord) -> bool:
+    node_id = record.placement.node_id if record.placement is not None else ""
+    return world.clock.now - world.last_absent.get(node_id, -1e9) < 6.0
+
+
+def judge_ended(world: "World", facts: Facts, record: JobRecord) -> str | None:
+    """What is wrong with the journal of a job that has left its worker."""
+    daemon = world.daemon
+    assert daemon is not None
+    written = facts.journal.data
+    journal = daemon.journals.get(record.job_id)
+    wrong = judge_left(world, facts, record, journal.end_offset if journal is not None else 0)
+    if wrong is not None:
+        return wrong
+    if journal is None:
+        return None
+    offset = journal.start_offset
+    if offset:
+        return f"its journal begins at {offset}"
+    while offset < journal.end_offset:
+        chunk = journal.read(offset, 1 << 16)
+        if chunk.kind == "gap":
+            if len(written) <= world.journal_cap_bytes:
+                return f"a gap from {chunk.offset} to {chunk.next_offset} under the cap"
+        elif chunk.data != bytes(written[chunk.offset : chunk.next_offset]):
+            return f"its journal differs at {chunk.offset}"
+        offset = chunk.next_offset
+    return None
+
+
+def _whole_frames(data: bytes, limit: int) -> int:
+    """Where the last frame that ends at or before `limit` ends."""
+    end = 0
+    while end + HEADER.size <= limit:
+        size = HEADER.size + HEADER.unpack_from(data, end)[3]
+        if end + size > limit:
+            break
+        end += size
+    return end

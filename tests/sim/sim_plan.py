@@ -1,0 +1,166 @@
+"""What happens in one schedule, from its seed alone: workers, jobs, readers, faults."""
+
+from collections.abc import Mapping
+from random import Random
+
+import attrs
+
+from tests.sim.sim_coverage import BOUNDARIES
+from tests.sim.sim_runner import Script
+
+#: Kinds of jobs; what ends each when nothing goes wrong stands in `sim_oracle`.
+KINDS = (
+    *("ok", "ok", "ok", "raises", "exits", "long", "talks"),
+    *("frozen", "silent", "no_runner", "slow_setup"),
+)
+#: Kinds of faults and how often each is chosen.
+FAULTS = {
+    "daemon_kill": 6,
+    "daemon_power": 3,
+    "daemon_stop": 2,
+    "agent_kill": 4,
+    "runner_kill": 4,
+    "node_power": 3,
+    "engine_down": 3,
+    "cut": 4,
+    "agent_cut": 4,
+    "reset": 3,
+    "manager_down": 3,
+    "launch_refused": 1,
+    "late_calls": 3,
+    "double_calls": 2,
+    "daemon_clock": 2,
+    "worker_clock": 2,
+    "daemon_disk_full": 2,
+    "daemon_sync_fails": 1,
+    "worker_disk_full": 2,
+    "image_missing": 1,
+    "drain": 2,
+    "manager_slow": 2,
+    "daemon_disk_slow": 3,
+    "device_gone": 2,
+}
+#: What strikes at a boundary of an effect; the daemon's end there is the one that must be seen.
+STRIKES = {
+    "daemon_kill": 7,
+    "daemon_power": 3,
+    "agent_kill": 2,
+    "manager_down": 2,
+    "agent_cut": 2,
+    "cut": 1,
+    "node_power": 1,
+    "runner_kill": 1,
+    "launch_refused": 1,
+    "device_gone": 1,
+    "reset": 1,
+}
+_LASTING_S = (0.3, 1.0, 2.5, 5.0, 12.0)
+#: Faults begin within this time.
+FAULT_WINDOW_S = 22.0
+SUBMIT_WINDOW_S = 9.0
+
+
+@attrs.frozen(kw_only=True)
+class JobPlan:
+    key: str
+    owner: str
+    at: float  #: seconds after the begin
+    script: Script
+    gpu_memory: float
+    duration_s: float
+    setup_timeout_s: float
+    queue_timeout_s: float | None
+    priority: int
+    retries: int
+    cancel_at: float | None
+    readers: int
+
+
+@attrs.frozen(kw_only=True)
+class Fault:
+    kind: str
+    at: float
+    lasts_s: float
+    worker: int  #: which one, modulo their number
+    size: float  #: 0 to 1, what the kind makes of it
+
+
+@attrs.frozen(kw_only=True)
+class Strike:
+    """A fault at the n-th visit of a boundary, on the worker that it is about."""
+
+    boundary: str
+    visit: int
+    fault: Fault
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    seed: int
+    devices: tuple[int, ...]  #: of each worker
+    jobs: tuple[JobPlan, ...]
+    faults: tuple[Fault, ...]
+    strikes: tuple[Strike, ...]
+
+
+def make_plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"plan {seed}")
+    devices = tuple(random.choice((1, 1, 2)) for _ in range(random.choice((1, 2, 2, 3))))
+    jobs = tuple(_job(random, number) for number in range(random.randint(5, 8)))
+    faults = tuple(
+        _fault(random, FAULTS, random.uniform(0.2, FAULT_WINDOW_S))
+        for _ in range(random.randint(3, 7))
+    )
+    strikes = tuple(
+        Strike(
+            boundary=random.choice(BOUNDARIES),
+            visit=random.randint(1, 8),
+            fault=_fault(random, STRIKES, 0.0),
+        )
+        for _ in range(random.choice((0, 1, 2, 3)))
+    )
+    return Plan(seed=seed, devices=devices, jobs=jobs, faults=faults, strikes=strikes)
+
+
+def _fault(random: Random, kinds: Mapping[str, int], at: float) -> Fault:
+    return Fault(
+        kind=random.choices(list(kinds), list(kinds.values()))[0],
+        at=at,
+        lasts_s=random.choice((*_LASTING_S, *_LASTING_S, *_LASTING_S, 45.0))
+        * random.uniform(0.7, 1.2),
+        worker=random.randrange(8),
+        size=random.random(),
+    )
+
+
+def _job(random: Random, number: int) -> JobPlan:
+    kind = random.choice(KINDS)
+    run_s = random.choice((0.2, 0.6, 1.5, 4.0)) * random.uniform(0.5, 1.5)
+    duration_s = round(run_s + random.uniform(1.0, 4.0), 3)
+    count = random.choice((0, 1, 3, 8))
+    outputs = tuple(random.choice((1, 20, 300, 900)) for _ in range(count))
+    if kind == "talks":
+        outputs = tuple(random.choice((400, 1500)) for _ in range(random.choice((15, 40))))
+    at = random.uniform(0.0, SUBMIT_WINDOW_S)
+    cancelled = random.random() < 0.3
+    return JobPlan(
+        key=f"k{number}",
+        owner=random.choice(("ann", "bob")),
+        at=at,
+        script=Script(
+            kind=kind,
+            setup_s=30.0 if kind == "slow_setup" else random.uniform(0.02, 0.8),
+            run_s=run_s,
+            outputs=outputs,
+            stop_s=random.choice((0.05, 0.2, 3.0)),
+        ),
+        gpu_memory=random.choice((0.25, 0.5, 0.6, 1.0)),
+        duration_s=duration_s,
+        setup_timeout_s=random.choice((2.0, 4.0)),
+        queue_timeout_s=random.choice((None, None, None, 0.0, 6.0)),
+        priority=random.choice((0, 0, 5)),
+        retries=random.choice((0, 0, 1, 3)),
+        cancel_at=at + random.choice((0.01, 0.2, 0.7, 2.0, 6.0)) if cancelled else None,
+        readers=random.choice((0, 1, 1, 2)),
+    )

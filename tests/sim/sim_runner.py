@@ -1,0 +1,332 @@
+"""What runs in a job's container: a model of the runner, on the real journal writer and lock.
+
+It reads the real `job.json`, holds a real `flock` on the folder, appends with the real
+`JournalWriter`, keeps its own deadlines and obeys what comes on the (modelled) socket.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from cumulus_runner import outcome
+from cumulus_runner.journal_writer import JournalWriter
+from cumulus_wire import folder as names
+from cumulus_wire.codes import EndReason
+from cumulus_wire.journal import Kind, encode, encode_json
+from cumulus_wire.states import JobState
+from tests.sim.sim_clock import BEGIN_UNIX_S, ProcessClock
+from tests.sim.sim_swarm import Container
+
+if TYPE_CHECKING:
+    from tests.sim.sim_worker import SimRunnerSocket, Worker
+
+_RETRY_S = 0.1
+#: As the real runner has it.
+_LAST_MARGIN_S = 15.0
+
+
+@attrs.frozen(kw_only=True)
+class Script:
+    """What a job does once its container is there."""
+
+    kind: str  #: see `sim_plan.KINDS`
+    setup_s: float = 0.1
+    run_s: float = 1.0
+    outputs: tuple[int, ...] = ()  #: sizes in bytes, spread over `run_s`
+    stop_s: float = 0.2  #: how long the code takes to obey
+
+
+class Journal:
+    """What a job's runners wrote, byte for byte: the truth that readers are compared with."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.attempt = 0  #: whose runner wrote last
+        self.start = 0  #: where that attempt begins
+        #: (outcome, reason) of that attempt's EXIT by the offset behind it.
+        self.exits: dict[int, tuple[str, str | None]] = {}
+        #: Offset behind which that attempt's journal was lost with its worker's power.
+        self.torn_at: int | None = None
+
+    def begin(self, attempt: int, offset: int) -> None:
+        """An attempt's runner begins; what lies behind its offset never came to the daemon."""
+        if attempt == self.attempt:
+            return
+        assert offset <= len(self.data), f"attempt {attempt} at {offset} of {len(self.data)}"
+        del self.data[offset:]
+        self.attempt, self.start, self.torn_at = attempt, offset, None
+        self.exits = {}
+
+    def wrote(self, offset: int, frame: bytes) -> None:
+        assert offset == len(self.data), f"written at {offset}, the journal ends {len(self.data)}"
+        self.data += frame
+
+
+class Runner:
+    """One container's inside."""
+
+    def __init__(
+        self, worker: "Worker", container: Container, script: Script, journal: Journal
+    ) -> None:
+        self.worker = worker
+        self.container = container
+        self.script = script
+        self.journal = journal
+        self.job_id = container.job_id
+        self.attempt = container.attempt
+        self.clock = ProcessClock(worker.clock)
+        self.path: Path = worker.root / "jobs" / self.job_id
+        self.code_began_at: float | None = None
+        self._lock: int | None = None
+        self._writer: JournalWriter | None = None
+        self._socket: SimRunnerSocket | None = None
+        self._orders: dict[str, Any] = {}
+        self._stop: outcome.Stop | None = None
+        self._pause_s = 0.05
+        self._error: bytes = b""
+        self._left = list(script.outputs)
+        self._result = hashlib.sha256()
+        self.clock.callLater(0.03, self._begin)
+
+    # -- for the container's engine
+
+    def term(self) -> None:
+        if self.clock.alive and self._writer is not None and self.script.kind != "frozen":
+            self.stop(None, 1.0)
+        elif self.clock.alive and self._writer is None and self.script.kind != "silent":
+            self._container_ends(143)
+
+    def kill(self) -> None:
+        """Gone, with all that it holds."""
+        if not self.clock.alive:
+            return
+        self.clock.kill()
+        self.worker.runner_died(self)
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._socket is not None:
+            self.worker.clock.callLater(0.001, self._socket.runner_left, self)
+
+    # -- for the agent's socket
+
+    def stop(self, reason: str | None, grace_s: float) -> None:
+        """An order to end; the first one counts."""
+        if self._stop is not None or self._writer is None or self.script.kind == "frozen":
+            return
+        why = None if reason is None else EndReason(reason)
+        self._stop = outcome.Stop(why, f"stopped: {reason or 'the container is stopped'}", grace_s)
+        self.clock.callLater(min(self.script.stop_s, grace_s), self._stopped)
+
+    def socket_closed(self) -> None:
+        self._socket = None
+        self._pause_s = 0.05
+        self.clock.callLater(self._pause_s, self._connect)
+
+    # -- inside
+
+    def _begin(self) -> None:
+        kind = self.script.kind
+        if kind == "no_runner" or not self.path.exists():
+            self._container_ends(127)
+            return
+        try:
+            self._orders = json.loads((self.path / names.ORDERS).read_bytes())
+            if kind == "silent":
+                self._end_at_last_moment()
+                return
+            self._lock = os.open(
+                self.path / names.LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            self._container_ends(1)
+            return
+        except BlockingIOError:
+            self.worker.violation(f"two runners at once in the folder of job {self.job_id}")
+            self._container_ends(1)
+            return
+        assert self._orders["attempt"] == self.attempt, self._orders
+        options = self._orders
+        self._writer = _Writer(
+            self.worker,
+            str(self.path / names.JOURNAL),
+            options["journal_max_bytes"],
+            options["segment_bytes"],
+            options["journal_start"],
+        )
+        self.journal.begin(self.attempt, options["journal_start"])
+        self._connect()
+        late_s = self._end_at_last_moment()
+        if options["boot_id"] != self.worker.boot_id or late_s <= 0:
+            why = "the worker was restarted, or the time is over"
+            self._say_end(outcome.Outcome(JobState.FAILED, EndReason.RUNNER_FAILED, why), None)
+            return
+        status = {"phase": "setup", "attempt": self.attempt}
+        self._record(encode_json(Kind.STATUS, status, self._now_us()))
+        self.clock.callLater(options["setup_timeout_s"], self._late, EndReason.SETUP_TIMEOUT, True)
+        self.clock.callLater(self.script.setup_s, self._run)
+
+    def _end_at_last_moment(self) -> float:
+        """Ends whatever happens when the runner's last moment comes, which even a frozen one keeps
+        here: one that hangs in the kernel for ever can't be told from a worker that is away.
+        Gives the seconds until it is stopped for that."""
+        now_s = self.worker.clock.now - self.worker.booted_at
+        left_s = self._orders["last_moment_s"] - now_s
+        self.clock.callLater(max(0.0, left_s - 1.0), self._last_moment)
+        stop_in_s = float(left_s - self._orders["stop_grace_s"] - _LAST_MARGIN_S)
+        if stop_in_s > 0:
+            self.clock.callLater(stop_in_s, self.stop, EndReason.DURATION_EXCEEDED.value, 1.0)
+        return stop_in_s
+
+    def _last_moment(self) -> None:
+        self._container_ends(137)
+
+    def _run(self) -> None:
+        if self._stop is not None:
+            return
+        self.code_began_at = self.worker.clock.now
+        self._record(
+            encode_json(Kind.STATUS, {"phase": "running", "cached": False}, self._now_us())
+        )
+        duration_s = self._orders["duration_s"]
+        self.clock.callLater(duration_s, self._late, EndReason.DURATION_EXCEEDED, False)
+        self._next()
+
+    def _late(self, reason: EndReason, setup: bool) -> None:
+        if setup == (self.code_began_at is None):
+            self.stop(reason.value, 1.0)
+
+    def _next(self) -> None:
+        """The next output, or the end of the code."""
+        if self._stop is not None:
+            return
+        pause_s = self.script.run_s / (len(self.script.outputs) + 1)
+        if self._left:
+            self.clock.callLater(pause_s, self._print)
+        elif self.script.kind not in ("long", "frozen"):
+            self.clock.callLater(pause_s, self._finish)
+
+    def _print(self) -> None:
+        if self._stop is not None:
+            return
+        size = self._left[0]
+        number = len(self.script.outputs) - len(self._left)
+        payload = (f"{self.job_id}/{self.attempt}/{number} ".encode() * (size // 8 + 1))[:size]
+        frame = encode(Kind.STDOUT if number % 3 else Kind.STDERR, payload, self._now_us())
+        if not self._append(frame, urgent=False):
+            self.clock.callLater(_RETRY_S, self._print)  # slow, not lost
+            return
+        self._left.pop(0)
+        self._next()
+
+    def _finish(self) -> None:
+        """The code has ended by itself."""
+        if self._stop is not None:
+            return
+        kind = self.script.kind
+        result: dict[str, Any] | None = None
+        if kind == "raises":
+            error = {"type": "ValueError", "module": "builtins", "message": "no", "traceback": "T"}
+            self._record(encode_json(Kind.ERROR, error, self._now_us()))
+            verdict = outcome.Outcome(JobState.FAILED, EndReason.USER_ERROR, "ValueError: no")
+        elif kind == "exits":
+            verdict = outcome.Outcome(JobState.FAILED, EndReason.EXIT_CODE, "left", exit_code=3)
+        else:
+            value = f"result of {self.job_id}".encode()
+            self._record(encode(Kind.RESULT, value, self._now_us()))
+            result = {
+                "encoding": "json",
+                "size_bytes": len(value),
+                "sha256": hashlib.sha256(value).hexdigest(),
+            }
+            verdict = outcome.Outcome(JobState.COMPLETED, None, "completed", exit_code=0)
+        self._say_end(verdict, result)
+
+    def _stopped(self) -> None:
+        assert self._stop is not None
+        self._say_end(outcome.of_stop(self._stop), None)
+
+    def _say_end(self, verdict: outcome.Outcome, result: dict[str, Any] | None) -> None:
+        reason = None if verdict.reason is None else verdict.reason.value
+        record = {
+            "outcome": verdict.state.value,
+            "reason": reason,
+            "message": verdict.message,
+            "exit_code": verdict.exit_code,
+            "signal": verdict.signal,
+            "hint": verdict.hint,
+            "result": result,
+            "setup_s": 0.0,
+            "run_s": 0.0,
+        }
+        self._stop = self._stop or outcome.Stop(None, "", 0.0)
+        self._record(encode_json(Kind.EXIT, record, self._now_us()))
+        self.journal.exits[len(self.journal.data)] = (verdict.state.value, reason)
+        code = 0 if verdict.state is JobState.COMPLETED else 1
+        self.clock.callLater(self.worker.random.uniform(0.005, 0.1), self._leave, code)
+
+    def _leave(self, code: int) -> None:
+        assert self._writer is not None
+        self._writer.sync()
+        self._container_ends(code)
+
+    def _container_ends(self, code: int) -> None:
+        self.worker.swarm.end_container(self.container, code, quiet=False)
+
+    def _record(self, frame: bytes) -> None:
+        if not self._append(frame, urgent=True):
+            raise AssertionError("an urgent record found no room")
+
+    def _append(self, frame: bytes, urgent: bool) -> bool:
+        writer = self._writer
+        assert writer is not None
+        if not urgent and writer.room_bytes(len(frame)) < len(frame):
+            return False
+        offset = writer.end_offset
+        if not writer.append(frame, urgent):
+            return False
+        self.journal.wrote(offset, frame)
+        if self._socket is not None:
+            self.clock.callLater(0.001, self._poke)
+        return True
+
+    def _poke(self) -> None:
+        if self._socket is not None:
+            self._socket.poked()
+
+    def _connect(self) -> None:
+        if self._socket is not None:
+            return
+        self._socket = self.worker.socket_of(self)
+        if self._socket is None:
+            self.clock.callLater(self._pause_s, self._connect)
+            self._pause_s = min(2.0, self._pause_s * 2)
+            return
+        self._socket.hello(self)
+
+    def _now_us(self) -> int:
+        unix_s = BEGIN_UNIX_S + self.worker.clock.now + self.worker.wall_offset_s
+        return int(unix_s * 1e6)
+
+
+class _Writer(JournalWriter):
+    """The real one, on a disk that may be full."""
+
+    def __init__(
+        self, worker: "Worker", path: str, max_bytes: int, segment_bytes: int, start_offset: int
+    ) -> None:
+        self._worker = worker
+        super().__init__(path, max_bytes, segment_bytes, start_offset)
+
+    def append(self, frames: bytes, urgent: bool = False) -> bool:
+        if self._worker.disk_full and not urgent:  # urgent ones have disk set aside
+            return False
+        return super().append(frames, urgent)

@@ -1,0 +1,76 @@
+"""Simulated schedules: the real code under faults, with what must hold after every step.
+
+`python -m tests.sim --seed N -v` replays a seed that failed here.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cumulusd.jobs.machine import TABLE
+from tests.sim.sim_coverage import RARE, UNREACHABLE, Coverage
+from tests.sim.sim_world import Outcome, run_seed, temporary_root
+
+ROOT = Path(__file__).parents[2]
+#: About half a minute.
+SHORT = range(1, 451)
+LONG = range(10_001, 13_001)
+
+
+def run(seeds: range) -> Coverage:
+    """Fails at the first violation; gives what was visited."""
+    coverage = Coverage()
+    root = temporary_root()
+    try:
+        for seed in seeds:
+            outcome = run_seed(seed, root=root)
+            assert not outcome.violations, failed(outcome)
+            assert outcome.jobs >= 5 and outcome.faults >= 3, seed
+            coverage.add(outcome.coverage)
+    finally:
+        root.rmdir()
+    return coverage
+
+
+def failed(outcome: Outcome) -> str:
+    return f"seed {outcome.seed}: {outcome.violations[0]}"
+
+
+@pytest.mark.timeout(600)
+def test_a_short_run_of_schedules_violates_nothing_and_visits_what_matters() -> None:
+    coverage = run(SHORT)
+    assert not coverage.missing_boundaries()
+    assert not coverage.missing_crashes()
+    assert set(TABLE) - set(coverage.pairs) - set(UNREACHABLE) <= RARE
+    assert min(coverage.faults.values()) > 0
+
+
+def test_a_seed_gives_the_same_schedule_again_in_another_process() -> None:
+    digests = {run_seed(7).digest, run_seed(7).digest}
+    code = "from tests.sim.sim_world import run_seed; print(run_seed(7).digest)"
+    for hash_seed in ("1", "2"):
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(said.stdout.strip())
+    assert len(digests) == 1
+
+
+def test_the_command_tells_its_counts_as_json() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "tests.sim", "--schedules", "2", "--first-seed", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    last = said.stdout.splitlines()[-1]
+    assert '"schedules": 2, "violations": 0' in last
