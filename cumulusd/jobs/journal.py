@@ -240,18 +240,17 @@ class Journal:
 
     async def _mend(self) -> None:
         """Writes anew what is not durable. What the kernel lost is cut off: it comes again."""
-        if self._mending is None:
-            self._mending = Deferred.fromCoroutine(self._rewrite())
-        mending = self._mending
+        if self._mending is None or self._mending.called:
+            self._mending = Deferred.fromCoroutine(self._try_to_mend())
+        # A cancelled caller leaves it under way: two at a time must not be.
+        await waiting_for(self._mending)
+        self._check_sync_failure()
+
+    async def _try_to_mend(self) -> None:
         try:
-            # A cancelled caller leaves it under way: two at a time must not be.
-            await waiting_for(mending)
+            await self._rewrite()
         except OSError as error:
             self._note_sync_failure(error)
-            self._check_sync_failure()
-        finally:
-            if mending.called and self._mending is mending:
-                self._mending = None
 
     async def _rewrite(self) -> None:
         # Nothing is appended meanwhile, so nothing is dropped or begun either. A frame that is not

@@ -82,7 +82,7 @@ def salvage(path: Path, stamp: str, instance_id: str | None = None) -> Salvaged:
                 "daemon's nodes (docker node inspect NODE); `--instance-id new` makes a new one, "
                 "which gives up all that carries the old one.",
             )
-        made.unlink(missing_ok=True)
+        store_file.remove(made)
         store_file.write_new(made, name, report.records)
         aside = _move_aside(path, stamp)
         _put_in_place(made, path)

@@ -1,5 +1,6 @@
 """The job store's file: locked, opened, checked, brought to the current format. Blocking."""
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -19,6 +20,9 @@ _SALVAGE = (
     "See what is left with `cumulusd store check --config FILE`; `cumulusd store salvage --config "
     "FILE` moves the damaged file aside and keeps what can be read. Or put a backup in its place."
 )
+
+
+_PID_BYTES = 16
 
 
 class StoreUnusable(Unavailable):
@@ -52,6 +56,12 @@ def store_path(state_dir: Path) -> Path:
 def salvaged_path(path: Path) -> Path:
     """Where a salvage writes the sound store before it takes the damaged one's place."""
     return path.with_name(path.name + ".salvaged")
+
+
+def remove(path: Path) -> None:
+    """What an interrupted `write_new` left; a log left behind would go into the next file."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def write_new(path: Path, instance_id: str, records: Iterable[JobRecord]) -> None:
@@ -130,7 +140,7 @@ class StoreFile:
         if self.path.exists():
             return
         new = self.path.with_name(self.path.name + ".new")
-        new.unlink(missing_ok=True)
+        remove(new)
         write_new(new, str(uuid.uuid4()), ())
         os.rename(new, self.path)
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -155,8 +165,13 @@ class StoreFile:
             os.close(fd)
             raise
         self._lock_fd = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            # Over what is there, not after it is cut: a full disk would not give it back.
+            os.pwrite(fd, f"{os.getpid()}\n".ljust(_PID_BYTES).encode(), 0)
+        except OSError as error:
+            # The number only serves a message.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def connect(self, *, empty: bool = False) -> sqlite3.Connection:
         """A connection that any thread may use, one at a time. Raises sqlite3.Error, OSError.

@@ -94,6 +94,14 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+def _answers(daemon: Daemon) -> bool:
+    assert daemon.process is not None and daemon.process.poll() is None, daemon.log_text()[-4000:]
+    try:
+        return daemon.get("/health/live")[0] == 200
+    except OSError:
+        return False
+
+
 def settle(daemon: Daemon, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     ends = time.monotonic() + timeout_s
     while not condition():
@@ -123,6 +131,12 @@ def test_a_full_disk_of_the_daemon_refuses_new_jobs_and_loses_nothing(
         assert daemon.job(job_id)["end"] is None
         log = daemon.log_text()
         assert log.count("can't be written") < 20, log[-4000:]
+
+        daemon.kill()
+        daemon.start(wait=False)
+        settle(daemon, lambda: _answers(daemon))
+        assert daemon.get("/health")[0] == 503
+        assert daemon.job(job_id)["end"] is None
 
         filler.unlink()
         daemon.wait_job(job_id, "ended", timeout_s=60)

@@ -447,6 +447,26 @@ def test_a_mending_that_is_given_up_goes_on_alone(daemon: Daemon) -> None:
     assert result_of(second) == len(line("one"))
 
 
+def test_a_mending_that_is_given_up_and_fails_is_tried_again(daemon: Daemon) -> None:
+    journal = daemon.journals.open("j")
+    journal.append(0, line("one"))
+    with failing("fsync"):
+        daemon.clock.advance(1)
+        daemon.threads.held = True
+        first = ensureDeferred(journal.sync())
+        first.cancel()
+        with pytest.raises(CancelledError):
+            result_of(first)
+        daemon.threads.release()
+        second = ensureDeferred(journal.sync())
+        daemon.threads.release()
+        with pytest.raises(StoreFailed):
+            result_of(second)
+    daemon.threads.held = False
+    assert journal.durable_offset == 0
+    assert result_of(journal.sync()) == len(line("one"))
+
+
 def test_a_full_disk_takes_nothing_says_so_once_and_goes_on_by_itself(daemon: Daemon) -> None:
     journal = daemon.journals.open("j")
     journal.append(0, line("one"))

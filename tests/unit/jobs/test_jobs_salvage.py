@@ -223,6 +223,19 @@ def test_a_salvage_that_is_interrupted_is_finished(
     assert set(os.listdir(path.parent)) == {NAME, f"{NAME}.lock", f"{NAME}.damaged-first", log}
 
 
+def test_what_an_interrupted_start_left_is_no_part_of_the_new_store(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    new = tmp_path / f"{NAME}.new"
+    store_file.write_new(new, golden_files.INSTANCE_ID, jobs(3))
+    writer = StoreOfAnother(new)
+    writer.insert(record("late"))
+    log = new.with_name(f"{NAME}.new-wal").read_bytes()
+    writer.close()
+    new.with_name(f"{NAME}.new-wal").write_bytes(log)
+    assert load(path) == []
+    assert sorted(os.listdir(tmp_path)) == [NAME, f"{NAME}.lock"]
+
+
 # The command.
 
 
