@@ -503,6 +503,7 @@ class Journal:
             if first is None or not FrameParser(offset).feed(data[:first]):
                 raise JournalCorrupt(offset, "no frame")
         except JournalCorrupt:
+            self._check_sync_failure()  # what the disk lost is no reader's fault, and comes again
             raise self._bad_offset(offset, "is inside a record") from None
         end = first
         while (size := _frame_bytes(data, end)) is not None and end + size <= len(data):

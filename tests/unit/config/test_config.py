@@ -52,6 +52,8 @@ platform:
 jobs:
   image: cumulus-job:1
   history_hours: 48
+  history_max_bytes: 3000000
+  min_free_bytes: 0
   max_queued: 500
   max_queued_per_owner: 50
   max_duration_s: 3600
@@ -76,6 +78,7 @@ tokens:
     assert config.jobs.environment == {"A": "b"}
     assert config.jobs.ca_bundle == tmp_path / "ca.pem"
     assert config.jobs.default_queue_timeout_s == 0
+    assert (config.jobs.history_max_bytes, config.jobs.min_free_bytes) == (3_000_000, 0)
     assert config.agent_grace_s == 5.5
     doors = Authenticator(config.authenticator_tokens())
     who = doors.authenticate(SECRET)
@@ -142,6 +145,8 @@ agent_grace_s: true
         ("jobs: {index_url: 'ftp://x'}\n", 1, "jobs.index_url", "match"),
         ("jobs: {environment: {CUMULUS_X: y}}\n", 1, "jobs.environment", "daemon's own"),
         ("jobs: {max_queued: 5, max_queued_per_owner: 6}\n", 1, "jobs", "is over max_queued"),
+        ("jobs: {history_max_bytes: 2000000}\n", 1, "jobs", "is under journal_cap_bytes"),
+        ("jobs: {min_free_bytes: -1}\n", 1, "jobs.min_free_bytes", "greater than or equal to 0"),
         ("jobs: {journal_cap_bytes: 9}\n", 1, "jobs.journal_cap_bytes", "1048576"),
         ("agent_grace_s: .inf\n", 1, "agent_grace_s", "3600"),
         ("agent_grace_s: .nan\n", 1, "agent_grace_s", ""),

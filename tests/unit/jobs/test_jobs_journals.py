@@ -420,6 +420,8 @@ def test_what_the_kernel_lost_after_a_failed_fsync_is_cut_off(daemon: Daemon) ->
     with (daemon.root / "j" / name).open("r+b") as file:
         file.seek(durable + len(frame) + 50 - int(name[:20]))
         file.write(b"\0\0\0\0")
+    with pytest.raises(StoreFailed):
+        journal.read(durable + len(frame), 1000)
     daemon.clock.pump([1.0] * 11)
     assert journal.end_offset == journal.durable_offset == durable + len(frame)
     with pytest.raises(JournalHole):

@@ -212,3 +212,44 @@ async def test_a_disk_that_refuses_leaves_the_journal_as_it_was(
     assert data == LONG
     assert not list((tmp_path / "journals").rglob("*.new"))
     await world.journals.stop()
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+@pytest_twisted.ensureDeferred
+async def test_a_crash_while_output_is_pruned_leaves_a_whole_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    world = World(tmp_path)
+    world.journals.open("job").append(0, LONG[:70_000])
+    world.pass_time(2)
+    world.journals.open("job").append(70_000, LONG[70_000:])
+    world.pass_time(2)
+    segments = sorted(path.name for path in (tmp_path / "journals" / "job").iterdir())
+    assert len(segments) == 2
+    rename, done = os.rename, 0
+
+    def crashing(source: Path, target: Path) -> None:
+        nonlocal done
+        if done == moved:
+            raise KeyboardInterrupt
+        rename(source, target)
+        done += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            await world.journals.prune("job", 0, keep_result=True)
+    await world.journals.stop()
+    again = World(tmp_path)
+    journal = again.journals.open("job")
+    assert (journal.end_offset, journal.finished) == (len(LONG), True)
+    data, offset = b"", journal.start_offset
+    while offset < journal.end_offset:
+        chunk = journal.read(offset, 1 << 20)
+        assert chunk.kind == "frames"
+        data, offset = data + chunk.data, chunk.next_offset
+    assert LONG.endswith(data)
+    assert journal.start_offset == (0 if moved == 0 else int(segments[1][:20]))
+    assert await again.journals.prune("job", 0, keep_result=True) > 0
+    assert journal.read(journal.start_offset, 1 << 20).data == RESULT + RESULT + exit_frame()
+    await again.journals.stop()
