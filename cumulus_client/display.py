@@ -30,7 +30,9 @@ WAIT_LINE_INTERVAL_S = 5.0
 #: output that waits for its end while other jobs print.
 _MAX_LINE = 16384
 #: Every new job is for a moment; no news.
-_NO_NEWS = frozenset({WaitReason.QUEUED, WaitReason.PLACING})
+_NO_NEWS = frozenset(
+    {WaitReason.QUEUED, WaitReason.PLACING, WaitReason.LAUNCHING, WaitReason.STARTING}
+)
 
 _Chunk = TypeVar("_Chunk", str, bytes)
 

@@ -45,13 +45,16 @@ RETRIED = frozenset(
 
 
 class WaitReason(StrEnum):
-    """Why a job is `pending`."""
+    """Why a job is `pending` or `starting`."""
 
     QUEUED = "queued"  #: not yet looked at
     NO_FREE_SHARE = "no_free_share"  #: it fits a device, but none has enough free now
     AGENT_AWAY = "agent_away"  #: a worker is there, its agent is not
     BEHIND_OTHERS = "behind_others"  #: it would fit, but others come first
     PLACING = "placing"  #: a partition is being made for it
+    LAUNCHING = "launching"  #: the platform is asked for its container
+    STARTING = "starting"  #: its container is there, or on its way
+    NO_PLACE = "no_place"  #: the platform finds no place for its container
     RETRYING = "retrying"  #: an attempt ended; the next begins when nothing of it can run any more
 
 

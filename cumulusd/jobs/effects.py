@@ -161,6 +161,8 @@ class Effects:
                 self._tell(record.job_id, EventKind.UNPLACED, attempt=record.attempt)
                 return
             except (Unavailable, TooMany) as error:
+                wait = waits.placing(placement.hostname, error.message)
+                self._table.explain(record.job_id, wait, Phase.PREPARING)
                 if self._clock.seconds() >= give_up_at:
                     end = ends.end_of_lost_worker(record, error.message)
                     self._tell(
@@ -215,6 +217,8 @@ class Effects:
                 self._tell(record.job_id, EventKind.LAUNCHED, attempt=record.attempt)
                 return
             except CumulusError as error:
+                wait = waits.launching(placement.hostname, error.message)
+                self._table.explain(record.job_id, wait, Phase.LAUNCHING)
                 over = self._clock.seconds() >= give_up_at
                 if not isinstance(error, Unavailable) or over:
                     what = f"The {self._platform.name} platform could not start the job"

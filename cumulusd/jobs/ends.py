@@ -11,6 +11,7 @@ from cumulusd.errors import CumulusError
 from cumulusd.jobs.fates import Fate
 from cumulusd.jobs.model import End, JobRecord, ResultInfo
 from cumulusd.jobs.ports import Container
+from cumulusd.jobs.waits import NO_PLACE
 
 _OUTCOMES = {
     "completed": JobState.COMPLETED,
@@ -115,7 +116,7 @@ def end_of_lost_container(record: JobRecord, container: Container | None, explan
     reason, hint = EndReason.RUNNER_FAILED, "submit the job again, or with retries"
     if container is not None and container.alive:
         message = f"The job's runner on {where} never spoke, though its container is there{words}"
-        if _UNPLACED in said:
+        if NO_PLACE in said:
             reason = EndReason.UNSCHEDULABLE
             message = f"The platform finds no place for the job's container on {where}{words}"
             hint = (
@@ -147,7 +148,6 @@ def end_of_lost_container(record: JobRecord, container: Container | None, explan
 
 
 #: Docker's own words.
-_UNPLACED = "no suitable node"
 _NO_IMAGE = "No such image"
 _NO_START = "starting container failed"
 #: The runner's exit code when it could not write its last record, and why that was.

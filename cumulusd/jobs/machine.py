@@ -105,11 +105,19 @@ def _unplaced(record: JobRecord, event: Event) -> JobRecord:
 def _prepared(record: JobRecord, event: Event) -> JobRecord:
     if event.grant is None:
         raise ImpossibleTransition("prepared without a grant")
-    return attrs.evolve(record, grant=event.grant, wait=None)
+    return attrs.evolve(record, grant=event.grant, wait=waits.launching(_hostname(record)))
+
+
+def _launched(record: JobRecord, event: Event) -> JobRecord:
+    return attrs.evolve(record, wait=waits.starting(_hostname(record), ""))
+
+
+def _hostname(record: JobRecord) -> str:
+    return record.placement.hostname if record.placement is not None else "its worker"
 
 
 def _setup_began(record: JobRecord, event: Event) -> JobRecord:
-    return attrs.evolve(record, setup_at=record.setup_at or event.at)
+    return attrs.evolve(record, setup_at=record.setup_at or event.at, wait=None)
 
 
 def _code_began(record: JobRecord, event: Event) -> JobRecord:
@@ -185,7 +193,7 @@ TABLE: dict[tuple[Phase, EventKind], Row] = {
     (Phase.PREPARING, EventKind.PREPARE_FAILED): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.PREPARING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.PREPARING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
-    (Phase.LAUNCHING, EventKind.LAUNCHED): Row(Phase.STARTING, _NOTHING, _same),
+    (Phase.LAUNCHING, EventKind.LAUNCHED): Row(Phase.STARTING, _NOTHING, _launched),
     (Phase.LAUNCHING, EventKind.LAUNCH_FAILED): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.LAUNCHING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.LAUNCHING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),

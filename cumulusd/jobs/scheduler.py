@@ -130,6 +130,23 @@ def _no_device(agent: AgentView) -> str:
     return f"no device was found on it{said}"
 
 
+def unfit_workers(nodes: Sequence[Node], agents: Mapping[str, AgentView]) -> list[tuple[Node, str]]:
+    """The workers of the pool that can take no job now, and why, in a few words."""
+    found = []
+    for node in _in_order(node for node in nodes if node.is_worker):
+        agent = agents.get(node.node_id)
+        if node.state != "ready":
+            found.append((node, f"its node is {node.state}"))
+        elif node.availability != "active":
+            words = {"drain": "drained", "pause": "paused"}
+            found.append((node, words.get(node.availability, node.availability)))
+        elif agent is None:
+            found.append((node, "its agent is away"))
+        elif not agent.devices:
+            found.append((node, _no_device(agent)))
+    return found
+
+
 def _node_dict(node: Node, why: str) -> dict[str, Any]:
     return {
         "node_id": node.node_id,
@@ -283,6 +300,7 @@ class _Teller:
         self._agent_grace_s = agent_grace_s
         self._observed_since = observed_since
         self._away = _in_order(n for n in nodes if n.usable and n.node_id not in agents)
+        self._unfit = unfit_workers(nodes, agents)
         freest = max(slots, key=lambda slot: slot.free, default=None)
         self._largest = None
         if freest is not None:
@@ -314,7 +332,8 @@ class _Teller:
         return End(
             state=JobState.FAILED,
             reason=EndReason.UNSCHEDULABLE,
-            message=f"{error.message}, for {waited_s:.0f} s now",
+            message=f"{error.message}, for {waited_s:.0f} s now"
+            + "".join(f"; {node.hostname}: {why}" for node, why in self._unfit[:5]),
             hint=error.hint,
         )
 
@@ -332,14 +351,17 @@ class _Teller:
         if not outlook.device_is_there:
             since = _since(record, self._now)
             if self._away:
-                return waits.agent_away(asked, self._away, since)
+                told = {node.node_id for node in self._away}
+                return waits.with_unfit(
+                    waits.agent_away(asked, self._away, since), self._unfit, told
+                )
             error = could_ever_fit(record.spec, self._nodes, self._agents)
-            return waits.nothing_there(asked, error, since)
+            return waits.with_unfit(waits.nothing_there(asked, error, since), self._unfit)
         if outlook.room_is_held:
-            return waits.behind_others(asked, self._largest)
+            return waits.with_unfit(waits.behind_others(asked, self._largest), self._unfit)
         faults = {slot.node.node_id: (slot.node, slot.fault) for slot in self._slots if slot.fault}
         wait = waits.no_free_share(asked, self._largest, outlook.frees_by)
-        return waits.with_faults(wait, faults.values())
+        return waits.with_unfit(waits.with_faults(wait, faults.values()), self._unfit)
 
 
 @attrs.frozen(kw_only=True)

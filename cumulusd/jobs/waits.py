@@ -3,7 +3,7 @@
 Nothing in it changes with the clock alone, so that a wait is announced only when it is news.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,12 @@ from cumulus_wire.codes import WaitReason
 from cumulusd.errors import CumulusError
 from cumulusd.jobs.model import UNITS_PER_DEVICE, EndedAttempt, Wait
 from cumulusd.jobs.ports import Device, Node
+
+#: Docker's own words of a task that it can't place.
+NO_PLACE = "no suitable node"
+#: How many workers a wait names in words, and in its data.
+_NAMED = 5
+_LISTED = 100
 
 
 @attrs.frozen(kw_only=True)
@@ -142,12 +148,58 @@ def nothing_there(asked: Asked, error: CumulusError | None, since: float) -> Wai
     )
 
 
-def placing(hostname: str) -> Wait:
-    """A device was chosen."""
+def with_unfit(wait: Wait, unfit: Sequence[tuple[Node, str]], told: Collection[str] = ()) -> Wait:
+    """The same wait, naming the workers that can't take any job now, and why. `told`: ids of those
+    that its words name already."""
+    if not unfit:
+        return wait
+    news = [(node, why) for node, why in unfit if node.node_id not in told]
+    words = ", ".join(f"{node.hostname} ({why})" for node, why in news[:_NAMED])
+    more = f" and {len(news) - _NAMED} more" if len(news) > _NAMED else ""
+    workers = [
+        {"node_id": node.node_id, "hostname": node.hostname, "why": why}
+        for node, why in unfit[:_LISTED]
+    ]
+    return attrs.evolve(
+        wait,
+        message=f"{wait.message}; not usable: {words}{more}" if news else wait.message,
+        details={**wait.details, "unfit": workers},
+    )
+
+
+def placing(hostname: str, holds: str | None = None) -> Wait:
+    """A device was chosen. `holds`: why that takes long."""
     return Wait(
         reason=WaitReason.PLACING,
-        message=f"Placed on {hostname}: its agent makes the partition and fetches the package",
-        details={"hostname": hostname},
+        message=f"Placed on {hostname}: its agent makes the partition and fetches the package"
+        + (f". Now: {holds}" if holds else ""),
+        details={"hostname": hostname, "holds": holds},
+    )
+
+
+def launching(hostname: str, holds: str | None = None) -> Wait:
+    """Partition and folder are there. `holds`: why the platform doesn't take the container."""
+    return Wait(
+        reason=WaitReason.LAUNCHING,
+        message=f"Ready on {hostname}: the platform is asked for the container"
+        + (f". Now: {holds}" if holds else ""),
+        details={"hostname": hostname, "holds": holds},
+    )
+
+
+def starting(hostname: str, platform: str) -> Wait:
+    """The platform has the container. `platform`: what it says of it."""
+    if NO_PLACE in platform:
+        return Wait(
+            reason=WaitReason.NO_PLACE,
+            message=f"The platform finds no place for the container on {hostname}: {platform}",
+            details={"hostname": hostname, "platform": platform},
+        )
+    return Wait(
+        reason=WaitReason.STARTING,
+        message=f"Starting on {hostname}: the runner hasn't spoken yet"
+        + (f" (the platform says: {platform})" if platform else ""),
+        details={"hostname": hostname, "platform": platform},
     )
 
 

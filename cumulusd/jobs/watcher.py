@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from cumulusd.errors import CumulusError, NotFound
-from cumulusd.jobs import ends
+from cumulusd.jobs import ends, waits
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.machine import EventKind
@@ -89,6 +89,10 @@ class Watcher:
         containers = await self._platform.containers()
         for record in watched:
             container = _of_attempt(record, containers)
+            if container is not None and container.alive and record.setup_at is None:
+                assert record.placement is not None
+                wait = waits.starting(record.placement.hostname, container.message)
+                self._table.explain(record.job_id, wait, Phase.STARTING)
             if container is None or not container.alive or self._silent(record):
                 self._suspect(record)
         present = {(record.job_id, record.attempt) for record in watched}

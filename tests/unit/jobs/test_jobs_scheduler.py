@@ -14,7 +14,7 @@ from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, InsufficientResources, NoWorkers
 from cumulusd.jobs import scheduler
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import EndedAttempt, JobRecord, Phase
 from cumulusd.jobs.ports import AgentView, Node
 from cumulusd.jobs.scheduler import Decision, could_ever_fit
 
@@ -450,3 +450,98 @@ def test_a_fault_is_waited_for_not_refused() -> None:
         assert list(decision.waits) == ["j"]
         waiting = attrs.evolve(waiting, wait=decision.waits["j"])
     assert where(decide([waiting], agents(n1=(device("a"),)))) == {"j": ("n1", "a")}
+
+
+# Workers that can't take a job.
+
+
+def mixed_pool() -> tuple[list[Node], dict[str, AgentView]]:
+    nodes = [
+        node("a", state="down"),
+        node("b", availability="drain"),
+        node("c", availability="pause"),
+        node("d"),
+        node("e"),
+        node("f"),
+        node("g", is_worker=False, state="down"),
+    ]
+    views = agents(b=(device(),), c=(device(),), e=(), f=(device(),))
+    views["e"] = attrs.evolve(views["e"], discovery_error="no driver")
+    return nodes, views
+
+
+UNFIT = {
+    "host-a": "its node is down",
+    "host-b": "drained",
+    "host-c": "paused",
+    "host-d": "its agent is away",
+    "host-e": "no device was found on it (no driver)",
+}
+
+
+def test_every_wait_names_the_workers_that_are_not_usable_and_why() -> None:
+    nodes, views = mixed_pool()
+    busy = [running("r", "f", "d0", 0.8)]
+    decision = decide([record("j", 0.5)], views, busy, nodes)
+    wait = decision.waits["j"]
+    assert wait.reason is WaitReason.NO_FREE_SHARE
+    assert {each["hostname"]: each["why"] for each in wait.details["unfit"]} == UNFIT
+    words = ", ".join(f"{hostname} ({why})" for hostname, why in UNFIT.items())
+    assert wait.message.endswith(f"; not usable: {words}")
+
+
+def test_with_no_fit_worker_left_the_wait_and_the_end_name_them_all() -> None:
+    nodes, views = mixed_pool()
+    nodes = [each for each in nodes if each.node_id not in ("d", "f")]
+    views = {node_id: view for node_id, view in views.items() if node_id != "f"}
+    wait = decide([record("j", 0.5)], views, nodes=nodes).waits["j"]
+    told = {key: why for key, why in UNFIT.items() if key != "host-d"}
+    assert {each["hostname"]: each["why"] for each in wait.details["unfit"]} == told
+    waiting = attrs.evolve(record("j", 0.5), wait=wait)
+    end = decide([waiting], views, nodes=nodes, now=2000.0).refusals["j"]
+    assert end.reason is EndReason.UNSCHEDULABLE
+    for hostname, why in told.items():
+        assert f"{hostname}: {why}" in end.message
+
+
+def test_an_agent_away_is_named_once() -> None:
+    nodes, views = mixed_pool()
+    views = {node_id: view for node_id, view in views.items() if node_id != "f"}
+    nodes = [each for each in nodes if each.node_id != "f"]
+    wait = decide([record("j", 0.5)], views, nodes=nodes).waits["j"]
+    assert wait.reason is WaitReason.AGENT_AWAY
+    assert wait.message.count("host-d") == 1
+    assert "host-a (its node is down)" in wait.message
+    assert {each["hostname"] for each in wait.details["unfit"]} == set(UNFIT)
+
+
+def test_many_unusable_workers_are_counted() -> None:
+    nodes = [node(f"n{number:03}", state="down") for number in range(300)] + [node("z")]
+    busy = [running("r", "z", "d0", 1.0)]
+    wait = decide([record("j", 0.5)], agents(z=(device(),)), busy, nodes).waits["j"]
+    assert "and 295 more" in wait.message
+    assert len(wait.details["unfit"]) == 100
+
+
+def test_an_attempt_goes_elsewhere_than_the_one_before_if_it_can() -> None:
+    over = EndedAttempt(
+        attempt=1,
+        reason=EndReason.RUNNER_FAILED,
+        message="killed",
+        node_id="n1",
+        hostname="host-n1",
+        started_at=None,
+        ended_at=1.0,
+    )
+    job = record("j", 0.5, attempt=2, attempts=(over,))
+    views = agents(n1=(device("a", free=5000),), n2=(device("b"),))
+    assert where(decide([job], views)) == {"j": ("n2", "b")}
+    views = agents(n1=(device("a", free=5000),), n2=(device("b", free=100),))
+    assert where(decide([job], views)) == {"j": ("n1", "a")}, "rather there than not at all"
+
+
+def test_a_queue_timeout_counts_anew_for_another_attempt() -> None:
+    waiting = record("j", 0.5, spec=spec(0.5, queue_timeout_s=50.0), queued_at=980.0, attempt=2)
+    views, busy = agents(n1=(device(),)), [running("r", "n1", "d0", 1.0)]
+    assert decide([waiting], views, busy, now=1000.0).waits
+    assert decide([waiting], views, busy, now=1030.0).refusals

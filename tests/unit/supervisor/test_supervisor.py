@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.journal import Kind, encode_json
 from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, InsufficientResources, TooMany, Unavailable
 from cumulusd.jobs.history import History
@@ -24,6 +25,7 @@ from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.watcher import Watcher
 from tests.unit.supervisor.test_job_machine import GRANT, PLACEMENT
 from tests.unit.supervisor.world import (
+    BEGIN_US,
     RUNNING,
     SETUP,
     World,
@@ -297,6 +299,58 @@ async def test_the_deadline_has_a_second_line(world: World) -> None:
     world.pass_time(30)
     assert world.workers.stopped[0] == ("a", "duration_exceeded")
     assert world.record("a").state is JobState.TIMEOUT
+
+
+@in_world
+async def test_a_worker_whose_clock_is_behind_costs_its_jobs_nothing(world: World) -> None:
+    hour_ago = BEGIN_US - 3600 * 10**6
+    await world.submit("a", duration_s=100.0)
+    world.says(
+        "a",
+        encode_json(Kind.STATUS, {"phase": "setup"}, hour_ago),
+        encode_json(Kind.STATUS, {"phase": "running"}, hour_ago),
+    )
+    world.pass_time(120)
+    assert world.record("a").stop_reason is None
+    world.pass_time(15)
+    assert world.record("a").stop_reason is EndReason.DURATION_EXCEEDED
+
+
+@in_world
+async def test_why_a_job_does_not_run_yet_is_told_in_every_phase(world: World) -> None:
+    def told(reason: WaitReason) -> str:
+        wait = world.record("a").wait
+        assert wait is not None and wait.reason is reason
+        return wait.message
+
+    world.workers.prepare_error = Unavailable("its agent is away")
+    await world.submit("a")
+    world.pass_time(1)
+    assert told(WaitReason.PLACING) == (
+        "Placed on one: its agent makes the partition and fetches the package. "
+        "Now: its agent is away"
+    )
+    world.platform.launch_error = Unavailable("the manager is away")
+    world.workers.prepare_error = None
+    world.pass_time(3)
+    assert told(WaitReason.LAUNCHING) == (
+        "Ready on one: the platform is asked for the container. Now: the manager is away"
+    )
+    world.platform.launch_error = None
+    world.pass_time(3)
+    assert told(WaitReason.STARTING) == "Starting on one: the runner hasn't spoken yet"
+    there = world.platform.running["a"]
+    words = "no suitable node (insufficient resources on 1 node)"
+    world.platform.running["a"] = attrs.evolve(there, message=words)
+    world.pass_time(2)
+    assert told(WaitReason.NO_PLACE) == (
+        f"The platform finds no place for the container on one: {words}"
+    )
+    world.platform.running["a"] = attrs.evolve(there, message="preparing: preparing")
+    world.pass_time(2)
+    assert "the platform says: preparing" in told(WaitReason.STARTING)
+    world.says("a", SETUP)
+    assert world.record("a").wait is None
 
 
 @in_world
