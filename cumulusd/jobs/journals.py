@@ -204,7 +204,8 @@ class Journals:
         What stays is its end: the RESULT records from `floor` on with `keep_result`, else the last
         record only. Fires when the rest is gone from disk; readers find a gap. Raises StoreFailed.
         """
-        if job_id not in self._sizes or self._stopped:
+        journal = self._journals.get(job_id)
+        if job_id not in self._sizes or self._stopped or (journal is not None and journal.failing):
             return 0
         folder = self._root / job_id
         trash = self._root / f"{_TRASH}{job_id}-output"

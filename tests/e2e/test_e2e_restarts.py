@@ -2,7 +2,11 @@
 
 import os
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.e2e.harness import Daemon
 from tests.e2e.test_e2e_jobs import HEAD, last_json
@@ -61,4 +65,58 @@ print(json.dumps({"job_id": job.job_id, "runner": int(runner)}))
     daemon.start()
     view = daemon.wait_job(job["job_id"], "ended")
     assert (view["status"], view["end"]["reason"]) == ("failed", "runner_failed")
+    daemon.wait_nothing_left()
+
+
+def test_a_damaged_checkpoint_is_refused_salvaged_and_started_on(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    told = daemon.run(
+        HEAD
+        + """
+def answer():
+    print("the output")
+    return 42
+
+job = client.submit(answer, duration=60)
+assert job.result(timeout=60) == 42
+print(json.dumps({"job_id": job.job_id}))
+"""
+    )
+    job_id = last_json(told.stdout)["job_id"]
+    daemon.wait_job(job_id, "ended")
+    daemon.stop()
+    store = daemon.state_dir / "jobs.sqlite3"
+    connection = sqlite3.connect(store)
+    connection.execute("INSERT INTO jobs VALUES ('job_broken', '{\"version\": 1, \"job')")
+    connection.commit()
+    connection.close()
+    damaged = store.read_bytes()
+
+    daemon.start(wait=False)
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 65
+    assert "cumulusd store salvage --config FILE" in daemon.log_text().splitlines()[-1]
+    assert store.read_bytes() == damaged
+
+    cumulusd = Path(sys.executable).with_name("cumulusd")
+    done = subprocess.run(
+        [str(cumulusd), "store", "salvage", "--config", str(daemon.config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lost: job job_broken" in done.stdout
+    (kept,) = daemon.state_dir.glob("jobs.sqlite3.damaged-*")
+    assert kept.read_bytes() == damaged
+
+    daemon.start()
+    told = daemon.run(
+        HEAD
+        + f"""
+job = client.attach("{job_id}")
+print(json.dumps({{"result": job.result(timeout=60), "text": "".join(job.logs())}}))
+"""
+    )
+    assert last_json(told.stdout) == {"result": 42, "text": "the output\n"}
     daemon.wait_nothing_left()
