@@ -135,6 +135,11 @@ def end_of_lost_container(record: JobRecord, container: Container | None, explan
         reason = EndReason.DISK_FULL
         message = f"The disk of {where} was full, so that the job's end could not be written{words}"
         hint = "write less in the job; if the worker's disk itself is full, its operator makes room"
+    elif exit_code == _ENGINE_DIED:
+        reason = EndReason.WORKER_LOST
+        message = f"The engine of worker {where} ended under the job, and its container with it"
+        message += f": {said}" if said else ""
+        hint = "submit the job again, or with retries; the output up to here is kept"
     else:
         fate = "its container vanished" if container is None else "its container ended"
         if exit_code is not None:
@@ -150,6 +155,9 @@ def end_of_lost_container(record: JobRecord, container: Container | None, explan
 #: Docker's own words.
 _NO_IMAGE = "No such image"
 _NO_START = "starting container failed"
+#: What an engine, once it is back, says of a container that ended with it: neither the runner nor
+#: a signal gives this code.
+_ENGINE_DIED = 255
 #: The runner's exit code when it could not write its last record, and why that was.
 _CANT_RECORD = 74
 _DISK_FULL = ("No space left on device", "Disk quota exceeded", "the disk was full")

@@ -28,6 +28,13 @@ def container(message: str = "", exit_code: int | None = None, alive: bool = Fal
     [
         (None, True, "", EndReason.RUNNER_FAILED, "its container vanished"),
         (container("task: non-zero exit (137)", 137), True, "", EndReason.RUNNER_FAILED, "137"),
+        (
+            container("task: non-zero exit (255)", 255),
+            True,
+            "",
+            EndReason.WORKER_LOST,
+            "The engine of worker one ended under the job",
+        ),
         (container("No such image: sha256:1"), False, "", EndReason.IMAGE_MISSING, "No such image"),
         (
             container('starting container failed: exec: "python": not found', 127),
