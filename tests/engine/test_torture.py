@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines import host, sweep
+from tests.engine.swarm_daemon import processes_with
 from tests.torture.__main__ import BAD
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -33,7 +34,10 @@ def test_two_rounds_of_torture_leave_nothing_wrong(image_archives: dict[str, Pat
     assert told["faults"] >= 6
 
 
-def test_an_interrupted_torture_leaves_nothing(image_archives: dict[str, Path]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+def test_an_ended_torture_leaves_nothing(
+    image_archives: dict[str, Path], number: signal.Signals
+) -> None:
     before = set(host.known_tags())
     with subprocess.Popen(
         [SCRIPT, "--rounds", "1"],
@@ -50,9 +54,14 @@ def test_an_interrupted_torture_leaves_nothing(image_archives: dict[str, Path]) 
                 break
         (tag,) = set(host.known_tags()) - before
         time.sleep(3.0)  # jobs and readers are at work
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=200)
-    assert process.returncode == 130, said + err
+    assert process.returncode == (130 if number is signal.SIGINT else -number), said + err
     assert out == ""
+    deadline = time.monotonic() + 90
+    while tag in host.known_tags():  # the guardian is at it
+        assert time.monotonic() < deadline, sweep.leftovers(tag)
+        time.sleep(0.2)
     assert sweep.leftovers(tag) == []
+    assert processes_with(f"{ROOT}/var/torture-") == [], "the daemon, or a reader"
     assert not list((ROOT / "var").glob("torture-*")), said + err

@@ -103,7 +103,8 @@ async def torture(
                 await asyncio.to_thread(stage.keep, keep)
             ends = ", ".join(f"{count} {end}" for end, count in sorted(result.ends.items()))
             say(
-                f"round {plan.number}: {result.jobs} jobs ({ends}), {result.touched} of them hit; "
+                f"round {plan.number}: {result.jobs} jobs ({ends}), {result.touched} of them hit, "
+                f"{result.attempts} attempts again; "
                 f"{', '.join(result.kinds)}; {len(result.findings)} wrong; "
                 f"{time.monotonic() - began:.0f} s"
             )

@@ -18,8 +18,8 @@ from tests.torture.plan import End, Fault, Job
 
 #: Which reasons a job may fail for that a fault of the worker's side hit.
 LOST_REASONS: Mapping[Fault, frozenset[str]] = {
-    Fault.ENGINE_KILL: frozenset({EndReason.WORKER_LOST, EndReason.RUNNER_FAILED}),
-    Fault.LINK_CUT: frozenset({EndReason.WORKER_LOST, EndReason.RUNNER_FAILED}),
+    Fault.ENGINE_KILL: frozenset({EndReason.WORKER_LOST}),
+    Fault.LINK_CUT: frozenset({EndReason.WORKER_LOST}),
     Fault.RUNNER_KILL: frozenset({EndReason.RUNNER_FAILED}),
 }
 #: What counts against the system.
@@ -45,6 +45,17 @@ class Window:
     over_at: float
     worker: str | None = None
     job_id: str | None = None
+    #: daemon or manager were away meanwhile: nobody may have seen that the worker was cut off, and
+    #: to its runners the Swarm's tidying up afterwards is a kill from outside
+    unseen: bool = False
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """Why a job may fail that it hit."""
+        reasons = LOST_REASONS.get(self.fault, frozenset())
+        if self.fault is Fault.LINK_CUT and self.unseen:
+            reasons |= {EndReason.RUNNER_FAILED}
+        return reasons
 
     def touches(self, view: Mapping[str, Any]) -> bool:
         """Could it change the end of the job of that view, or of an attempt of it?"""
@@ -189,14 +200,29 @@ def _wrong_ends(seen: Seen) -> list[str]:
         error = view["end"].get("error") or {}
         if error.get("type") != "ValueError" or job.seed not in str(error.get("traceback")):
             wrong.append(f"its exception came as {error}")
-    if view["status"] != JobState.COMPLETED and not view["end"]["message"]:
-        wrong.append("its end has no words")
+    if view["status"] != JobState.COMPLETED and not (
+        view["end"]["message"] and view["end"]["hint"]
+    ):
+        wrong.append(f"its end {shown} says not what happened or not what to do")
+    if own and job.cancel is None and view["end"].get("log_tail") != (tail := log_tail(seen)):
+        wrong.append(f"its log's tail is {view['end'].get('log_tail')!r}, not {tail!r}")
     return wrong
+
+
+def log_tail(seen: Seen) -> str:
+    """The last 4 KiB of its last attempt's output, as text; a character cut in two is left out."""
+    output = [r for r in attempts(seen.records)[-1] if r.kind in (Kind.STDOUT, Kind.STDERR)]
+    data = b"".join(record.payload for record in output)
+    tail = data[-4096:]
+    if len(tail) == 4096:
+        cut = next((at for at in range(3) if tail[at] & 0xC0 != 0x80), 3)
+        tail = tail[cut:]
+    return tail.decode(errors="replace").replace("\0", "\\0")
 
 
 def _is_lost(seen: Seen, stay: Stay, reason: str | None) -> bool:
     """May that attempt have ended for that reason? A fault hit it that makes such an end."""
-    return any(w.hits(stay) and reason in LOST_REASONS[w.fault] for w in seen.windows)
+    return any(w.hits(stay) and reason in w.reasons for w in seen.windows)
 
 
 def _wrong_attempts(seen: Seen) -> list[str]:

@@ -27,7 +27,7 @@ from cumulus_wire.journal import Record
 from tests.engine.swarm_daemon import TOKENS
 from tests.torture import copies, work
 from tests.torture.oracle import Copy, Finding, Seen, judge, readable
-from tests.torture.plan import Job, Round, Strike
+from tests.torture.plan import Fault, Job, Round, Strike
 from tests.torture.stage import Client, Say, Stage, summary
 
 #: How long jobs and faults may take, and everything to settle behind them.
@@ -36,6 +36,7 @@ SETTLE_S = 150.0
 READERS_END_S = 60.0
 #: How long a request is repeated while the daemon is away.
 PATIENCE_S = 120.0
+BLINDING = {Fault.DAEMON_KILL, Fault.MANAGER_RESTART}
 MANNERS = ("follow", "stall", "reattach")
 
 
@@ -46,6 +47,7 @@ class RoundResult:
         self.jobs = 0
         self.faults = 0
         self.kinds: list[str] = []
+        self.attempts = 0  #: that followed a first one
         self.touched = 0  #: jobs that a fault of the worker's side hit
         self.ends: Counter[str] = Counter()
         self.findings: list[Finding] = []
@@ -76,6 +78,7 @@ class RoundRun:
         stage.on_disk.clear()
         stage.windows.clear()
         stage.runner_targets.clear()
+        stage.blinded = not BLINDING.isdisjoint(strike.fault for strike in self._plan.strikes)
         stage.victims[:] = [self._clients[1]]
         self._began_at = time.monotonic()
         try:
@@ -218,6 +221,7 @@ class RoundRun:
             job_id = self._ids[job.number]
             seen = await self._see(job, job_id, views.pop(job_id, None))
             self._report(judge(seen), seen)
+            self._result.attempts += len((seen.view or {}).get("attempts", ()))
             self._result.touched += bool(seen.windows)
             end = (seen.view or {}).get("end") or {}
             self._result.ends[str(end.get("reason") or (seen.view or {}).get("status"))] += 1
@@ -232,6 +236,7 @@ class RoundRun:
     async def _see(self, job: Job, job_id: str, view: Mapping[str, Any] | None) -> Seen:
         records: list[Record] = []
         if view is not None and view.get("end") is not None:
+            view = await self._surely(lambda: self._core.job(job_id))  # listings say less
             records = await self._read(job_id)
         return Seen(
             job=job,

@@ -126,6 +126,8 @@ class Stage:
         self._say = say
         self.on_disk: dict[str, list[OnDisk]] = {}
         self.windows: list[Window] = []
+        #: Whether this round harms who would see that a worker is cut off.
+        self.blinded = False
         #: Clients that may be stopped and killed.
         self.victims: list[Client] = []
         #: Jobs whose runner may be killed, by id.
@@ -347,6 +349,7 @@ class Stage:
                 over_at=time.time(),
                 worker=worker,
                 job_id=job_id,
+                unseen=self.blinded,
             )
         )
 

@@ -64,6 +64,8 @@ class Case:
         end = {
             "reason": job.expected.reason,
             "message": "words",
+            "hint": "advice",
+            "log_tail": (out + err)[-4096:].decode(errors="replace").replace("\0", "\\0"),
             "exit_code": job.expected.exit_code,
             "signal": job.expected.signal,
             "error": None if completed else error,
@@ -148,6 +150,13 @@ def test_a_wrong_end_is_found(name: str) -> None:
     assert counted(findings).get("wrong_ends", 0) >= 1
 
 
+@pytest.mark.parametrize("key", ["message", "hint", "log_tail"])
+def test_an_end_that_says_too_little_is_found(key: str) -> None:
+    case = Case.right(RAISES)
+    case.view["end"][key] = ""
+    assert counted(judge(case.seen())) == {"wrong_ends": 1}
+
+
 def test_an_exception_without_its_traceback_is_found() -> None:
     case = Case.right(RAISES)
     case.view["end"]["error"] = {"type": "ValueError", "traceback": "none"}
@@ -161,6 +170,14 @@ def test_a_worker_s_fault_may_change_the_end_and_cut_the_output() -> None:
     assert judge(lost.seen(windows=[hit])) == []
     runner = window(Fault.RUNNER_KILL, job_id="job_1")
     assert counted(judge(lost.seen(windows=[runner]))) == {"wrong_ends": 1}
+
+
+def test_a_cut_that_nobody_could_see_may_look_like_a_kill() -> None:
+    case = Case.right(JOB).without(Kind.EXIT).without(Kind.RESULT).without(Kind.STDERR)
+    killed = case.ended(JobState.FAILED, EndReason.RUNNER_FAILED)
+    seen = window(Fault.LINK_CUT, worker="worker1")
+    assert counted(judge(killed.seen(windows=[seen]))) == {"wrong_ends": 1}
+    assert judge(killed.seen(windows=[replace(seen, unseen=True)])) == []
 
 
 def test_whom_a_fault_can_touch() -> None:
@@ -240,7 +257,7 @@ def test_journal_left_on_a_worker_is_lost() -> None:
 
 
 def test_output_that_is_missing_is_counted() -> None:
-    assert counted(judge(Case.right(JOB).without(Kind.STDERR).seen())) == {"lost_bytes": 700}
+    assert counted(judge(Case.right(JOB).without(Kind.STDERR).seen()))["lost_bytes"] == 700
     result = len(dict(Case.right(JOB).parts)[Kind.RESULT])
     assert counted(judge(Case.right(JOB).without(Kind.RESULT).seen())) == {"lost_bytes": result}
 
