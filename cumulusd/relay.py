@@ -32,9 +32,11 @@ from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase, Wait
 from cumulusd.jobs.packages import Packages
+from cumulusd.jobs.ports import Clock
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.spec import SpecLimits, parse_spec
+from cumulusd.tasks import wait_at_most
 from cumulusd.views import job_view, worker_views
 
 #: What one progressive result carries at most.
@@ -43,6 +45,9 @@ RESULT_CHUNK_BYTES = 512 * 1024
 #: A result that a caller without progressive results may get in one message.
 RESULT_AT_ONCE_BYTES = 1024 * 1024
 PACKAGE_CHUNK_BYTES = 512 * 1024
+
+#: How long followers of a job that was ended by force wait for what is still on its worker.
+LATE_OUTPUT_S = 60.0
 
 _OUTPUT = (Kind.STDOUT, Kind.STDERR)
 
@@ -78,6 +83,7 @@ class Relay:
         packages: Packages,
         supervisor: Supervisor,
         parts: Parts,
+        clock: Clock,
         wall_clock: Callable[[], float],
         limits: RelayLimits,
         platform_name: str,
@@ -91,6 +97,7 @@ class Relay:
         self._packages = packages
         self._supervisor = supervisor
         self._parts = parts
+        self._clock = clock
         self._wall_clock = wall_clock
         self._limits = limits
         self._platform_name = platform_name
@@ -218,9 +225,25 @@ class Relay:
                 offset = chunk.next_offset
                 await sink(part)
                 continue
-            if record.end is not None:
+            changed = self._table.signal(job_id).wait
+            if record.end is None:
+                await changed()
+            elif (late_s := self._late_output_s(record, journal)) > 0:
+                await wait_at_most(self._clock, late_s, changed())
+            else:
                 return {"event": "end", "job": view}
-            await self._table.signal(job_id).wait()
+
+    def _late_output_s(self, record: JobRecord, journal: Journal | None) -> float:
+        """How long the journal of an ended job may still grow, for its followers.
+
+        A job that was ended by force has said no last word: its worker was away, or its runner
+        hung. What is on the worker comes while that is cleared.
+        """
+        if record.stop_reason is None or record.phase is Phase.ENDED:
+            return 0.0
+        if journal is not None and journal.finished_since(record.journal_start):
+            return 0.0
+        return (record.ended_at or 0.0) + LATE_OUTPUT_S - self._wall_clock()
 
     def get(self, who: Principal, job_id: str) -> dict[str, Any]:
         """One job's view. Raises NotFound, also for somebody else's job."""

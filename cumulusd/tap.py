@@ -202,6 +202,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         packages=packages,
         supervisor=supervisor,
         parts=health,
+        clock=reactor,
         wall_clock=wall_clock,
         limits=RelayLimits(
             max_queued=config.jobs.max_queued,

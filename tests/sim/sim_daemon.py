@@ -316,6 +316,7 @@ class Daemon:
             packages=self.packages,
             supervisor=self.supervisor,
             parts=dict,
+            clock=clock,
             wall_clock=self.wall_clock,
             limits=RelayLimits(),
             platform_name=self.platform.name,

@@ -77,7 +77,7 @@ async def torture(
     totals = {"jobs": 0, "faults": 0, "touched_jobs": 0, **dict.fromkeys(BAD, 0)}
     # In the cluster's folder, which goes with the cluster, whoever is killed.
     folder = cluster.layout.base / "torture"
-    stage = Stage(cluster, images, folder, say)
+    stage = Stage(cluster, images, folder)
     kept = 0
     try:
         await stage.start_daemon()

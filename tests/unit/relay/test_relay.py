@@ -27,8 +27,9 @@ from cumulusd.errors import (
 )
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs import codec
+from cumulusd.jobs.model import Phase
 from cumulusd.jobs.packages import Packages
-from cumulusd.relay import Relay, RelayLimits
+from cumulusd.relay import LATE_OUTPUT_S, Relay, RelayLimits
 from cumulusd.spec import SpecLimits
 from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame, output, run_at_once
 
@@ -56,6 +57,7 @@ class Office:
             packages=self.packages,
             supervisor=self.world.supervisor,
             parts=lambda: dict(self.parts),
+            clock=self.world.clock,
             wall_clock=self.world.clock.seconds,
             limits=RelayLimits(
                 max_queued=4, max_queued_per_owner=3, spec=SpecLimits(package_max_bytes=1000)
@@ -152,6 +154,52 @@ async def test_following_tells_everything_in_order_and_the_end_last(office: Offi
     late = Reader(office, ANN, job_id, offsets[0][1])
     assert late.end is not None
     assert late.parts[0]["offset"] == offsets[0][1], "attach goes on where it was told to"
+
+
+async def forced_while_away(office: Office) -> tuple[str, Reader]:
+    """A job that its user cancelled while its worker was away, and who follows it."""
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING, output("one\n"))
+    reader = Reader(office, ANN, job_id)
+    office.world.workers.error = Unavailable("the agent is away")
+    cancelling = Deferred.fromCoroutine(office.relay.cancel(ANN, job_id))
+    office.world.pass_time(4)
+    assert (await cancelling)["cancelled"] is True
+    assert office.relay.get(ANN, job_id)["status"] == "cancelled", "it is told at once when asked"
+    assert reader.end is None
+    return job_id, reader
+
+
+@pytest_twisted.ensureDeferred
+async def test_output_that_a_forced_job_left_on_its_worker_comes_before_its_end(
+    office: Office,
+) -> None:
+    job_id, reader = await forced_while_away(office)
+    office.world.pass_time(20)
+    office.world.workers.error = None
+    office.world.says(job_id, output("two\n"), exit_frame("failed", reason="runner_failed"))
+    assert reader.text == "one\ntwo\n"
+    assert reader.end is not None and reader.end["job"]["status"] == "cancelled"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_end_comes_when_nothing_is_left_on_the_worker(office: Office) -> None:
+    job_id, reader = await forced_while_away(office)
+    office.world.workers.error = None
+    office.world.platform.die(job_id, 137)
+    office.world.pass_time(8)
+    assert office.world.record(job_id).phase is Phase.ENDED
+    assert reader.end is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_stays_away_keeps_no_reader_waiting_for_long(office: Office) -> None:
+    job_id, reader = await forced_while_away(office)
+    office.world.pass_time(LATE_OUTPUT_S - 6.0, step=0.5)
+    assert reader.end is None
+    office.world.pass_time(7.0)
+    assert reader.end is not None and reader.end["job"]["status"] == "cancelled"
+    assert Reader(office, ANN, job_id).end is not None
 
 
 @pytest_twisted.ensureDeferred
