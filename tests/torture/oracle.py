@@ -193,7 +193,13 @@ def _wrong_ends(seen: Seen) -> list[str]:
             f"{len(over)} more attempts"
         )
     killed = [d for d in seen.on_disk if d.fault in (Fault.ENGINE_KILL, Fault.RUNNER_KILL)]
-    if own and not over and any(disk.running and not disk.exited for disk in killed):
+    # A cancel that was answered holds, whatever then befalls the job.
+    if (
+        own
+        and job.cancel is None
+        and not over
+        and any(disk.running and not disk.exited for disk in killed)
+    ):
         wrong.append(f"it was killed while its code ran, yet it ended {shown}")
     wrong += _wrong_attempts(seen)
     if own and job.end == "raise":
@@ -235,7 +241,7 @@ def _wrong_attempts(seen: Seen) -> list[str]:
         exits = [record for record in part if record.kind is Kind.EXIT]
         if len(exits) > 1:
             wrong.append(f"an attempt has {len(exits)} last records")
-        elif part is parts[-1] and exits and exits[0].json()["outcome"] != seen.view["status"]:
+        elif part is parts[-1] and exits and not _agrees(exits[0].json(), seen.view):
             wrong.append(f"its journal says {exits[0].json()}, its end {_shown(seen.view)}")
     for before, after in pairwise(parts):
         if before and after and before[-1].time_us > after[0].time_us:
@@ -244,6 +250,13 @@ def _wrong_attempts(seen: Seen) -> list[str]:
     if len(parts) > begun:
         wrong.append(f"its journal holds {len(parts)} attempts, its view {begun}")
     return wrong
+
+
+def _agrees(last: Mapping[str, Any], view: Mapping[str, Any]) -> bool:
+    """Does the runner's last word fit the end? A cancelled job may have been ended from outside."""
+    if view["status"] == JobState.CANCELLED and last.get("reason") == EndReason.RUNNER_FAILED:
+        return True
+    return bool(last["outcome"] == view["status"])
 
 
 def attempts(records: Iterable[Record]) -> list[list[Record]]:
