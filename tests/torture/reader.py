@@ -17,10 +17,15 @@ from typing import Any
 
 from cumulus_client._job_stream import Ended, JobStream, Journal
 from cumulus_client.connection import Connection
-from cumulus_client.exceptions import ConnectionFailed, CumulusError, Unavailable
+from cumulus_client.exceptions import (
+    ConnectionFailed,
+    CumulusError,
+    NoWorkersAvailable,
+    Unavailable,
+)
 from tests.torture import copies
 
-#: How long a daemon may be away before this program gives up on a job.
+#: How long daemon or workers may be away before this program gives up on a job.
 AWAY_S = 120.0
 
 
@@ -45,9 +50,9 @@ class Reader:
             try:
                 if await self._follow():
                     heard_at = loop.time()
-            except (ConnectionFailed, Unavailable) as error:
+            except (ConnectionFailed, Unavailable, NoWorkersAvailable) as error:
                 if loop.time() - heard_at > AWAY_S:
-                    self._error.write_text(f"no daemon for {AWAY_S:g} s: {error}")
+                    self._error.write_text(f"nobody to ask for {AWAY_S:g} s: {error}")
                     return
                 await asyncio.sleep(0.3)
             except CumulusError as error:
