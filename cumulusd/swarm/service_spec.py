@@ -148,6 +148,16 @@ def _container(
     return container
 
 
+def reserved_units(units: int) -> int:
+    """What the Swarm is asked to hold for a share: one unit less, so that a device is never full.
+
+    When a manager starts, or anything of a node changes (a label), SwarmKit's constraint enforcer
+    ends a task that holds all of a discrete resource that is left there: it takes what is exactly
+    as much for too much. Who has which share is for the agent's ledger to say.
+    """
+    return max(1, units - 1)
+
+
 def _resources(spec: ContainerSpec, settings: JobSettings) -> dict[str, Any]:
     cores = settings.cpu_cores if spec.cpu_cores is None else spec.cpu_cores
     memory = settings.memory_bytes if spec.memory_bytes is None else spec.memory_bytes
@@ -155,7 +165,7 @@ def _resources(spec: ContainerSpec, settings: JobSettings) -> dict[str, Any]:
         cpu_limit=None if cores is None else round(cores * 1e9),
         mem_limit=memory,
         generic_resources={
-            f"{settings.resource_prefix}{spec.grant.device_index}": spec.grant.units
+            f"{settings.resource_prefix}{spec.grant.device_index}": reserved_units(spec.grant.units)
         },
     )
     limits = {**resources.get("Limits", {}), "Pids": settings.pids}

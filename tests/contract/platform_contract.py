@@ -183,7 +183,7 @@ class PlatformContract:
     @pytest_twisted.ensureDeferred
     async def test_one_that_waits_for_a_node_can_be_stopped(self, site: Contracted) -> None:
         platform, job_id = site.platform("exit 0"), new_job()
-        await site.launch(platform, site.spec(job_id, units=UNITS + 1))
+        await site.launch(platform, site.spec(job_id, units=UNITS + 2))
         await site.until(platform, job_id, lambda one: "no suitable" in one.message, "waiting")
         await platform.stop(job_id, 1)
         await site.ended(platform, job_id)

@@ -7,10 +7,15 @@ import attrs
 import pytest
 
 from cumulusd.errors import InvalidArgument
-from cumulusd.jobs.model import Grant
+from cumulusd.jobs.model import UNITS_PER_DEVICE, Grant, units_for_fraction
 from cumulusd.jobs.ports import ContainerSpec
 from cumulusd.swarm.answers import ApiVersion
-from cumulusd.swarm.service_spec import JobSettings, job_service, missing_guarantees
+from cumulusd.swarm.service_spec import (
+    JobSettings,
+    job_service,
+    missing_guarantees,
+    reserved_units,
+)
 
 ROOT = "/var/lib/cumulus"
 FOLDER = f"{ROOT}/jobs/job_1"
@@ -94,7 +99,7 @@ def test_the_whole_of_it() -> None:
             "Limits": {"NanoCPUs": 1_500_000_000, "MemoryBytes": 1 << 30, "Pids": 4096},
             "Reservations": {
                 "GenericResources": [
-                    {"DiscreteResourceSpec": {"Kind": "cumulus_gpu3", "Value": 2500}}
+                    {"DiscreteResourceSpec": {"Kind": "cumulus_gpu3", "Value": 2499}}
                 ]
             },
         },
@@ -173,3 +178,12 @@ def test_read_only_mounts_and_a_folder_that_is_always_writable() -> None:
 def test_a_name_that_swarm_would_refuse_is_refused_here() -> None:
     with pytest.raises(InvalidArgument, match="63"):
         payload(attrs.evolve(SPEC, job_id="j" * 60))
+
+
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.5], [0.6, 0.4], [0.25] * 4, [0.1] * 10])
+def test_to_the_swarm_a_device_is_never_full(shares: list[float]) -> None:
+    """Else its constraint enforcer ends a job whenever anything of the node changes."""
+    units = [units_for_fraction(share) for share in shares]
+    assert sum(units) == UNITS_PER_DEVICE
+    assert sum(reserved_units(each) for each in units) < UNITS_PER_DEVICE
+    assert reserved_units(1) == 1
