@@ -20,7 +20,15 @@ from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, InsufficientResources, NoWorkers
 from cumulusd.jobs import waits
-from cumulusd.jobs.model import UNITS_PER_DEVICE, End, JobRecord, JobSpec, Placement, Wait
+from cumulusd.jobs.model import (
+    UNITS_PER_DEVICE,
+    End,
+    JobRecord,
+    JobSpec,
+    Phase,
+    Placement,
+    Wait,
+)
 from cumulusd.jobs.ports import AgentView, Device, Node
 
 _NO_WORKERS = "No GPU workers available"
@@ -240,7 +248,10 @@ def _slots(
 
 
 def _ends_by(record: JobRecord) -> float | None:
-    """The latest end that the job's own bounds allow; None before its set-up began."""
+    """The latest end that the job's own bounds allow; None before its set-up began, and while its
+    worker is being cleared for another attempt."""
+    if record.phase is Phase.RETRYING:
+        return None
     if record.ended_at is not None:
         return record.ended_at
     if record.started_at is not None:

@@ -23,6 +23,8 @@ def work():
     return 7
 
 job = client.submit(work, gpu_memory=0.5, duration=250, retries=1)
+for chunk in job.logs():
+    break
 print(json.dumps({"job_id": job.job_id}))
 """
 

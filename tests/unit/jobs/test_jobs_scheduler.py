@@ -545,3 +545,9 @@ def test_a_queue_timeout_counts_anew_for_another_attempt() -> None:
     views, busy = agents(n1=(device(),)), [running("r", "n1", "d0", 1.0)]
     assert decide([waiting], views, busy, now=1000.0).waits
     assert decide([waiting], views, busy, now=1030.0).refusals
+
+
+def test_a_worker_being_cleared_for_another_attempt_has_no_known_bound() -> None:
+    held = [running("r", "n1", "d0", 1.0, phase=Phase.RETRYING)]
+    wait = decide([record("j", 0.5)], agents(n1=(device(),)), held).waits["j"]
+    assert wait.details["frees_by"] is None

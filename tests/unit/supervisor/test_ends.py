@@ -1,18 +1,22 @@
 """Each end under its right name, with what happened and what to do."""
 
+from pathlib import Path
+
 import attrs
 import pytest
+import pytest_twisted
 
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import NotFound, Unavailable
 from cumulusd.jobs import ends
 from cumulusd.jobs.fates import Fate, Fates
+from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, Phase
 from cumulusd.jobs.ports import Container, Node
 from tests.unit.supervisor.test_job_machine import record_in
 from tests.unit.supervisor.test_supervisor import in_world, running_job
-from tests.unit.supervisor.world import SETUP, World, exit_frame
+from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame
 
 FROM_OUTSIDE = "the container was stopped from outside (signal 15)"
 
@@ -287,3 +291,48 @@ async def test_setup_that_was_begun_is_no_launch_that_failed(world: World) -> No
     world.pass_time(3)
     end = world.record("a").end
     assert end is not None and end.reason is EndReason.RUNNER_FAILED
+
+
+@in_world
+async def test_a_partition_that_is_refused(world: World) -> None:
+    world.workers.prepare_error = NotFound("no device 'd0' on this worker", hint="ask it again")
+    await world.submit("a")
+    world.pass_time(1)
+    end = world.record("a").end
+    assert end is not None
+    assert (end.reason, end.hint) == (EndReason.PARTITION_FAILED, "ask it again")
+    assert "Worker one could not prepare the job: no device 'd0'" in end.message
+    assert world.workers.partitions == {}
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.QUEUED, Phase.PREPARING, Phase.LAUNCHING, Phase.STARTING, Phase.RUNNING]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_cancel_ends_a_job_in_every_phase(tmp_path: Path, phase: Phase) -> None:
+    world = World(tmp_path)
+    await world.start()
+    if phase is Phase.QUEUED:
+        await running_job(world, "busy")
+    elif phase is Phase.PREPARING:
+        world.workers.prepare_error = Unavailable("its agent is away")
+    elif phase is Phase.LAUNCHING:
+        world.platform.launch_error = Unavailable("the manager is away")
+    await world.submit("a", retries=3)
+    world.pass_time(0.1)
+    if phase is Phase.RUNNING:
+        world.says("a", SETUP, RUNNING)
+    assert world.record("a").phase is phase
+    world.workers.runner_obeys = False
+    world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
+    world.pass_time(12)
+    record = world.record("a")
+    assert record.end is not None
+    assert (record.end.state, record.end.reason) == (
+        JobState.CANCELLED,
+        EndReason.CANCELLED_BY_USER,
+    )
+    assert record.end.message and record.end.hint
+    assert (record.phase, record.attempt) == (Phase.ENDED, 1)
+    assert "a" not in world.workers.partitions and "a" not in world.platform.running
+    await world.stop()
