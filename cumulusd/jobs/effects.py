@@ -143,6 +143,7 @@ class Effects:
         assert placement is not None
         give_up_at = self._clock.seconds() + self._settings.agent_grace_s
         delay_s = 0.1
+        clear_until: float | None = None  # how long what is in the way is cleared
         while True:
             try:
                 grant = await self._workers.prepare(record, placement)
@@ -170,10 +171,10 @@ class Effects:
                     )
                     return
             except CumulusError as error:
-                older = error.details.get("attempt") if isinstance(error, Conflict) else None
-                if isinstance(older, int) and self._clock.seconds() < give_up_at:
-                    # Its worker came back after that attempt was given up.
-                    await self._release_older(record, placement, older)
+                if clear_until is None:
+                    clear_until = self._clock.seconds() + self._settings.agent_grace_s
+                if isinstance(error, Conflict) and self._clock.seconds() < clear_until:
+                    await self._release_leftover(record, placement, error)
                     await sleep(self._clock, delay_s)
                     continue
                 what = f"Worker {placement.hostname} could not prepare the job"
@@ -183,18 +184,24 @@ class Effects:
             await sleep(self._clock, delay_s)
             delay_s = min(delay_s * 2, 2.0)
 
-    async def _release_older(self, record: JobRecord, placement: Placement, older: int) -> None:
-        if older >= record.attempt:
-            return
+    async def _release_leftover(
+        self, record: JobRecord, placement: Placement, error: Conflict
+    ) -> None:
+        """What is in the way on the worker: an earlier attempt's, if it came back after that was
+        given up, or what this one had prepared there before the partition expired or the worker
+        was restarted. Nothing of this attempt was launched yet."""
+        attempt = error.details.get("attempt")
+        if not isinstance(attempt, int) or attempt > record.attempt:
+            attempt = record.attempt
         try:
-            await self._workers.release(placement.node_id, record.job_id, older)
-        except CumulusError as error:
+            await self._workers.release(placement.node_id, record.job_id, attempt)
+        except CumulusError as problem:
             self._log.info(
-                "job {job_id}: its attempt {older} can't be cleared from {worker} yet: {why}",
+                "job {job_id}: attempt {attempt} can't be cleared from {worker} yet: {why}",
                 job_id=record.job_id,
-                older=older,
+                attempt=attempt,
                 worker=placement.hostname,
-                why=error.message,
+                why=problem.message,
             )
 
     async def _launch(self, record: JobRecord) -> None:

@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.journal import Kind, encode_json
 from cumulus_wire.states import JobState
-from cumulusd.errors import CumulusError, InsufficientResources, TooMany, Unavailable
+from cumulusd.errors import Conflict, CumulusError, InsufficientResources, TooMany, Unavailable
 from cumulusd.jobs.history import History
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase
@@ -163,6 +163,29 @@ async def test_an_agent_with_too_many_calls_is_asked_again(world: World) -> None
     world.workers.prepare_error = None
     world.pass_time(3)
     assert world.record("a").phase is Phase.STARTING
+
+
+@in_world
+async def test_what_expired_before_it_was_launched_is_prepared_anew(world: World) -> None:
+    world.workers.prepare_error = Conflict("the partition of attempt 1 of job a is draining")
+    await world.submit("a")
+    world.workers.partitions["a"] = 6000
+    world.pass_time(0.3)
+    assert world.record("a").phase is Phase.PREPARING
+    assert world.workers.partitions == {}, "it is released"
+    world.workers.prepare_error = None
+    world.pass_time(1)
+    assert world.record("a").phase is Phase.STARTING
+
+
+@in_world
+async def test_a_conflict_that_lasts_is_a_partition_refused(world: World) -> None:
+    world.workers.prepare_error = Conflict("processes run in the folder")
+    await world.submit("a")
+    world.pass_time(70)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.PARTITION_FAILED
+    assert "processes run in the folder" in end.message
 
 
 @in_world
