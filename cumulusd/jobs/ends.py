@@ -127,7 +127,9 @@ def end_of_lost_container(record: JobRecord, container: Container | None, explan
         reason = EndReason.IMAGE_MISSING
         message = f"Worker {where} doesn't have the job image{words}"
         hint = "its operator loads the image there, or puts it where the worker can pull it"
-    elif record.setup_at is None and (_NO_START in said or (said and exit_code is None)):
+    elif record.setup_at is None and (
+        _NO_START in said or exit_code in _CANT_EXECUTE or (said and exit_code is None)
+    ):
         reason = EndReason.LAUNCH_FAILED
         message = f"The job's container could not be started on {where}{words}"
         hint = "its operator looks at the job image and at the worker's engine"
@@ -155,6 +157,8 @@ def end_of_lost_container(record: JobRecord, container: Container | None, explan
 #: Docker's own words.
 _NO_IMAGE = "No such image"
 _NO_START = "starting container failed"
+#: A container's init says so of a command that can't be executed, or isn't there.
+_CANT_EXECUTE = (126, 127)
 #: What an engine, once it is back, says of a container that ended with it: neither the runner nor
 #: a signal gives this code.
 _ENGINE_DIED = 255

@@ -55,6 +55,14 @@ def container(message: str = "", exit_code: int | None = None, alive: bool = Fal
             "bind source path does not exist",
         ),
         (
+            container("task: non-zero exit (127)", 127),
+            False,
+            "[FATAL tini (7)] exec python3 failed: No such file or directory",
+            EndReason.LAUNCH_FAILED,
+            "could not be started on one: task: non-zero exit (127)\n[FATAL tini (7)] exec python3",
+        ),
+        (container("task: non-zero exit (127)", 127), True, "", EndReason.RUNNER_FAILED, "127"),
+        (
             container("task: non-zero exit (1)", 1),
             False,
             "No module named cumulus_runner",
