@@ -142,6 +142,8 @@ class Watcher:
                 end_offset, lock_free = await self._workers.folder(node_id, job_id, record.attempt)
                 if self._has_its_end(record):
                     return
+                if alive and end_offset > record.journal_start:
+                    return  # its runner has spoken: the word is on its way here
                 journal = self._journals.open(job_id)
                 if journal.received_offset >= end_offset and (alive or lock_free):
                     words = await self._platform.explain(job_id, record.attempt)

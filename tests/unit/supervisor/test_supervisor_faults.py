@@ -129,6 +129,24 @@ async def test_a_second_attempt_has_its_own_time_to_start(world: World) -> None:
 
 
 @in_world
+async def test_a_runner_whose_first_words_are_on_their_way_is_not_called_silent(
+    world: World,
+) -> None:
+    """The link was down for longer than a start may take, and is back."""
+    await world.submit("a", duration_s=1000.0)
+    words = SETUP + RUNNING
+    world.workers.journal_ends["a"] += len(words)
+    world.pass_time(200)
+    assert world.record("a").phase is Phase.STARTING
+    told: list[EventKind] = []
+    tell, world.watcher._tell = world.watcher._tell, lambda _, kind, **__: told.append(kind)  # type: ignore[assignment]
+    world.journals.open("a").append(0, words)  # here, but not yet in the record
+    world.pass_time(5)
+    world.watcher._tell = tell
+    assert told == []
+
+
+@in_world
 async def test_one_jobs_bad_journal_does_not_keep_the_daemon_from_starting(world: World) -> None:
     await running_job(world)
     journal = world.journals.open("a")
