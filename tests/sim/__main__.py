@@ -1,6 +1,12 @@
 """`python -m tests.sim [--seed N [-v]] [--schedules N] [--first-seed N] [--seconds S]`.
 
-Runs simulated schedules. A seed that fails is printed, with what it violated, and can be run again
+Runs simulated schedules: five to eight jobs each under three faults or more. Real are the parts of
+the daemon (all of `cumulusd.jobs`, the agents' port, the Swarm platform, the relay), of the agent
+and the runner's journal writer, with real journal files and locks; modelled are the clock, the
+network, the engines, threads, the store's disk (SQLite in memory), sockets, and the runner's
+own process. `sim_daemon`, `sim_worker`, `sim_runner` and `sim_swarm` say where each line runs.
+
+A seed that fails is printed, with what it violated, and can be run again
 with `--seed`. The last line of stdout is one JSON object with counts; the exit code is 0 when
 nothing was violated.
 """

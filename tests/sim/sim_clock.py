@@ -47,6 +47,7 @@ class SimClock:
     def __init__(self) -> None:
         self.now = BEGIN_S
         self.steps = 0
+        self.burying = False  #: what a killed process still says is of no interest
         self._heap: list[tuple[float, int, Timer]] = []
         self._made = 0
 

@@ -16,6 +16,7 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from cumulus_wire import link as wire
 from cumulus_wire import uris
 from cumulusd.disk import Disk as RealDisk
 from cumulusd.errors import CumulusError, Unavailable
@@ -203,10 +204,11 @@ class _Quiet(WebSocketServerProtocol):
 class LinkServer(_AgentConnection, _Quiet):
     """The daemon's end of `/agent`: the real one over a simulated wire."""
 
-    def __init__(self, owner: AgentLinkFactory, end: End, node_id: str) -> None:
+    def __init__(self, owner: AgentLinkFactory, end: End, node_id: str, world: "World") -> None:
         super().__init__(owner)
         self.end = end
         self.node_id = node_id
+        self._world = world
         self.wasNotCleanReason = "lost"
         self.state = self.STATE_OPEN
         end.heard = lambda message: self.onMessage(message, True)
@@ -217,6 +219,12 @@ class LinkServer(_AgentConnection, _Quiet):
     def _wire_lost(self) -> None:
         self.state = self.STATE_CLOSED
         self.connectionLost()
+
+    def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:
+        header, _ = wire.decode(payload)
+        if header["t"] in ("ack", "from"):
+            self._world.acknowledged(header["job"], header["offset"])
+        super().sendMessage(payload, isBinary)
 
 
 class Daemon:
@@ -343,8 +351,10 @@ class Daemon:
 
     def tidy(self) -> None:
         """Ends coroutines and closes descriptors of a killed daemon."""
+        self.world.clock.burying = True
         for part in self._stops():
             Deferred.fromCoroutine(part())
+        self.world.clock.burying = False
         files = self.journals._files
         for folder in list(files._open):
             files.close(folder)
@@ -398,7 +408,7 @@ class Daemon:
         if self.stopping:
             end.close()
         else:
-            LinkServer(self.link, end, node_id)
+            LinkServer(self.link, end, node_id, self.world)
 
     def accept_session(self, node_id: str, end: End) -> bool:
         """False while an older session of that node isn't missed yet."""

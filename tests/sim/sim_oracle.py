@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 #: Between what happened and when the daemon could know.
 SLACK_S = 0.5
+#: Looking for a runner that may be about to connect, its grace, and force.
+CANCEL_TAKES_S = 9.0
+#: An EXIT to be sent, synced and announced, when nothing is in the way.
+EXIT_TAKES_S = 6.0
 
 
 def judge_end(world: "World", facts: Facts, record: JobRecord) -> str | None:
@@ -22,7 +26,16 @@ def judge_end(world: "World", facts: Facts, record: JobRecord) -> str | None:
     between = before == record.attempt and record.end.reason is EndReason.CANCELLED_BY_USER
     if before > record.spec.retries or (record.attempt != before + 1 and not between):
         return f"ended in attempt {record.attempt} after {before}"
+    if _cancel_forgotten(world, facts, record):
+        return f"ended as {record.end.state} long after its cancel was acknowledged"
     return _judge(world, facts, record, record.end.state.value, record.end.reason, record.end)
+
+
+def _cancel_forgotten(world: "World", facts: Facts, record: JobRecord) -> bool:
+    if facts.cancel_done_at is None or record.placement is None:
+        return False
+    since = max(facts.cancel_done_at, world.quiet_since(record.placement.node_id))
+    return world.clock.now - since > CANCEL_TAKES_S
 
 
 def judge_attempt(world: "World", facts: Facts, record: JobRecord) -> str | None:
@@ -46,8 +59,10 @@ def _judge(
     said = (state, reason and reason.value)
     for offset, exit_said in facts.journal.exits.items():
         # To a runner what befalls its worker looks like any signal from outside.
-        renamed = exit_said == ("failed", "runner_failed") and _befell(facts, reason)
-        if exit_said == said or renamed:
+        stopped = exit_said == ("failed", "runner_failed")
+        if stopped and not facts.deaths:
+            return "was stopped though nothing befell its worker"
+        if exit_said == said or (stopped and _befell(facts, reason)):
             durable = world.durable_offset(record.job_id)
             if durable < offset and not world.tells_without_exit(reason):
                 return f"announced {said} with {durable} B of {offset} B on disk"
@@ -69,6 +84,10 @@ def _without_exit(
         if not _torn(facts, offset) and said != ("failed", "runner_failed")
     ]
     spoke = len(facts.journal.data) > facts.journal.start
+    if exits and node_id is not None:
+        since = max(facts.journal.exit_at, world.quiet_since(node_id))
+        if now - since > EXIT_TAKES_S:
+            return "its runner had said another end"
     if _befell(facts, reason) and not exits:
         return None
     match reason:
@@ -124,7 +143,11 @@ def _without_exit(
                 return None
             return "the manager was there and refused nothing"
         case EndReason.PARTITION_FAILED:
-            if node_id in world.prepare_troubles or world.calls_failed(node_id or ""):
+            if node_id is None:
+                return "it had no worker"
+            if world.is_draining(node_id, record.job_id, record.attempt):
+                return None  # its time passed while the daemon was away, or its disk
+            if node_id in world.prepare_troubles or world.calls_failed(node_id):
                 return None
             return "its worker's disk had room"
     return "no fault leads there"

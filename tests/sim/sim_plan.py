@@ -10,7 +10,7 @@ from tests.sim.sim_runner import Script
 
 #: Kinds of jobs; what ends each when nothing goes wrong stands in `sim_oracle`.
 KINDS = (
-    *("ok", "ok", "ok", "raises", "exits", "long", "talks"),
+    *("ok", "ok", "ok", "raises", "exits", "long", "talks", "talks"),
     *("frozen", "silent", "no_runner", "slow_setup"),
 )
 #: Kinds of faults and how often each is chosen.
@@ -115,7 +115,7 @@ def make_plan(seed: int) -> Plan:
     strikes = tuple(
         Strike(
             boundary=random.choice(BOUNDARIES),
-            visit=random.randint(1, 8),
+            visit=random.randint(1, random.choice((4, 12, 40))),
             fault=_fault(random, STRIKES, 0.0),
         )
         for _ in range(random.choice((0, 1, 2, 3)))
@@ -164,3 +164,25 @@ def _job(random: Random, number: int) -> JobPlan:
         cancel_at=at + random.choice((0.01, 0.2, 0.7, 2.0, 6.0)) if cancelled else None,
         readers=random.choice((0, 1, 1, 2)),
     )
+
+
+def talkative(plan: Plan) -> Plan:
+    """The same with jobs that print much, a link that is away meanwhile, and the daemon killed
+    while it takes in what has piled up."""
+    random = Random(f"talkative {plan.seed}")
+    jobs = tuple(
+        attrs.evolve(
+            job,
+            script=Script(kind="talks", run_s=4.0, outputs=(1500,) * random.randint(20, 40)),
+            duration_s=12.0,
+            cancel_at=None,
+        )
+        for job in plan.jobs
+    )
+    faults = list(plan.faults)
+    for at in (4.0, 8.0, 12.0):
+        lasts_s = random.uniform(1.0, 3.0)
+        cut = Fault(kind="agent_cut", at=at, lasts_s=lasts_s, worker=random.randrange(8), size=0.5)
+        kill_at = at + lasts_s + random.uniform(0.0, 1.5)
+        faults += [cut, attrs.evolve(cut, kind="daemon_kill", at=kill_at, lasts_s=0.1)]
+    return attrs.evolve(plan, jobs=jobs, faults=tuple(faults))

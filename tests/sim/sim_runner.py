@@ -50,6 +50,7 @@ class Journal:
         self.start = 0  #: where that attempt begins
         #: (outcome, reason) of that attempt's EXIT by the offset behind it.
         self.exits: dict[int, tuple[str, str | None]] = {}
+        self.exit_at = 0.0  #: when that was
         #: Offset behind which that attempt's journal was lost with its worker's power.
         self.torn_at: int | None = None
 
@@ -140,7 +141,8 @@ class Runner:
         try:
             self._orders = json.loads((self.path / names.ORDERS).read_bytes())
             if kind == "silent":
-                self._end_at_last_moment()
+                if self._end_at_last_moment() <= 0 or self._is_rebooted():
+                    self._container_ends(1)
                 return
             self._lock = os.open(
                 self.path / names.LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644
@@ -165,7 +167,8 @@ class Runner:
         self.journal.begin(self.attempt, options["journal_start"])
         self._connect()
         late_s = self._end_at_last_moment()
-        if options["boot_id"] != self.worker.boot_id or late_s <= 0:
+        if late_s <= 0 or self._is_rebooted():
+            self._refuse()
             why = "the worker was restarted, or the time is over"
             self._say_end(outcome.Outcome(JobState.FAILED, EndReason.RUNNER_FAILED, why), None)
             return
@@ -185,6 +188,12 @@ class Runner:
         if stop_in_s > 0:
             self.clock.callLater(stop_in_s, self.stop, EndReason.DURATION_EXCEEDED.value, 1.0)
         return stop_in_s
+
+    def _is_rebooted(self) -> bool:
+        return bool(self._orders["boot_id"] != self.worker.boot_id)
+
+    def _refuse(self) -> None:
+        """Another attempt may have begun elsewhere: nothing is started."""
 
     def _last_moment(self) -> None:
         self._container_ends(137)
@@ -270,6 +279,7 @@ class Runner:
         self._stop = self._stop or outcome.Stop(None, "", 0.0)
         self._record(encode_json(Kind.EXIT, record, self._now_us()))
         self.journal.exits[len(self.journal.data)] = (verdict.state.value, reason)
+        self.journal.exit_at = self.worker.clock.now
         code = 0 if verdict.state is JobState.COMPLETED else 1
         self.clock.callLater(self.worker.random.uniform(0.005, 0.1), self._leave, code)
 

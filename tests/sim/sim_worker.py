@@ -256,6 +256,7 @@ class AgentProcess:
     def kill(self) -> None:
         """kill -9: nothing more happens, descriptors close, runners see their socket close."""
         self.clock.kill()
+        self.worker.clock.burying = True
         self.worker.network.process_died(self.clock)
         agent, nothing = self.agent, Nothing()
         lives = list(agent._jobs.values())
@@ -267,6 +268,7 @@ class AgentProcess:
         for live in lives:
             live.close()
         self._folders.close()
+        self.worker.clock.burying = False
 
     def _run_in_thread(self, work: Callable[[], None]) -> Deferred[None]:
         """At once, known a moment later."""

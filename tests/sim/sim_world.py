@@ -19,6 +19,7 @@ from twisted.logger import Logger, LogLevel, formatEvent
 from cumulus_wire.codes import EndReason
 from cumulusd import relay as relay_module
 from cumulusd.agent import live_job, partitions
+from cumulusd.chronos.ledger import PartitionState
 from cumulusd.errors import CumulusError, InvalidArgument
 from cumulusd.jobs import effects, machine, segments
 from cumulusd.jobs.journal import Journal
@@ -92,6 +93,7 @@ class World:
         self.manager_away_at = -1e9
         self.manager_late_s = 0.0
         self.disk_away_at = -1e9
+        self.daemon_started_at = 0.0
         self.wall_offset_s = 0.0
         self.clock_jumped = False
         self.power_was_lost = False
@@ -149,7 +151,7 @@ class World:
         deadline = quiet_at + 60.0 + work_s
         self._run_until(lambda: self.clock.now > quiet_at and self._all_ended(), deadline, "end")
         self.trace("all jobs have ended")
-        settled_at = self.clock.now + 3 * self.settings.reap_interval_s
+        settled_at = self.clock.now + 8 * self.settings.reap_interval_s
         self._run_until(lambda: not self._leaks(), settled_at, "be cleared")
         self._run_until(
             lambda: all(reader.done for reader in self.readers), settled_at + 30.0, "be read"
@@ -293,6 +295,8 @@ class World:
         failure = event.get("log_failure")
         if event["log_level"] < LogLevel.critical or failure is None or self.over:
             return
+        if self.clock.burying:
+            return
         if isinstance(failure.value, Violated) or "already awaited coroutine" in str(failure.value):
             return  # what is left of a killed process
         disk_fault = self.disk.full or self.disk.sync_fails
@@ -406,6 +410,21 @@ class World:
             return 0.0, True
         return (self.random.uniform(0.5, 9.0) if self.random.random() < 0.6 else 0.0), False
 
+    def quiet_since(self, node_id: str) -> float:
+        """Since when nothing keeps the daemon from that node, nor its disk from it."""
+        return max(
+            self.last_absent.get(node_id, 0.0),
+            self._call_fault_at.get(node_id, -1e9),
+            self.manager_away_at,
+            self.disk_away_at,
+            self.daemon_started_at,
+        )
+
+    def is_draining(self, node_id: str, job_id: str, attempt: int) -> bool:
+        """Whether that partition's time is over."""
+        held = self._by_node[node_id].ledger.find(job_id, attempt)
+        return held is not None and held.state is PartitionState.DRAINING
+
     def calls_failed(self, node_id: str) -> bool:
         """Calls to that node went wrong lately."""
         return self.clock.now - self._call_fault_at.get(node_id, -1e9) < 14.0
@@ -443,6 +462,14 @@ class World:
         facts = self.by_job.get(job_id)
         if facts is not None and journal is not None and journal.finished:
             facts.exit_here_at = facts.exit_here_at or self.clock.now
+
+    def acknowledged(self, job_id: str, offset: int) -> None:
+        """The daemon tells a worker that it may delete what is below."""
+        durable = self.durable_offset(job_id)
+        facts = self.by_job.get(job_id)
+        start = facts.record.journal_start if facts is not None and facts.record else 0
+        if offset > max(durable, start):
+            self.note(f"{offset} B of {job_id} are acknowledged, {durable} B are on disk")
 
     def durable_offset(self, job_id: str) -> int:
         """Up to where that journal would survive a loss of power."""
@@ -543,6 +570,7 @@ class World:
     def _start_daemon(self) -> None:
         if self.daemon is None and not self.over:
             self.daemon = Daemon(self)
+            self.daemon_started_at = self.clock.now
             self.trace("daemon starts")
             self.daemon.start()
 
@@ -802,9 +830,8 @@ class _Runner(Runner):
         super()._run()
         self.facts.code_began_at = self.code_began_at
 
-    def term(self) -> None:
-        self.facts.deaths.append("term")
-        super().term()
+    def _refuse(self) -> None:
+        self.facts.deaths.append("too late")
 
     def _last_moment(self) -> None:
         self.facts.deaths.append("last moment")

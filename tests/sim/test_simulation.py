@@ -6,27 +6,36 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cumulusd.jobs.machine import TABLE
 from tests.sim.sim_coverage import RARE, UNREACHABLE, Coverage
+from tests.sim.sim_mutants import MUTANTS, TALKATIVE
+from tests.sim.sim_plan import FAULTS, STRIKES, Plan, make_plan, talkative
 from tests.sim.sim_world import Outcome, run_seed, temporary_root
 
 ROOT = Path(__file__).parents[2]
 #: About half a minute.
 SHORT = range(1, 451)
 LONG = range(10_001, 13_001)
+#: A deliberate bug is caught within so many schedules.
+MUTANT_SEEDS = 150
 
 
-def run(seeds: range) -> Coverage:
+def same(plan: Plan) -> Plan:
+    return plan
+
+
+def run(seeds: range, adapt: Callable[[Plan], Plan] = same) -> Coverage:
     """Fails at the first violation; gives what was visited."""
     coverage = Coverage()
     root = temporary_root()
     try:
         for seed in seeds:
-            outcome = run_seed(seed, root=root)
+            outcome = run_seed(seed, plan=adapt(make_plan(seed)), root=root)
             assert not outcome.violations, failed(outcome)
             assert outcome.jobs >= 5 and outcome.faults >= 3, seed
             coverage.add(outcome.coverage)
@@ -45,7 +54,37 @@ def test_a_short_run_of_schedules_violates_nothing_and_visits_what_matters() -> 
     assert not coverage.missing_boundaries()
     assert not coverage.missing_crashes()
     assert set(TABLE) - set(coverage.pairs) - set(UNREACHABLE) <= RARE
-    assert min(coverage.faults.values()) > 0
+    assert set(coverage.faults) == set(FAULTS) | set(STRIKES)
+
+
+@pytest.mark.timeout(300)
+def test_jobs_that_print_much_lose_nothing_over_cuts_and_kills() -> None:
+    run(range(1, 41), talkative)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_long_run_visits_every_pair_of_the_table() -> None:
+    coverage = run(LONG)
+    assert set(coverage.missing_pairs()) <= RARE
+    assert not set(coverage.pairs) & set(UNREACHABLE)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", MUTANTS)
+def test_a_deliberate_bug_is_caught(bug: str) -> None:
+    adapt = talkative if bug in TALKATIVE else same
+    root = temporary_root()
+    try:
+        with MUTANTS[bug]():
+            caught = (
+                seed
+                for seed in range(1, MUTANT_SEEDS + 1)
+                if run_seed(seed, plan=adapt(make_plan(seed)), root=root).violations
+            )
+            assert next(caught, None) is not None, f"{MUTANT_SEEDS} schedules didn't see: {bug}"
+    finally:
+        root.rmdir()
 
 
 def test_a_seed_gives_the_same_schedule_again_in_another_process() -> None:

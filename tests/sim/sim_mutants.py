@@ -1,0 +1,125 @@
+"""Deliberate bugs, each of which the simulation must catch: what is never caught is not tested."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+
+import attrs
+
+from cumulusd.agent.journal_sender import JournalSender
+from cumulusd.agent.live_job import LiveJob
+from cumulusd.agent.partitions import Partitions
+from cumulusd.chronos.ledger import Ledger
+from cumulusd.jobs import machine
+from cumulusd.jobs.effects import Effects
+from cumulusd.jobs.intake import Intake
+from cumulusd.jobs.journal import Journal
+from cumulusd.jobs.machine import Effect
+from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.supervisor import Supervisor
+from cumulusd.jobs.watcher import Watcher
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+_received = Intake.received
+_save = Supervisor._save
+_begin = JournalSender.begin
+_release = Ledger.release
+_until_done = Effects._until_done
+_after_restart = machine.effects_after_restart
+_alive = Watcher._alive
+
+
+def _acknowledged_too_early(self: Any, node: str, job: str, attempt: int, *rest: Any) -> bool:
+    taken = _received(self, node, job, attempt, *rest)
+    if taken:
+        self._acknowledge(job, self._journals.open(job).end_offset)
+    return taken
+
+
+async def _saved_later(self: Any, record: JobRecord) -> None:
+    self._tasks.start(_save(self, record), "saving later")
+
+
+def _a_frame_further(self: Any, job_id: str, attempt: int, offset: int) -> None:
+    _begin(self, job_id, attempt, offset + 20 if offset else 0)
+
+
+def _frees_two(self: Ledger, job_id: str, attempt: int) -> Ledger:
+    ledger = _release(self, job_id, attempt)
+    for key in ledger.partitions:
+        return attrs.evolve(
+            ledger, partitions={k: one for k, one in ledger.partitions.items() if k != key}
+        )
+    return ledger
+
+
+async def _not_waited_for(self: Any, record: JobRecord, attempt: Any) -> None:
+    if record.phase is not Phase.RETRYING:
+        await _until_done(self, record, attempt)
+
+
+def _stop_forgotten(record: JobRecord) -> tuple[Effect, ...]:
+    return tuple(one for one in _after_restart(record) if one is not Effect.STOP_RUNNER)
+
+
+def _reaps_running_jobs(self: Any, job_id: str, attempt: int, node_id: str | None = None) -> bool:
+    record = self._table.get(job_id)
+    running = record is not None and record.phase is Phase.RUNNING
+    return not running and _alive(self, job_id, attempt, node_id)
+
+
+def _nothing_to_load(self: Any) -> None:
+    self._ledger = attrs.evolve(self._file.load(), partitions={})
+    self._present = sorted(self._ledger.devices)
+
+
+@contextmanager
+def _early_release() -> Iterator[None]:
+    async def gone(self: Any, record: JobRecord, tries: int) -> bool:
+        return True
+
+    with (
+        mock.patch.object(Effects, "_end_container", gone),
+        mock.patch.object(LiveJob, "lock_free", lambda self: True),
+    ):
+        yield
+
+
+#: Those that show in schedules of `talkative` jobs only.
+TALKATIVE = frozenset({"the cap takes what is not on disk for certain"})
+#: What the bug is, to how it is made.
+MUTANTS: dict[str, Patch] = {
+    "a journal is acknowledged before it is on disk": lambda: mock.patch.object(
+        Intake, "received", _acknowledged_too_early
+    ),
+    "a share is released while its container and the lock are there": _early_release,
+    "a release frees another job's share as well": lambda: mock.patch.object(
+        Ledger, "release", _frees_two
+    ),
+    "an EXIT on disk is not heard again after a restart": lambda: mock.patch.object(
+        Intake, "resume", lambda self, record: None
+    ),
+    "effects and readers don't wait for the save": lambda: mock.patch.object(
+        Supervisor, "_save", _saved_later
+    ),
+    "a journal goes on a header too far after a reconnection": lambda: mock.patch.object(
+        JournalSender, "begin", _a_frame_further
+    ),
+    "the reaper clears jobs that run": lambda: mock.patch.object(
+        Watcher, "_alive", _reaps_running_jobs
+    ),
+    "the next attempt doesn't wait for the last one's worker": lambda: mock.patch.object(
+        Effects, "_until_done", _not_waited_for
+    ),
+    "the cap takes what is not on disk for certain": lambda: mock.patch.object(
+        Journal, "_is_uncertain", lambda self, segment: False
+    ),
+    "a stop is forgotten over a restart": lambda: mock.patch.object(
+        machine, "effects_after_restart", _stop_forgotten
+    ),
+    "an agent forgets its partitions over a restart": lambda: mock.patch.object(
+        Partitions, "load", _nothing_to_load
+    ),
+}
