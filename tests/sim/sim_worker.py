@@ -57,6 +57,15 @@ class Nothing:
     def __call__(self, *arguments: Any, **named: Any) -> "Nothing":
         return self
 
+    def __enter__(self) -> "Nothing":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def __await__(self) -> Any:
+        return Deferred().__await__()  # a dead process waits for ever
+
 
 class AgentReactor(ProcessClock):
     """The agent's reactor; it knows its worker, for the socket that replaces the unix one."""
