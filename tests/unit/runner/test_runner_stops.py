@@ -162,7 +162,7 @@ def test_stop_during_set_up(new_job: NewJob, tmp_path: Path) -> None:
 def test_a_second_runner_is_refused(new_job: NewJob) -> None:
     job = new_job().function("import time\ndef f(): print('ready'); time.sleep(600)")
     first = job.start()
-    until(job.said(b"ready"), "the job runs")
+    until(job.said(b"ready\n"), "the job runs")
     before = job.records()[-1].next_offset
     code, _, err = job.finish(job.start())
     assert code == 75 and b"locked" in err
