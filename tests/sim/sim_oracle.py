@@ -138,7 +138,8 @@ def _without_exit(
                 return f"its setup began at {began}"
             return None
         case EndReason.LAUNCH_FAILED:
-            late = now - world.disk_away_at < 6.0 or (facts.deaths and not spoke)
+            never_ran = not spoke and (facts.deaths or plan.script.kind == "no_runner")
+            late = now - world.disk_away_at < 6.0 or never_ran
             if facts.launches_refused or late or now - world.manager_away_at < 3.0:
                 return None
             return "the manager was there and refused nothing"
