@@ -198,8 +198,10 @@ class Agent:
                 except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
                     self._forget(order.job_id)
-                    self._partitions.free(order.job_id, order.attempt)
-                    self._clear_trash()
+                    try:
+                        self._partitions.free(order.job_id, order.attempt)
+                    finally:
+                        self._clear_trash()  # which makes room to note it, next time
                     if is_full(error):
                         raise self._no_room(order.job_id, str(error)) from error
                     raise

@@ -616,3 +616,31 @@ async def test_an_agent_starts_though_the_ledger_cant_be_written(
             break
         await deferLater(world.reactor, 0.1)
     assert await state() == "draining"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_left_of_a_failed_prepare_is_deleted_though_the_ledger_cant_be_written(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make().start()
+    save, saves = LedgerFile._save, []
+
+    def full(*arguments: Any) -> None:
+        saves.append(arguments)
+        if len(saves) > 1:  # there was just room for the partition
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    def no_room(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerFile, "_save", full)
+        patch.setattr(JobFolder, "write_orders", no_room)
+        with pytest.raises(CallFailed):
+            await world.prepare()
+        await world.until(lambda: os.listdir(world.root / "trash") == [])
+        assert os.listdir(world.root / "jobs") == []
+    answer = await world.router.call("release", job_id="job-1", attempt=1)
+    assert answer["released"] is True
+    assert (await world.router.call("partitions"))["partitions"] == []
