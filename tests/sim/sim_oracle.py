@@ -62,7 +62,9 @@ def _judge(
         stopped = exit_said == ("failed", "runner_failed")
         if stopped and not facts.deaths:
             return "was stopped though nothing befell its worker"
-        if exit_said == said or (stopped and _befell(facts, reason)):
+        if stopped and _befell(facts, reason):
+            return None  # of itself, or by what the runner said
+        if exit_said == said:
             durable = world.durable_offset(record.job_id)
             if durable < offset and not world.tells_without_exit(reason):
                 return f"announced {said} with {durable} B of {offset} B on disk"

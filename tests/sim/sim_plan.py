@@ -186,3 +186,26 @@ def talkative(plan: Plan) -> Plan:
         kill_at = at + lasts_s + random.uniform(0.0, 1.5)
         faults += [cut, attrs.evolve(cut, kind="daemon_kill", at=kill_at, lasts_s=0.1)]
     return attrs.evolve(plan, jobs=jobs, faults=tuple(faults))
+
+
+def hurried(plan: Plan) -> Plan:
+    """The same on a disk so slow that much happens while a record is being saved, with a manager
+    that is gone after it has taken a launch, and with most jobs cancelled."""
+    random = Random(f"hurried {plan.seed}")
+    jobs = tuple(
+        attrs.evolve(
+            job,
+            cancel_at=job.at + random.uniform(0.0, 3.0) if random.random() < 0.6 else None,
+            retries=random.choice((0, 2)),
+        )
+        for job in plan.jobs
+    )
+    slow = Fault(kind="daemon_disk_slow", at=0.1, lasts_s=24.0, worker=0, size=1.0)
+    gone = Fault(kind="manager_down", at=0.0, lasts_s=9.0, worker=0, size=0.5)
+    strikes = [Strike(boundary="launch.done", visit=random.randint(1, 6), fault=gone)]
+    for boundary in ("prepare.before", "launch.before"):
+        kind = random.choice(("worker_disk_full", "device_gone", "node_power", "launch_refused"))
+        fault = attrs.evolve(gone, kind=kind, lasts_s=4.0)
+        strikes.append(Strike(boundary=boundary, visit=random.randint(1, 6), fault=fault))
+    faults = (slow, *(fault for fault in plan.faults if fault.kind != "daemon_disk_slow"))
+    return attrs.evolve(plan, jobs=jobs, faults=faults, strikes=(*strikes, *plan.strikes))
