@@ -23,7 +23,7 @@ GUARDIAN_TIMEOUT_S = 60.0
 CONTROL_TIMEOUT_S = 60.0
 ENGINE_TIMEOUT_S = 60.0
 SWARM_TIMEOUT_S = 60.0
-DOWN_TIMEOUT_S = 90.0
+DOWN_TIMEOUT_S = 300.0
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -159,6 +159,24 @@ class Cluster:
 
     def mend(self, name: str) -> None:
         self._request({"do": "mend", "node": name})
+
+    def update_node(self, name: str, **change: Any) -> None:
+        """Changes a node's Spec as an operator does: `Labels` are added to those it has, and taken
+        off where they are None; `Availability` is `active`, `pause` or `drain`."""
+        path, wanted = f"/nodes/{self.node_id(name)}", change.pop("Labels", {})
+        deadline = time.monotonic() + CONTROL_TIMEOUT_S
+        while True:
+            node = self.api().call("GET", path)
+            labels = {**(node["Spec"].get("Labels") or {}), **wanted}
+            labels = {label: text for label, text in labels.items() if text is not None}
+            spec = {**node["Spec"], **change, "Labels": labels}
+            try:
+                version = str(node["Version"]["Index"])
+                self.api().call("POST", f"{path}/update", spec, query={"version": version})
+                return
+            except DockerError as error:  # somebody else's update, or the node's own, came between
+                if "out of sequence" not in str(error) or time.monotonic() > deadline:
+                    raise
 
     def status(self) -> dict[str, int | None]:
         """Node's name -> None while its engine runs, else the exit code."""
