@@ -80,8 +80,13 @@ class SimClock:
         return False
 
     def timers_of(self, owner: Any) -> list[Timer]:
-        """Those of that process that would still fire."""
-        return [timer for _, _, timer in self._heap if timer._active and timer.owner is owner]
+        """Those of that process that would still fire: not what comes back to it, from a thread or
+        over a wire, by itself."""
+        return [
+            timer
+            for _, _, timer in self._heap
+            if timer._active and timer.owner is owner and timer.call is not _come_back
+        ]
 
 
 class ProcessClock:
@@ -104,5 +109,9 @@ class ProcessClock:
     def later(self, delay: float) -> Deferred[None]:
         """Fires after `delay`; never when the process is killed before."""
         waiting: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
-        timer = self.callLater(delay, waiting.callback, None)
+        timer = self.callLater(delay, _come_back, waiting)
         return waiting
+
+
+def _come_back(waiting: Deferred[None]) -> None:
+    waiting.callback(None)
