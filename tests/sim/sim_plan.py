@@ -207,5 +207,9 @@ def hurried(plan: Plan) -> Plan:
         kind = random.choice(("worker_disk_full", "device_gone", "node_power", "launch_refused"))
         fault = attrs.evolve(gone, kind=kind, lasts_s=4.0)
         strikes.append(Strike(boundary=boundary, visit=random.randint(1, 6), fault=fault))
-    faults = (slow, *(fault for fault in plan.faults if fault.kind != "daemon_disk_slow"))
+    others = (
+        attrs.evolve(fault, kind="reset") if fault.kind == slow.kind else fault
+        for fault in plan.faults
+    )
+    faults = (slow, *others)
     return attrs.evolve(plan, jobs=jobs, faults=faults, strikes=(*strikes, *plan.strikes))

@@ -71,7 +71,7 @@ def test_jobs_that_print_much_lose_nothing_over_cuts_and_kills() -> None:
 @pytest.mark.timeout(3600)
 def test_a_long_run_visits_every_pair_of_the_table() -> None:
     coverage = run(LONG)
-    coverage.add(run(LONG, hurried))
+    coverage.add(run(range(1, 400), hurried))
     assert set(coverage.missing_pairs()) <= RARE
     assert not set(coverage.pairs) & set(UNREACHABLE)
 
