@@ -183,7 +183,9 @@ def judge_left(world: "World", facts: Facts, record: JobRecord, held: int) -> st
 
 def _was_away(world: "World", record: JobRecord) -> bool:
     node_id = record.placement.node_id if record.placement is not None else ""
-    return world.clock.now - world.last_absent.get(node_id, -1e9) < 6.0
+    # What was decided while it was away is told when the disk takes it.
+    told_late_s = 60.0 if world.clock.now - world.disk_away_at < 6.0 else 0.0
+    return world.clock.now - world.last_absent.get(node_id, -1e9) < 6.0 + told_late_s
 
 
 def judge_ended(world: "World", facts: Facts, record: JobRecord) -> str | None:

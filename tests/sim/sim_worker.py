@@ -257,6 +257,7 @@ class AgentProcess:
         self.agent.open()
         self.calls = Calls(self.agent.verbs())
         self._running: dict[int, Deferred[Any]] = {}
+        self._free_at = 0.0
         self._pauses = {"link": 0.1, "session": 0.1}
         Deferred.fromCoroutine(self.agent.discover())
         self.clock.callLater(0.05, self._dial, "link")
@@ -332,8 +333,11 @@ class AgentProcess:
         kind, number, *rest = message
         if kind == "call":
             verb, kwargs, late_s = rest
-            if late_s:
-                self.clock.callLater(late_s, self._start, end, number, verb, kwargs)
+            # A slow agent is late with all that follows, too: a session keeps its order.
+            self._free_at = max(self._free_at, self.clock.seconds() + late_s)
+            if self._free_at > self.clock.seconds():
+                pause_s = self._free_at - self.clock.seconds()
+                self.clock.callLater(pause_s, self._start, end, number, verb, kwargs)
             else:
                 self._start(end, number, verb, kwargs)
         else:
