@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,41 @@ class SwarmDaemon(Daemon):
                 return
             assert time.monotonic() < deadline, text + self.log_text()[-4000:]
             time.sleep(0.1)
+
+
+@contextmanager
+def on_cluster(made: SwarmDaemon, workers: int = 2) -> Iterator[SwarmDaemon]:
+    """Started and usable; in the end stopped, and nothing of it left on the cluster."""
+    try:
+        made.start()
+        made.wait_usable(workers)
+        yield made
+    finally:
+        try:
+            made.stop()
+        finally:
+            clear_cluster(made.cluster)
+
+
+def clear_cluster(cluster: Cluster) -> None:
+    """Takes all daemons' services, secrets and labels off, and waits until no agent runs: the next
+    daemon is another instance, and would leave the nodes to this one."""
+    api = cluster.api()
+    for kind in ("services", "secrets"):
+        for each in api.call("GET", f"/{kind}") or ():
+            if "cumulus.instance" in each["Spec"].get("Labels", {}):
+                api.call("DELETE", f"/{kind}/{each['ID']}")
+    for node in cluster.layout.nodes:
+        cluster.update_node(node.name, Labels={"cumulus.worker": None, "cumulus.instance": None})
+    deadline = time.monotonic() + 60.0
+    while any(_agents_running(cluster, node.name) for node in cluster.layout.nodes):
+        assert time.monotonic() < deadline, "agents run on after their services are gone"
+        time.sleep(0.2)
+
+
+def _agents_running(cluster: Cluster, name: str) -> bool:
+    query = {"filters": json.dumps({"label": ["cumulus.agent"]})}
+    return bool(cluster.api(name).call("GET", "/containers/json", query=query))
 
 
 def processes_with(words: str) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from engines.cluster import Cluster
+from tests.engine.swarm_daemon import clear_cluster
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
@@ -177,40 +178,11 @@ def secrets(cluster: Cluster) -> list[str]:
     return sorted(one["Spec"]["Name"] for one in cluster.api().call("GET", "/secrets") or ())
 
 
-def label(cluster: Cluster, name: str, **changed: str | None) -> None:
-    api, node_id = cluster.api(), cluster.node_id(name)
-    node = api.call("GET", f"/nodes/{node_id}")
-    merged = {**node["Spec"].get("Labels", {})}
-    for key, value in changed.items():
-        merged[key.replace("_", ".")] = value
-    spec = {**node["Spec"], "Labels": {k: v for k, v in merged.items() if v is not None}}
-    query = {"version": str(node["Version"]["Index"])}
-    api.call("POST", f"/nodes/{node_id}/update", spec, query=query)
-
-
 @pytest.fixture
 def clean(cluster: Cluster, cluster_images: dict[str, str]) -> Iterator[Cluster]:
-    """The cluster with the images, left as it was found: no service, secret or label of ours."""
-    before = secrets(cluster)
+    """The cluster with the images, left without anything of ours."""
     yield cluster
-    api = cluster.api()
-    for service in api.call("GET", "/services") or ():
-        if "cumulus.instance" in service["Spec"].get("Labels", {}):
-            api.call("DELETE", f"/services/{service['ID']}")
-    for secret in api.call("GET", "/secrets") or ():
-        if secret["Spec"]["Name"] not in before:
-            api.call("DELETE", f"/secrets/{secret['ID']}")
-    for node in cluster.layout.nodes:
-        label(cluster, node.name, cumulus_worker=None, cumulus_instance=None)
-    ends = time.monotonic() + 60
-    while any(_agents_running(cluster, node.name) for node in cluster.layout.nodes):
-        assert time.monotonic() < ends, "agents run on after their services are gone"
-        time.sleep(0.2)
-
-
-def _agents_running(cluster: Cluster, name: str) -> bool:
-    query = {"filters": json.dumps({"label": ["cumulus.agent"]})}
-    return bool(cluster.api(name).call("GET", "/containers/json", query=query))
+    clear_cluster(cluster)
 
 
 @pytest.fixture
@@ -280,7 +252,7 @@ def test_by_token_and_out_again(clean: Cluster, daemons: Callable[..., Daemon]) 
     assert daemon.ask("/provision/enroll", {**body, "node_id": second})[0] == 409
     daemon.until(lambda: set(agents(clean)) == {first})
     assert daemon.run().returncode == 0
-    label(clean, clean.workers[0].name, cumulus_worker=None)
+    clean.update_node(clean.workers[0].name, Labels={"cumulus.worker": None})
     daemon.until(lambda: not agents(clean))
     daemon.until(lambda: not [one for one in secrets(clean) if "-agent-" in one])
 

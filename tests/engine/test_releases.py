@@ -25,7 +25,7 @@ from tests.e2e.test_e2e_jobs import (  # noqa: F401
     test_run_prints_the_output_live_and_returns_the_result,
 )
 from tests.engine.plugin import load_images
-from tests.engine.swarm_daemon import SwarmDaemon
+from tests.engine.swarm_daemon import SwarmDaemon, on_cluster
 from tests.engine.test_cluster import begin_creator, kill_all, layout_of, wait_gone
 from tests.engine.test_platform_contract import (  # noqa: F401
     make_site,
@@ -74,12 +74,8 @@ def swarm(
     cluster: Cluster, cluster_images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SwarmDaemon]:
     made = SwarmDaemon(tmp_path_factory.mktemp("swarm"), cluster, cluster_images)
-    try:
-        made.start()
-        made.wait_usable(workers=1)
+    with on_cluster(made, workers=1):
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from engines.cluster import Cluster
 from tests.e2e.harness import gone_within
 from tests.e2e.test_e2e_jobs import HEAD, last_json
-from tests.engine.swarm_daemon import SwarmDaemon, processes_with
+from tests.engine.swarm_daemon import SwarmDaemon, on_cluster, processes_with
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -67,12 +67,8 @@ def swarm(
     """One daemon for this module, on the session's cluster, that gives workers up sooner."""
     made = SwarmDaemon(tmp_path_factory.mktemp("ends"), cluster, cluster_images)
     configure(made, agent_grace_s=AGENT_GRACE_S, jobs={"package_max_bytes": 4 << 20})
-    try:
-        made.start()
-        made.wait_usable()
+    with on_cluster(made):
         yield made
-    finally:
-        made.stop()
 
 
 def configure(daemon: SwarmDaemon, jobs: Mapping[str, Any] | None = None, **more: Any) -> None:

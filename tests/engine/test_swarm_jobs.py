@@ -28,7 +28,7 @@ from tests.e2e.test_e2e_jobs import (  # noqa: F401
     test_run_prints_the_output_live_and_returns_the_result,
     test_three_thirds_fit_together,
 )
-from tests.engine.swarm_daemon import STRANGER, TOKENS, SwarmDaemon, processes_with
+from tests.engine.swarm_daemon import STRANGER, TOKENS, SwarmDaemon, on_cluster, processes_with
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -46,12 +46,8 @@ def swarm(
 ) -> Iterator[SwarmDaemon]:
     """One daemon for this module, on the session's cluster."""
     made = SwarmDaemon(tmp_path_factory.mktemp("swarm"), cluster, cluster_images)
-    try:
-        made.start()
-        made.wait_usable()
+    with on_cluster(made):
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

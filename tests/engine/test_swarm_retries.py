@@ -9,7 +9,7 @@ import pytest
 
 from engines.cluster import Cluster
 from tests.e2e.test_e2e_jobs import HEAD, last_json
-from tests.engine.swarm_daemon import SwarmDaemon
+from tests.engine.swarm_daemon import SwarmDaemon, on_cluster
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -36,12 +36,8 @@ def swarm(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[SwarmDaemon]:
     made = SwarmDaemon(tmp_path_factory.mktemp("swarm"), cluster, cluster_images)
-    try:
-        made.start()
-        made.wait_usable()
+    with on_cluster(made):
         yield made
-    finally:
-        made.stop()
 
 
 def view_when(swarm: SwarmDaemon, job_id: str, met: Any, timeout_s: float = 120.0) -> Any:
@@ -66,17 +62,9 @@ def one_stream(swarm: SwarmDaemon, job_id: str) -> str:
     return str(last_json(swarm.run(HEAD + show).stdout)["log"])
 
 
-def set_availability(swarm: SwarmDaemon, hostname: str, availability: str) -> None:
-    api, node_id = swarm.cluster.api(), swarm.cluster.node_id(hostname)
-    node = api.call("GET", f"/nodes/{node_id}")
-    spec = {**node["Spec"], "Availability": availability}
-    query = {"version": str(node["Version"]["Index"])}
-    api.call("POST", f"/nodes/{node_id}/update", body=spec, query=query)
-
-
 def test_a_drained_workers_job_is_run_again_on_the_other(swarm: SwarmDaemon) -> None:
     job_id, hostname = started(swarm, 8)
-    set_availability(swarm, hostname, "drain")
+    swarm.cluster.update_node(hostname, Availability="drain")
     try:
         view = view_when(swarm, job_id, lambda view: view["end"] is not None)
         assert (view["status"], view["attempt"]) == ("completed", 2), view
@@ -85,7 +73,7 @@ def test_a_drained_workers_job_is_run_again_on_the_other(swarm: SwarmDaemon) -> 
         assert view["worker"]["hostname"] != hostname
         assert one_stream(swarm, job_id) == "began\nbegan\n"
     finally:
-        set_availability(swarm, hostname, "active")
+        swarm.cluster.update_node(hostname, Availability="active")
         swarm.wait_usable(timeout_s=90)
     swarm.wait_nothing_left(30.0)
 
