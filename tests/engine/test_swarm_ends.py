@@ -211,6 +211,7 @@ def test_cancelled_while_pending_starting_and_running(swarm: SwarmDaemon) -> Non
     swarm.wait_nothing_left(60.0)
 
 
+@pytest.mark.slow
 @restarts
 def test_the_duration_holds_with_daemon_and_agent_dead(swarm: SwarmDaemon) -> None:
     mark = f"33{random.randrange(10**6):06d}"
@@ -239,6 +240,7 @@ def test_the_duration_holds_with_daemon_and_agent_dead(swarm: SwarmDaemon) -> No
 # --- what is refused or can't start -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @restarts
 @pytest.mark.parametrize(
     ("image", "told"),
@@ -295,6 +297,7 @@ def test_a_partition_that_a_worker_cannot_prepare(swarm: SwarmDaemon) -> None:
 TALK = "print('said before the end', flush=True)\ntime.sleep(600)"
 
 
+@pytest.mark.slow
 def test_lost_with_its_worker(swarm: SwarmDaemon) -> None:
     """One engine is killed, the other is cut off for 20 s: both jobs end by name."""
     cluster = swarm.cluster
@@ -373,6 +376,7 @@ def kill_the_daemon(swarm: SwarmDaemon) -> None:
     swarm.start()
 
 
+@pytest.mark.slow
 @restarts
 @pytest.mark.parametrize(
     "harm", [kill_agents, restart_the_manager, change_the_nodes, kill_the_daemon]

@@ -78,6 +78,7 @@ def test_a_drained_workers_job_is_run_again_on_the_other(swarm: SwarmDaemon) -> 
     swarm.wait_nothing_left(30.0)
 
 
+@pytest.mark.slow
 def test_a_killed_workers_job_waits_for_it_and_is_run_again(swarm: SwarmDaemon) -> None:
     job_id, hostname = started(swarm, 30)
     swarm.cluster.kill(hostname)

@@ -34,6 +34,7 @@ def test_two_rounds_of_torture_leave_nothing_wrong(image_archives: dict[str, Pat
     assert told["faults"] >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
 def test_an_ended_torture_leaves_nothing(
     image_archives: dict[str, Path], number: signal.Signals
