@@ -187,10 +187,11 @@ def _wrong_ends(seen: Seen) -> list[str]:
     for number, stay in enumerate(over, start=1):
         if not _is_lost(seen, stay, stay.reason):
             wrong.append(f"attempt {number} on {stay.worker} ended for {stay.reason}")
-    if (over or not own) and any(disk.exited for disk in seen.on_disk):
+    finished = {disk.attempt for disk in seen.on_disk if disk.exited}
+    if any(number <= len(over) or not own for number in finished):
         wrong.append(
-            f"its last record was on disk before the fault, yet it ended {shown} after "
-            f"{len(over)} more attempts"
+            f"the last record of attempts {sorted(finished)} was on disk before the fault, yet it "
+            f"ended {shown} after {len(over)} other attempts"
         )
     killed = [d for d in seen.on_disk if d.fault in (Fault.ENGINE_KILL, Fault.RUNNER_KILL)]
     # A cancel that was answered holds, whatever then befalls the job.

@@ -224,6 +224,8 @@ def test_attempts_for_a_worker_s_fault_only() -> None:
     assert counted(judge(again.seen(windows=[elsewhere]))) == {"wrong_ends": 1}
     exited = OnDisk(fault=Fault.ENGINE_KILL, attempt=1, end_offset=10, running=True, exited=True)
     assert counted(judge(again.seen(windows=[hit], on_disk=[exited]))) == {"wrong_ends": 1}
+    second_exited = replace(exited, fault=Fault.LINK_CUT, attempt=2)
+    assert judge(again.seen(windows=[hit], on_disk=[second_exited])) == [], "its own end stays"
     left = OnDisk(fault=Fault.LINK_CUT, attempt=1, end_offset=2_000, running=True, exited=False)
     held = sum(len(encode(*part)) for part in half)
     assert counted(judge(again.seen(windows=[hit], on_disk=[left]))) == {"lost_bytes": 2_000 - held}
