@@ -1,7 +1,8 @@
 """The command `cumulus`.
 
 Exit codes of `cumulus run`: the job's own; 124 the job timed out, 130 cancelled or Ctrl-C, 143
-SIGTERM, 129 SIGHUP, 2 wrong usage, 69 no daemon, no worker, or a fault that is not the job's.
+SIGTERM, 129 SIGHUP, 2 wrong usage, 69 no daemon, no worker, or a fault that is not the job's. Of
+`cumulus doctor`: 0 all is well, 1 it found a fault.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cumulus_client import doctor
 from cumulus_client._blocking import Interrupted
 from cumulus_client._wording import COMMAND_LINE, end_told
 from cumulus_client.client import CumulusClient
@@ -27,6 +29,7 @@ from cumulus_wire.states import JobState
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:50051"
 
+EXIT_FAULT = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69
 EXIT_TIMEOUT = 124
@@ -200,6 +203,14 @@ def build_parser() -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="show the daemon and its devices")
     info.add_argument("--json", action="store_true", help="as JSON")
     _add_server(info)
+    check = verbs.add_parser(
+        "doctor",
+        help="check connection, token, version and workers",
+        description="Checks connection, token, version and workers: one line each, with what to do "
+        "about a fault. Exit code 0: all is well, 1: there is a fault.",
+    )
+    check.add_argument("--json", action="store_true", help="as JSON")
+    _add_server(check)
     return parser
 
 
@@ -287,6 +298,21 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    findings = []
+    with _client(options) as client:
+        for finding in doctor.examine(client, doctor.client_version()):
+            findings.append(finding)
+            if not options.json:
+                print("\n".join(doctor.told(finding)), flush=True)
+    if options.json:
+        print(json.dumps(doctor.as_json(findings), indent=2))
+    return 0 if all(finding.ok for finding in findings) else EXIT_FAULT
+
+
+_VERBS = {"run": _run, "info": _info, "doctor": _doctor}
+
+
 @contextlib.contextmanager
 def ending_signals_interrupt() -> Iterator[None]:
     """SIGTERM and SIGHUP do what Ctrl-C does. Those that are ignored (nohup) stay so."""
@@ -310,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     try:
         with ending_signals_interrupt():
-            return _run(options) if options.verb == "run" else _info(options)
+            return _VERBS[options.verb](options)
     except UsageError as error:
         print(f"cumulus {options.verb}: {error}", file=sys.stderr)
         return EXIT_USAGE

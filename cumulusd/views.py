@@ -110,6 +110,7 @@ def worker_views(
                 "agent": "away" if agent is None else "present",
                 "usable": node.usable and agent is not None and agent.fault is None,
                 "fault": None if agent is None else agent.fault or agent.discovery_error,
+                "discovery_error": None if agent is None else agent.discovery_error,
                 "devices": []
                 if agent is None
                 else [attrs.asdict(device) for device in agent.devices],

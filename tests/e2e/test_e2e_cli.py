@@ -83,6 +83,22 @@ def test_no_daemon_there(daemon: Daemon) -> None:
     assert "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_doctor_tells_what_is_well_and_what_is_not(daemon: Daemon) -> None:
+    done = cumulus(daemon, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert all(line.startswith("ok ") for line in lines), done.stdout
+    for subject in ("connection", "token", "version", "workers"):
+        assert sum(line.split()[1] == subject for line in lines) == 1
+    assert any("device 0:" in line and "tier" in line for line in lines)
+    done = cumulus(daemon, "doctor", "--json", server="http://127.0.0.1:9")
+    assert done.returncode == 1, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["ok"] is False
+    (fault,) = answer["findings"]
+    assert fault["subject"] == "connection" and fault["advice"]
+
+
 def test_ctrl_c_cancels_the_job(daemon: Daemon) -> None:
     script = daemon.script(
         "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(300)\n", "waits.py"
