@@ -8,8 +8,7 @@ import attrs
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError
-from cumulusd.jobs.fates import Fate
-from cumulusd.jobs.model import End, JobRecord, ResultInfo
+from cumulusd.jobs.model import End, Fate, JobRecord, ResultInfo
 from cumulusd.jobs.ports import Container
 from cumulusd.jobs.waits import NO_PLACE
 

@@ -17,6 +17,7 @@ from cumulusd.jobs.model import (
     MAX_ATTEMPT_MESSAGE,
     End,
     EndedAttempt,
+    Fate,
     Grant,
     JobRecord,
     Phase,
@@ -38,6 +39,7 @@ class EventKind(StrEnum):
     CODE_BEGAN = "code_began"  #: the user's code runs
     FINAL = "final"  #: the runner's last record (`end`)
     LOST = "lost"  #: the container is gone without a last record (`end`)
+    BEFELL = "befell"  #: its worker was seen down or draining (`fate`)
     STOP = "stop"  #: somebody wants it ended (`stop_reason`)
     FORCED = "forced"  #: the runner did not obey the stop in time
     CLEARED = "cleared"  #: container, partition and folder are gone, or can't run any more
@@ -65,6 +67,7 @@ class Event:
     grant: Grant | None = None
     end: End | None = None
     stop_reason: EndReason | None = None
+    fate: Fate | None = None
     #: which attempt it happened to: with another one it is too late; None: to the job
     attempt: int | None = None
     journal_start: int | None = None  #: with CLEARED: where the next attempt's journal begins
@@ -163,10 +166,17 @@ def _again(record: JobRecord, event: Event) -> JobRecord:
         wait=None,
         placement=None,
         grant=None,
+        fate=Fate(),
         stop_reason=None,
         setup_at=None,
         started_at=None,
     )
+
+
+def _befell(record: JobRecord, event: Event) -> JobRecord:
+    if event.fate is None:
+        raise ImpossibleTransition("befell without a fate")
+    return attrs.evolve(record, fate=record.fate | event.fate)
 
 
 def _stop_asked(record: JobRecord, event: Event) -> JobRecord:
@@ -200,14 +210,17 @@ TABLE: dict[tuple[Phase, EventKind], Row] = {
     # The runner may speak before the platform has answered the launch.
     (Phase.LAUNCHING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, _setup_began),
     (Phase.LAUNCHING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, _code_began),
+    (Phase.LAUNCHING, EventKind.BEFELL): Row(Phase.LAUNCHING, _NOTHING, _befell),
     (Phase.LAUNCHING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.STARTING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, _setup_began),
     (Phase.STARTING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, _code_began),
+    (Phase.STARTING, EventKind.BEFELL): Row(Phase.STARTING, _NOTHING, _befell),
     (Phase.STARTING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.STARTING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.STARTING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
     (Phase.STARTING, EventKind.STOP): Row(Phase.STARTING, (Effect.STOP_RUNNER,), _stop_asked),
     (Phase.STARTING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, _stopped),
+    (Phase.RUNNING, EventKind.BEFELL): Row(Phase.RUNNING, _NOTHING, _befell),
     (Phase.RUNNING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.RUNNING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, _ended),
     (Phase.RUNNING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
@@ -230,6 +243,7 @@ _LATE = (
     EventKind.CODE_BEGAN,
     EventKind.FINAL,
     EventKind.LOST,
+    EventKind.BEFELL,
     EventKind.STOP,
     EventKind.FORCED,
     EventKind.ATTEMPT_OVER,
@@ -280,6 +294,8 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
     by_user = event.stop_reason is EndReason.CANCELLED_BY_USER
     if key == (Phase.RETRYING, EventKind.STOP) and not by_user:
         return record, _NOTHING  # a bound of the attempt that is over
+    if event.kind is EventKind.BEFELL and event.fate == record.fate:
+        return record, _NOTHING
     if event.kind is EventKind.SETUP_BEGAN and record.setup_at is not None:
         return record, _NOTHING
     return attrs.evolve(row.change(record, event), phase=row.phase), row.effects

@@ -96,6 +96,17 @@ class Grant:
 
 
 @attrs.frozen(kw_only=True)
+class Fate:
+    """What befell a job's worker that would end a job there."""
+
+    drained: bool = False  #: its operator set it to drain
+    down: bool = False  #: it was down or cut off; the platform ends what ran there when it is back
+
+    def __or__(self, other: "Fate") -> "Fate":
+        return Fate(drained=self.drained or other.drained, down=self.down or other.down)
+
+
+@attrs.frozen(kw_only=True)
 class ResultInfo:
     """What the runner says of the result; its bytes are the journal's RESULT records."""
 
@@ -152,6 +163,7 @@ class JobRecord:
     wait: Wait | None = None
     placement: Placement | None = None
     grant: Grant | None = None
+    fate: Fate = Fate()  #: what was seen of the worker while this attempt was on it
     stop_reason: EndReason | None = None  #: why the runner was told to stop, if it was
     setup_at: float | None = None
     started_at: float | None = None

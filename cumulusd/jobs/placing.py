@@ -211,7 +211,11 @@ class Placing:
     async def refresh(self) -> None:
         """Asks the platform for its nodes now. Raises CumulusError when it can't be asked."""
         nodes = await self._platform.nodes()
-        self._fates.saw(nodes, self._table.placed())
+        for record, fate in self._fates.saw(nodes, self._table.placed()):
+            event = Event(
+                kind=EventKind.BEFELL, at=self._wall_clock(), fate=fate, attempt=record.attempt
+            )
+            self._tell(record.job_id, EventKind.BEFELL, event=event)
         if self._observed_since is None:
             self._observed_since = self._wall_clock()
             self.soon()

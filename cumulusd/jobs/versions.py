@@ -28,8 +28,13 @@ def _with_attempts(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _with_fate(body: dict[str, Any]) -> dict[str, Any]:
+    """2 to 3: what befell the worker outlives the daemon that saw it."""
+    return {**body, "fate": {"drained": False, "down": False}}
+
+
 #: `UPGRADES[n - 1]` brings a record of version n to version n + 1.
-UPGRADES: tuple[Upgrade, ...] = (_with_attempts,)
+UPGRADES: tuple[Upgrade, ...] = (_with_attempts, _with_fate)
 
 VERSION = 1 + len(UPGRADES)
 

@@ -22,6 +22,7 @@ _LATE_FOR_ENDED = (
     EventKind.SETUP_BEGAN,
     EventKind.CODE_BEGAN,
     EventKind.LOST,
+    EventKind.BEFELL,
     EventKind.FORCED,
 )
 #: Pairs that nothing can bring about, and why. They stand in the machine so that every pair is
@@ -45,6 +46,7 @@ RARE = frozenset(
         (Phase.RETRYING, EventKind.LAUNCHED),
         (Phase.RETRYING, EventKind.LAUNCH_FAILED),
         (Phase.RETRYING, EventKind.LOST),
+        (Phase.RETRYING, EventKind.BEFELL),
         (Phase.RETRYING, EventKind.FORCED),
         (Phase.ENDING, EventKind.PREPARE_FAILED),
         (Phase.ENDED, EventKind.ATTEMPT_OVER),

@@ -24,7 +24,11 @@ SHORT = range(1, 451)
 LONG = range(10_001, 13_001)
 #: On a slow disk; what the short run may miss of the table, since a launch ends so but seldom.
 HURRIED = range(360, 400)
-SELDOM = {(Phase.LAUNCHING, EventKind.FINAL), (Phase.LAUNCHING, EventKind.ATTEMPT_OVER)}
+SELDOM = {
+    (Phase.LAUNCHING, EventKind.FINAL),
+    (Phase.LAUNCHING, EventKind.ATTEMPT_OVER),
+    (Phase.LAUNCHING, EventKind.BEFELL),
+}
 #: A deliberate bug is caught within so many schedules.
 MUTANT_SEEDS = 150
 

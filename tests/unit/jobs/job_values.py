@@ -11,6 +11,7 @@ from cumulus_wire.states import JobState
 from cumulusd.jobs.model import (
     End,
     EndedAttempt,
+    Fate,
     Grant,
     JobRecord,
     JobSpec,
@@ -101,6 +102,7 @@ def full_record() -> JobRecord:
             mounts=(("/a", "/b", True),),
             lifetime_s=900.0,
         ),
+        fate=Fate(drained=True, down=True),
         stop_reason=EndReason.CANCELLED_BY_USER,
         setup_at=2.0,
         started_at=3.0,

@@ -17,6 +17,7 @@ from cumulusd.jobs import codec, versions
 from cumulusd.jobs.model import (
     End,
     EndedAttempt,
+    Fate,
     Grant,
     JobRecord,
     JobSpec,
@@ -105,6 +106,7 @@ records = st.builds(
     | st.builds(Wait, reason=st.sampled_from(WaitReason), message=texts, details=json_objects),
     placement=st.none() | st.builds(Placement, node_id=texts, hostname=texts, device_id=texts),
     grant=st.none() | grants,
+    fate=st.builds(Fate, drained=st.booleans(), down=st.booleans()),
     stop_reason=st.none() | st.sampled_from(EndReason),
     setup_at=st.none() | finite,
     started_at=st.none() | finite,

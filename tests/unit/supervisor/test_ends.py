@@ -10,9 +10,9 @@ from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import NotFound, Unavailable
 from cumulusd.jobs import ends
-from cumulusd.jobs.fates import Fate, Fates
+from cumulusd.jobs.fates import Fates
 from cumulusd.jobs.machine import EventKind
-from cumulusd.jobs.model import End, Phase
+from cumulusd.jobs.model import End, Fate, Phase
 from cumulusd.jobs.ports import Container, Node
 from tests.unit.supervisor.test_job_machine import record_in
 from tests.unit.supervisor.test_supervisor import in_world, running_job
@@ -138,10 +138,12 @@ def test_only_what_looks_like_a_hand_from_outside_is_named_anew(reason: EndReaso
 def test_fates_are_remembered_as_long_as_the_attempt_runs() -> None:
     ready = Node(node_id="n1", hostname="one", state="ready", availability="active", is_worker=True)
     record, fates = record_in(Phase.RUNNING), Fates()
-    fates.saw([ready], [record])
+    assert fates.saw([ready], [record]) == []
     assert fates.of(record) == Fate()
-    fates.saw([attrs.evolve(ready, state="down")], [record])
-    fates.saw([ready], [record])
+    news = fates.saw([attrs.evolve(ready, state="down")], [record])
+    assert news == [(record, Fate(down=True))]
+    assert fates.saw([ready], [record]) == news, "told until the record says it"
+    assert fates.saw([ready], [attrs.evolve(record, fate=Fate(down=True))]) == []
     assert fates.of(record) == Fate(down=True), "it is back, but was away"
     assert fates.of(attrs.evolve(record, attempt=2)) == Fate()
     fates.saw([attrs.evolve(ready, state="unknown")], [record, record_in(Phase.QUEUED)])
@@ -220,6 +222,38 @@ async def test_a_worker_back_whose_runner_said_nothing(world: World) -> None:
     world.platform.die("a", 143)
     world.pass_time(3)
     assert lost_while_down(world)
+
+
+@pytest.mark.parametrize("befell", [{"state": "down"}, {"availability": "drain"}])
+@pytest.mark.parametrize("said", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_what_befell_a_worker_outlives_the_daemon_that_saw_it(
+    tmp_path: Path, befell: dict[str, str], said: bool
+) -> None:
+    world = World(tmp_path)
+    await world.start()
+    await running_job(world, retries=1)
+    (node,) = world.platform.pool
+    world.platform.pool = [attrs.evolve(node, **befell)]
+    await world.supervisor.placing.refresh()
+    await world.stop()
+
+    again = World(tmp_path)  # by then the node is as if nothing had been
+    again.platform.running = world.platform.running
+    again.workers.partitions["a"] = world.store.saved["a"].spec.units
+    again.workers.attempts["a"] = 1
+    again.workers.journal_ends = dict(world.workers.journal_ends)
+    await again.start([world.store.saved["a"]])
+    if said:
+        again.says("a", stopped_from_outside())
+    again.platform.die("a", 143)
+    again.pass_time(3)
+    record = again.record("a")
+    (over,) = record.attempts
+    lost = EndReason.WORKER_LOST if "state" in befell else EndReason.WORKER_DRAINED
+    assert over.reason is lost, over.message
+    assert (record.attempt, record.fate) == (2, Fate()), "the next attempt has its own"
+    await again.stop()
 
 
 @in_world

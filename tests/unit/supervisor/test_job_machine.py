@@ -13,6 +13,7 @@ from cumulusd.jobs.machine import IGNORED, TABLE, Effect, Event, EventKind, Impo
 from cumulusd.jobs.model import (
     End,
     EndedAttempt,
+    Fate,
     Grant,
     JobRecord,
     JobSpec,
@@ -81,6 +82,7 @@ def event_of(kind: EventKind) -> Event:
         end=END,
         stop_reason=EndReason.CANCELLED_BY_USER,
         journal_start=77,
+        fate=Fate(down=True),
     )
 
 
