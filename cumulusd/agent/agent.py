@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from cumulusd.agent.disk_room import DiskRoom
 from cumulusd.agent.job_folder import JobFolder, JobFolders
 from cumulusd.agent.link import AgentLink
-from cumulusd.agent.live_job import UNKNOWN_ATTEMPT, LiveJob
+from cumulusd.agent.live_job import LiveJob
+from cumulusd.agent.live_jobs import LiveJobs
 from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.orders import (
     AttemptOrder,
@@ -26,20 +27,17 @@ from cumulusd.agent.orders import (
 )
 from cumulusd.agent.package import fetch_package
 from cumulusd.agent.partitions import Partitions
+from cumulusd.agent.threads import Threads
 from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
 from cumulusd.chronos.grant import Grant
 from cumulusd.disk import Disk, is_full
-from cumulusd.errors import Conflict, CumulusError, InsufficientResources, InternalError
+from cumulusd.errors import Conflict, CumulusError, InternalError
 from cumulusd.tasks import Tasks, sleep, wait_at_most
 
 #: A verb: the call's keyword arguments to its answer. Raises CumulusError.
 Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 SWEEP_S = 0.5
-#: What a disk refused counts as a fault for so long, whatever it says of its free space.
-REFUSAL_S = 20.0
-_FIRST_LOCK_PAUSE_S = 0.05
-_MAX_LOCK_PAUSE_S = 1.0
 
 
 class Agent:
@@ -69,14 +67,12 @@ class Agent:
         self._partitions = partitions
         self._discovery = discovery
         self._link = link
-        self._disk = disk
-        self._refusal: tuple[float, str] | None = None  #: (until when it is told, why)
-        self._run_in_thread = run_in_thread
+        self._room = DiskRoom(reactor, disk, hostname)
+        self._threads = Threads(run_in_thread)
         self._ca_bundle = ca_bundle
-        self._jobs: dict[str, LiveJob] = {}
         self._locks: dict[str, DeferredLock] = {}
-        self._threads: set[Deferred[None]] = set()
         self._tasks = Tasks()
+        self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks)
 
     def verbs(self) -> dict[str, Verb]:
         """What the daemon may call, as `docs/protocol.md` section 2 says."""
@@ -98,8 +94,7 @@ class Agent:
         except BaseException:
             self._folders.close()
             raise
-        for job_id in self._folders.present():
-            self._recover(job_id)
+        self._jobs.recover()
         self._tasks.start(self._sweep(), "the sweep over journals and partitions")
         self._clear_trash()
 
@@ -107,11 +102,8 @@ class Agent:
         """Closes sockets and descriptors. Jobs go on; the next agent takes them up."""
         await self._tasks.stop()
         # Descriptors may be closed only when the threads that use them have ended.
-        await DeferredList(list(self._threads), consumeErrors=True)
-        for live in self._jobs.values():
-            self._link.sender.remove(live.job_id)
-            live.close()
-        self._jobs.clear()
+        await self._threads.ended()
+        self._jobs.close()
         self._folders.close()
 
     async def discover(self) -> None:
@@ -136,7 +128,7 @@ class Agent:
             "hostname": self._hostname,
             "devices": self._partitions.devices(),
             "discovery_error": self._partitions.discovery_error,
-            "fault": self._fault(),
+            "fault": self._room.fault(),
         }
 
     async def partitions(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +140,7 @@ class Agent:
         """One entry for each folder."""
         refuse_arguments(arguments)
         found = []
-        for live in self._jobs.values():
+        for live in self._jobs:
             start, end = self._link.sender.extent(live.job_id)
             found.append(
                 {
@@ -182,28 +174,26 @@ class Agent:
                     hint="end them, or prepare the job on another worker",
                 )
             if not complete:
-                why = self._disk.fault(order.package_size_bytes)
-                if why is not None:
-                    raise self._no_room(order.job_id, why)
+                self._room.require(order.job_id, order.package_size_bytes)
             try:
                 grant = self._partitions.reserve(order)
                 environments = str(self._folders.environments(order.owner))
             except (CumulusError, OSError) as error:
                 if is_full(error):
-                    raise self._no_room(order.job_id, str(error)) from error
+                    raise self._room.refusal(order.job_id, str(error)) from error
                 raise
             if live is None or not complete:
                 try:
                     live = await self._make_folder(order, grant, environments)
                 except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
-                    self._forget(order.job_id)
+                    self._jobs.forget(order.job_id)
                     try:
                         self._partitions.free(order.job_id, order.attempt)
                     finally:
                         self._clear_trash()  # which makes room to note it, next time
                     if is_full(error):
-                        raise self._no_room(order.job_id, str(error)) from error
+                        raise self._room.refusal(order.job_id, str(error)) from error
                     raise
                 self._log.info(
                     "job {job_id}: {units} units of {device}",
@@ -243,7 +233,7 @@ class Agent:
     # -- making and clearing
 
     async def _make_folder(self, order: PrepareOrder, grant: Grant, environments: str) -> LiveJob:
-        self._forget(order.job_id)  # what an agent left that died while making it
+        self._jobs.forget(order.job_id)  # what an agent left that died while making it
         try:
             folder = self._folders.create(order.job_id)
         except OSError as error:
@@ -259,7 +249,7 @@ class Agent:
                 self._ca_bundle,
                 self._partitions.last_moment(order),
             )
-            live = self._take_up(folder, order.attempt, order.journal_start)
+            live = self._jobs.take_up(folder, order.attempt, order.journal_start)
             live.socket.open()
             folder.write_orders(orders)
         except BaseException as error:
@@ -269,22 +259,6 @@ class Agent:
                 raise _folder_error(order.job_id, error) from error
             raise
         return live
-
-    def _no_room(self, job_id: str, why: str) -> InsufficientResources:
-        """The refusal of a job for want of disk, which the daemon places elsewhere or lets wait."""
-        self._refusal = self._reactor.seconds() + REFUSAL_S, why
-        return InsufficientResources(
-            f"worker {self._hostname} takes no job now: {why}",
-            job_id=job_id,
-            details={"fault": why},
-            hint="make room on the worker's disk; it takes jobs again then",
-        )
-
-    def _fault(self) -> str | None:
-        why = self._disk.fault()
-        if why is None and self._refusal is not None and self._reactor.seconds() < self._refusal[0]:
-            return self._refusal[1]
-        return why
 
     async def _fetch(self, order: PrepareOrder, folder: JobFolder) -> None:
         with folder.create_package() as file:
@@ -299,7 +273,7 @@ class Agent:
             )
             file.flush()
             handle = os.dup(file.fileno())
-        await self._in_thread(lambda: _sync(handle), "writing a package to disk")
+        await self._threads.run(lambda: _sync(handle), "writing a package to disk")
 
     async def _release(self, job_id: str, attempt: int) -> str | None:
         """Why it can't be released yet; None when it is."""
@@ -310,12 +284,12 @@ class Agent:
         self._partitions.drain(job_id, attempt)
         live.releasing = True
         if not live.lock_free():
-            self._watch(live)
+            self._jobs.watch(live)
             return f"the lock on the folder of job {job_id} is held: its processes run"
         why = await self._delivery(job_id)
         if why is not None:
             return f"job {job_id} has ended, but {why}"
-        self._forget(job_id)
+        self._jobs.forget(job_id)
         try:
             self._partitions.free(job_id, attempt)
         finally:
@@ -334,97 +308,11 @@ class Agent:
             await wait_at_most(self._reactor, left_s, self._link.progress.wait())
         return None
 
-    def _forget(self, job_id: str) -> None:
-        """The folder is out of the way at once; `_clear_trash` deletes it."""
-        live = self._jobs.pop(job_id, None)
-        self._link.sender.remove(job_id)
-        self._link.forget(job_id)
-        if live is not None:
-            live.close()
-        self._folders.discard(job_id)
-
     def _clear_trash(self) -> Deferred[None]:
         """Fires when what was discarded is deleted; it is even if nobody waits for it."""
-        return self._in_thread(self._folders.empty_trash, "deleting what released jobs left")
+        return self._threads.run(self._folders.empty_trash, "deleting what released jobs left")
 
-    def _in_thread(self, work: Callable[[], None], what: str) -> Deferred[None]:
-        """Fires when `work` has ended, whose failure is logged. Cancelling only ends the wait."""
-        working = self._run_in_thread(work)
-        waiting: Deferred[None] = Deferred()
-        self._threads.add(working)
-
-        def ended(result: object) -> None:
-            self._threads.discard(working)
-            if isinstance(result, Failure):
-                self._log.failure("{what} failed", result, what=what)
-            if not waiting.called:
-                waiting.callback(None)
-
-        working.addBoth(ended)
-        return waiting
-
-    # -- looking after jobs
-
-    def _recover(self, job_id: str) -> None:
-        try:
-            folder = self._folders.open(job_id)
-        except (CumulusError, OSError) as error:
-            self._log.error(
-                "the folder of job {job_id} can't be opened: {error}", job_id=job_id, error=error
-            )
-            return
-        attempt = self._partitions.attempt_of(job_id) or folder.read_attempt()
-        live = self._take_up(folder, attempt or UNKNOWN_ATTEMPT, folder.read_journal_start())
-        try:
-            live.socket.open()
-        except (CumulusError, OSError) as error:
-            self._log.error(
-                "the runner of job {job_id} can't be listened to: {error}",
-                job_id=job_id,
-                error=error,
-            )
-        if not live.lock_free():
-            self._watch(live)
-
-    def _take_up(self, folder: JobFolder, attempt: int, journal_start: int) -> LiveJob:
-        live = LiveJob(
-            self._reactor,
-            folder,
-            attempt,
-            journal_start,
-            poked=self._link.sender.poke,
-            came=self._runner_came,
-            left=self._watch,
-        )
-        self._jobs[live.job_id] = live
-        self._link.sender.add(live.job_id, attempt, live.journal)
-        return live
-
-    def _runner_came(self, live: LiveJob) -> None:
-        live.folder.pin_lock()
-        self._link.forget(live.job_id)
-        self._log.info("the runner of job {job_id} is there", job_id=live.job_id)
-
-    def _watch(self, live: LiveJob) -> None:
-        """Tells the daemon as soon as the lock is free."""
-        if not live.watching:
-            live.watching = True
-            self._tasks.start(self._watch_lock(live), "watching a job's lock", job_id=live.job_id)
-
-    async def _watch_lock(self, live: LiveJob) -> None:
-        pause_s = _FIRST_LOCK_PAUSE_S
-        try:
-            while self._jobs.get(live.job_id) is live:
-                if live.socket.runner_is_there and not live.releasing:
-                    return
-                if live.lock_free():
-                    self._link.sender.poke(live.job_id)
-                    self._link.lock_free(live.job_id, live.attempt)
-                    return
-                await sleep(self._reactor, pause_s)
-                pause_s = min(_MAX_LOCK_PAUSE_S, pause_s * 1.5)
-        finally:
-            live.watching = False
+    # -- from time to time
 
     async def _sweep(self) -> None:
         while True:

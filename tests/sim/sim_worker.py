@@ -269,10 +269,12 @@ class AgentProcess:
         self.worker.clock.burying = True
         self.worker.network.process_died(self.clock)
         agent, nothing = self.agent, Nothing()
-        lives = list(agent._jobs.values())
-        agent._jobs = {}
+        jobs = agent._jobs
+        lives = list(jobs)
+        jobs._jobs = {}
+        jobs._folders = jobs._link = nothing  # type: ignore[assignment]
+        agent._jobs = agent._threads = nothing  # type: ignore[assignment]
         agent._folders = agent._partitions = agent._link = nothing  # type: ignore[assignment]
-        agent._run_in_thread = lambda work: Deferred()
         for calls in (self.calls.stop(), agent._tasks.stop()):
             Deferred.fromCoroutine(calls)
         for live in lives:

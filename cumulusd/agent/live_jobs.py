@@ -1,0 +1,128 @@
+"""The jobs that have a folder on this worker: their sockets, journals and locks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.logger import Logger
+
+from cumulusd.agent.job_folder import JobFolder, JobFolders
+from cumulusd.agent.link import AgentLink
+from cumulusd.agent.live_job import UNKNOWN_ATTEMPT, LiveJob
+from cumulusd.agent.partitions import Partitions
+from cumulusd.errors import CumulusError
+from cumulusd.tasks import Tasks, sleep
+
+_FIRST_LOCK_PAUSE_S = 0.05
+_MAX_LOCK_PAUSE_S = 1.0
+
+
+class LiveJobs:
+    """Owns what is open of them. The link sends their journals while they are here."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        folders: JobFolders,
+        partitions: Partitions,
+        link: AgentLink,
+        tasks: Tasks,
+    ) -> None:
+        """`tasks`: the caller's, who stops them before `close`."""
+        self._reactor = reactor
+        self._folders = folders
+        self._partitions = partitions
+        self._link = link
+        self._tasks = tasks
+        self._jobs: dict[str, LiveJob] = {}
+
+    def __iter__(self) -> Iterator[LiveJob]:
+        return iter(self._jobs.values())
+
+    def get(self, job_id: str) -> LiveJob | None:
+        """None: there is no such job here."""
+        return self._jobs.get(job_id)
+
+    def recover(self) -> None:
+        """Takes up the folders that an earlier agent left. Each that can't be is logged."""
+        for job_id in self._folders.present():
+            self._recover(job_id)
+
+    def take_up(self, folder: JobFolder, attempt: int, journal_start: int) -> LiveJob:
+        """Takes the folder over; its journal is sent from now on."""
+        live = LiveJob(
+            self._reactor,
+            folder,
+            attempt,
+            journal_start,
+            poked=self._link.sender.poke,
+            came=self._runner_came,
+            left=self.watch,
+        )
+        self._jobs[live.job_id] = live
+        self._link.sender.add(live.job_id, attempt, live.journal)
+        return live
+
+    def watch(self, live: LiveJob) -> None:
+        """Tells the daemon as soon as the lock is free."""
+        if not live.watching:
+            live.watching = True
+            self._tasks.start(self._watch_lock(live), "watching a job's lock", job_id=live.job_id)
+
+    def forget(self, job_id: str) -> None:
+        """The folder is out of the way at once; emptying the trash deletes it."""
+        live = self._jobs.pop(job_id, None)
+        self._link.sender.remove(job_id)
+        self._link.forget(job_id)
+        if live is not None:
+            live.close()
+        self._folders.discard(job_id)
+
+    def close(self) -> None:
+        """Closes sockets and descriptors, and deletes nothing."""
+        for live in self._jobs.values():
+            self._link.sender.remove(live.job_id)
+            live.close()
+        self._jobs.clear()
+
+    def _recover(self, job_id: str) -> None:
+        try:
+            folder = self._folders.open(job_id)
+        except (CumulusError, OSError) as error:
+            self._log.error(
+                "the folder of job {job_id} can't be opened: {error}", job_id=job_id, error=error
+            )
+            return
+        attempt = self._partitions.attempt_of(job_id) or folder.read_attempt()
+        live = self.take_up(folder, attempt or UNKNOWN_ATTEMPT, folder.read_journal_start())
+        try:
+            live.socket.open()
+        except (CumulusError, OSError) as error:
+            self._log.error(
+                "the runner of job {job_id} can't be listened to: {error}",
+                job_id=job_id,
+                error=error,
+            )
+        if not live.lock_free():
+            self.watch(live)
+
+    def _runner_came(self, live: LiveJob) -> None:
+        live.folder.pin_lock()
+        self._link.forget(live.job_id)
+        self._log.info("the runner of job {job_id} is there", job_id=live.job_id)
+
+    async def _watch_lock(self, live: LiveJob) -> None:
+        pause_s = _FIRST_LOCK_PAUSE_S
+        try:
+            while self._jobs.get(live.job_id) is live:
+                if live.socket.runner_is_there and not live.releasing:
+                    return
+                if live.lock_free():
+                    self._link.sender.poke(live.job_id)
+                    self._link.lock_free(live.job_id, live.attempt)
+                    return
+                await sleep(self._reactor, pause_s)
+                pause_s = min(_MAX_LOCK_PAUSE_S, pause_s * 1.5)
+        finally:
+            live.watching = False
