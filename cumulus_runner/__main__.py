@@ -14,6 +14,6 @@ if __name__ == "__main__":
         here = here or "."
         sys.path[:] = [entry for entry in sys.path if entry != here]
         sys.path.insert(0, here.rpartition("/")[0] or ("/" if here.startswith("/") else "."))
-    from cumulus_runner.runner import main
+    from cumulus_runner.command import main
 
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 
+from cumulus_runner.boot import boot_id
 from cumulus_runner.outcome import DISK_FULL_HINT, JobFailed, StopRequested
 from cumulus_runner.sandbox import Process, StartFailed
 from cumulus_wire.codes import EndReason
@@ -276,12 +277,6 @@ def is_complete(place: str) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return isinstance(marker, dict) and marker.get("boot_id") == boot_id()
-
-
-def boot_id() -> str:
-    """Changes with each start of the machine."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def add_base(environment: str, base: Base) -> None:

@@ -72,6 +72,22 @@ class Outcome:
         self.exit_code = exit_code
         self.signal = signal
 
+    def exit_record(
+        self, result: dict[str, Any] | None, setup_s: float, run_s: float
+    ) -> dict[str, Any]:
+        """The EXIT record. `result`: the description of the one in the journal."""
+        return {
+            "outcome": self.state.value,
+            "reason": None if self.reason is None else self.reason.value,
+            "message": self.message,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "hint": self.hint,
+            "result": result,
+            "setup_s": round(setup_s, 6),
+            "run_s": round(run_s, 6),
+        }
+
 
 def of_stop(stop: Stop, exit_code: int | None = None, signal: int | None = None) -> Outcome:
     """The outcome of a job that was stopped."""

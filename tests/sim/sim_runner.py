@@ -15,6 +15,7 @@ import attrs
 
 from cumulus_runner import outcome
 from cumulus_runner.journal_writer import JournalWriter
+from cumulus_runner.runner import LAST_MARGIN_S
 from cumulus_wire import folder as names
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import Kind, encode, encode_json
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from tests.sim.sim_worker import SimRunnerSocket, Worker
 
 _RETRY_S = 0.1
-#: As the real runner has it.
-_LAST_MARGIN_S = 15.0
 
 
 @attrs.frozen(kw_only=True)
@@ -184,7 +183,7 @@ class Runner:
         now_s = self.worker.clock.now - self.worker.booted_at
         left_s = self._orders["last_moment_s"] - now_s
         self.clock.callLater(max(0.0, left_s - 1.0), self._last_moment)
-        stop_in_s = float(left_s - self._orders["stop_grace_s"] - _LAST_MARGIN_S)
+        stop_in_s = float(left_s - self._orders["stop_grace_s"] - LAST_MARGIN_S)
         if stop_in_s > 0:
             self.clock.callLater(stop_in_s, self.stop, EndReason.DURATION_EXCEEDED.value, 1.0)
         return stop_in_s
@@ -265,17 +264,7 @@ class Runner:
 
     def _say_end(self, verdict: outcome.Outcome, result: dict[str, Any] | None) -> None:
         reason = None if verdict.reason is None else verdict.reason.value
-        record = {
-            "outcome": verdict.state.value,
-            "reason": reason,
-            "message": verdict.message,
-            "exit_code": verdict.exit_code,
-            "signal": verdict.signal,
-            "hint": verdict.hint,
-            "result": result,
-            "setup_s": 0.0,
-            "run_s": 0.0,
-        }
+        record = verdict.exit_record(result, setup_s=0.0, run_s=0.0)
         self._stop = self._stop or outcome.Stop(None, "", 0.0)
         self._record(encode_json(Kind.EXIT, record, self._now_us()))
         self.journal.exits[len(self.journal.data)] = (verdict.state.value, reason)

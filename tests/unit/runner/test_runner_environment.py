@@ -12,6 +12,7 @@ import pytest
 from runner_kit import UV, JobFolder, until
 
 from cumulus_runner import environment
+from cumulus_runner.boot import boot_id
 from cumulus_runner.environment import Base
 from cumulus_wire.journal import Kind
 
@@ -190,7 +191,7 @@ def test_the_key_follows_what_the_image_has_installed(tmp_path: Path) -> None:
 
 def test_an_environment_of_before_a_reboot_is_built_anew(tmp_path: Path) -> None:
     marker = tmp_path / environment.MARKER
-    marker.write_text(json.dumps({"boot_id": environment.boot_id()}))
+    marker.write_text(json.dumps({"boot_id": boot_id()}))
     assert environment.is_complete(str(tmp_path))
     marker.write_text(json.dumps({"boot_id": "another"}))
     assert not environment.is_complete(str(tmp_path))

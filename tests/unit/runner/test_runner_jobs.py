@@ -402,7 +402,7 @@ def test_usage_and_folders_that_arent_there(tmp_path: Path) -> None:
 
 def test_it_starts_with_light_imports_only() -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import cumulus_runner.runner; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import cumulus_runner.command; "
         "print(*sys.modules)"
     )
     loaded = subprocess.check_output(
