@@ -20,7 +20,7 @@ from cumulus_client._job_stream import (
 )
 from cumulus_client._wording import UV_CHATTER
 from cumulus_wire.codes import WaitReason
-from cumulus_wire.journal import Kind, Record
+from cumulus_wire.journal import Kind, Record, is_rest_missing
 from cumulus_wire.states import JobState
 
 PREFIX = "[cumulus] "
@@ -177,15 +177,24 @@ class Display:
             for line in lines:
                 self._setup_note(line)
         elif record.kind is Kind.GAP:
-            gap = record.json()
-            self.note(
-                f"{gap['to'] - gap['from']} B of the job's output are not kept: over the size cap"
-            )
+            self._gap(record)
         elif record.kind is Kind.PROGRESS:
             progress = record.json()
             fraction = progress.get("fraction")
             share = f"{fraction:.0%} " if isinstance(fraction, int | float) else ""
             self.note(f"{share}{progress.get('message') or ''}".strip() or "progress")
+
+    def _gap(self, record: Record) -> None:
+        gap = record.json()
+        if is_rest_missing(record):
+            self.note(
+                f"more output of attempt {gap.get('attempt')} may be missing here: its worker was "
+                "given up"
+            )
+            return
+        self.note(
+            f"{gap['to'] - gap['from']} B of the job's output are not kept: over the size cap"
+        )
 
     def _setup_note(self, line: str) -> None:
         if line.strip() and not UV_CHATTER.fullmatch(line.rstrip("\r")):

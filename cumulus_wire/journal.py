@@ -35,7 +35,9 @@ class Kind(IntEnum):
     RESULT = 6  #: bytes, a part of the result; EXIT names encoding, size and hash of the whole
     ERROR = 7  #: {"type", "module", "message", "traceback"} of an exception of the user's code
     EXIT = 8  #: the last record of an attempt, see `exit_record`
-    GAP = 9  #: {"from": offset, "to": offset}: a range that the size cap dropped
+    #: {"from": offset, "to": offset}: a range that is not kept; with "to" null and an "attempt" the
+    #: last record of an attempt whose rest was given up, see `rest_missing`
+    GAP = 9
 
 
 class JournalCorrupt(ValueError):
@@ -132,6 +134,18 @@ class FrameParser:
             self.offset, position = next_offset, end
         self._buffer = bytearray(source[position:])
         return records
+
+
+def rest_missing(offset: int, attempt: int, time_us: int | None = None) -> bytes:
+    """The frame with which the daemon ends the journal of an attempt whose worker was away until
+    nothing of it could run any more: from `offset` on more may have been written there, nobody
+    knows how much."""
+    return encode_json(Kind.GAP, {"from": offset, "to": None, "attempt": attempt}, time_us)
+
+
+def is_rest_missing(record: Record) -> bool:
+    """Whether it is such a frame."""
+    return record.kind is Kind.GAP and record.json().get("to") is None
 
 
 def gap_record(start: int, end: int, time_us: int) -> Record:

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from cumulus_wire.codes import EndReason, WaitReason
-from cumulus_wire.journal import Kind
+from cumulus_wire.journal import Kind, Record, is_rest_missing
 from cumulusd import __version__
 from cumulusd.errors import (
     Conflict,
@@ -440,8 +440,17 @@ def _output(journal: Journal, end: int) -> Iterator[bytes]:
             yield f"\n[{dropped} bytes of the journal are not kept here]\n".encode()
         else:
             records = [each for each in chunk.records() if each.offset < end]
-            yield b"".join(each.payload for each in records if each.kind in _OUTPUT)
+            yield b"".join(map(_printed, records))
         offset = chunk.next_offset
+
+
+def _printed(entry: Record) -> bytes:
+    if is_rest_missing(entry):
+        attempt = entry.json()["attempt"]
+        return (
+            f"\n[more output of attempt {attempt} may be missing here: its worker was given up]\n"
+        ).encode()
+    return entry.payload if entry.kind in _OUTPUT else b""
 
 
 def _ended_already(record: JobRecord) -> Conflict:

@@ -288,12 +288,15 @@ class Effects:
         self._explain(record, None)
         if record.grant is not None:
             await self._until_done(record, self._end_container)
+        released = True
         if record.placement is not None:
-            await self._until_done(record, self._release)
+            released = await self._until_done(record, self._release)
+        given_up = record.grant is not None and await self._may_miss_some(record, released)
         journal_start: int | None = None
-        if record.phase is Phase.RETRYING:
+        if record.phase is Phase.RETRYING or given_up:
             # Also what a worker that comes back still sends of this attempt is too late now.
-            journal_start = await self._seal(record)
+            journal_start = await self._seal(record, given_up)
+        if record.phase is Phase.RETRYING:
             pause_s = min(_FIRST_PAUSE_S * 2 ** (record.attempt - 1), _MAX_PAUSE_S)
             await sleep(self._clock, max(0.0, begun_at + pause_s - self._clock.seconds()))
         self._granted_at.pop((record.job_id, record.attempt), None)
@@ -305,14 +308,38 @@ class Effects:
         )
         self._tell(record.job_id, EventKind.CLEARED, event=event)
 
-    async def _seal(self, record: JobRecord) -> int:
-        """Where the next attempt's journal begins: durable."""
+    async def _may_miss_some(self, record: JobRecord, released: bool) -> bool:
+        """Whether the worker may have more of the attempt's journal than is here. One that gave the
+        folder back has sent all of it."""
+        over = record.end or record.attempts[-1]
+        if over.reason is EndReason.JOURNAL_CORRUPT:
+            return True
+        if released:
+            return False
+        assert record.placement is not None
+        node_id, job_id = record.placement.node_id, record.job_id
+        try:
+            end, lock_free = await self._workers.folder(node_id, job_id, record.attempt)
+            return not lock_free or self._journals.open(job_id).received_offset < end
+        except NotFound:
+            return False  # it had sent all, before it could not note that the share is free
+        except CumulusError:
+            return True  # it is away, or our disk is: nobody says that this is all
+
+    async def _seal(self, record: JobRecord, given_up: bool) -> int:
+        """Where the next attempt's journal begins: durable. `given_up`: its worker was, so that
+        something of this one's may be missing."""
+        begin = record.journal_start if given_up else None
         while True:
             try:
-                return await self._journals.open(record.job_id).seal(record.attempt)
+                return await self._journals.open(record.job_id).seal(
+                    record.attempt,
+                    given_up_from=begin,
+                    time_us=int(self._wall_clock() * 1e6),
+                )
             except CumulusError as error:
                 self._log.error(
-                    "job {job_id} can't begin another attempt yet: {why}",
+                    "the journal of job {job_id}'s attempt can't be closed yet: {why}",
                     job_id=record.job_id,
                     why=error.message,
                 )
@@ -320,9 +347,9 @@ class Effects:
 
     async def _until_done(
         self, record: JobRecord, attempt: Callable[[JobRecord, int], Coroutine[Any, Any, bool]]
-    ) -> None:
+    ) -> bool:
         """Repeats until true, sooner when nudged; who is away is waited for, as long as something
-        of the job could run there."""
+        of the job could run there. False: so long it was, and it isn't waited for any more."""
         signal = self._nudges.setdefault(record.job_id, Signal())
         delay_s, tries = 0.05, 0
         told: str | None = None
@@ -331,7 +358,7 @@ class Effects:
                 holds, asked = "its processes run, or its journal is still on the way", True
                 try:
                     if await attempt(record, tries):
-                        return
+                        return True
                 except CumulusError as error:
                     holds, asked = error.message, False
                     # Once a cause: after a restart every job waits a moment for its agent.
@@ -351,7 +378,7 @@ class Effects:
                         why=proof,
                     )
                     await self._give_up_container(record)
-                    return
+                    return False
                 self._explain(record, holds)
                 tries += 1
                 await wait_at_most(self._clock, delay_s, signal.wait())

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from twisted.logger import Logger
 
 from cumulus_wire.journal import JournalCorrupt, Kind, Record
-from cumulusd.errors import CumulusError, NotFound
+from cumulusd.errors import CumulusError, NotFound, Unavailable
 from cumulusd.jobs import ends
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journal, JournalDamaged, Journals
@@ -137,9 +137,16 @@ class Intake:
     def _wanted(self, node_id: str, job_id: str, attempt: int) -> JobRecord | None:
         """The record of a job whose attempt on that node this is, while it is listened to.
 
-        Raises StoreFailed."""
+        Raises StoreFailed, and Unavailable for a moment: let it be kept, and offered again."""
         record = self._current(node_id, job_id, attempt)
-        if record is None or attempt <= self._journals.open(job_id).sealed_attempt:
+        if record is None:
+            return None
+        journal = self._journals.open(job_id)
+        # An earlier daemon may have given it up, and told so in the journal.
+        if attempt <= journal.sealed_attempt or journal.given_up_since(record.journal_start):
+            if journal.durable_offset < journal.end_offset:
+                # What the worker then deletes must not be missing without a word of it.
+                raise Unavailable(f"The journal of job {job_id} is being closed", job_id=job_id)
             return None
         return record
 

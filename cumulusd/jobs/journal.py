@@ -17,6 +17,7 @@ from cumulus_wire.journal import (
     Kind,
     Record,
     gap_record,
+    rest_missing,
 )
 from cumulusd.errors import Conflict, InvalidArgument
 from cumulusd.jobs import segments
@@ -131,6 +132,10 @@ class Journal:
         """An EXIT is its last record, and lies behind `offset`, where an attempt began."""
         return self.finished and self.end_offset > offset
 
+    def given_up_since(self, offset: int) -> bool:
+        """Its last record says that the rest of an attempt is missing, which began at `offset`."""
+        return self._last_kind is Kind.GAP and self.end_offset > offset
+
     @property
     def dirty(self) -> bool:
         """It holds bytes that a sync can make durable."""
@@ -177,12 +182,16 @@ class Journal:
         self._appended(records)
         return records
 
-    async def seal(self, attempt: int) -> int:
+    async def seal(
+        self, attempt: int, *, given_up_from: int | None = None, time_us: int = 0
+    ) -> int:
         """Takes nothing more of this attempt; fires with the offset at which the next one's
         journal begins, which is durable. An incomplete frame is cut. Raises StoreFailed, Conflict.
+
+        `given_up_from`: where the attempt began, when more of it may be on its worker. A GAP record
+        then says so, unless its EXIT is here, or that record already.
         """
         self._check_open()
-        self.sealed_attempt = max(self.sealed_attempt, attempt)
         self._damage = None
         if self._segments and self._parser.pending_bytes:
             segment, end = self._segments[-1], self.end_offset
@@ -196,6 +205,10 @@ class Journal:
             self._unsynced.add(segment.start)
             self._parser = FrameParser(end)
             self._changed(self)
+        start, end = given_up_from, self.end_offset
+        if start is not None and not self.finished_since(start) and not self.given_up_since(start):
+            self.append(end, rest_missing(end, attempt, time_us))
+        self.sealed_attempt = max(self.sealed_attempt, attempt)
         return await self.sync() if self._segments else 0
 
     async def sync(self) -> int:

@@ -55,9 +55,13 @@ def _frees_two(self: Ledger, job_id: str, attempt: int) -> Ledger:
     return ledger
 
 
-async def _not_waited_for(self: Any, record: JobRecord, attempt: Any) -> None:
-    if record.phase is not Phase.RETRYING:
-        await _until_done(self, record, attempt)
+async def _not_waited_for(self: Any, record: JobRecord, attempt: Any) -> bool:
+    return record.phase is Phase.RETRYING or await _until_done(self, record, attempt)
+
+
+async def _given_up_in_silence(self: Any, record: JobRecord, attempt: Any) -> bool:
+    await _until_done(self, record, attempt)
+    return True
 
 
 def _stop_forgotten(record: JobRecord) -> tuple[Effect, ...]:
@@ -112,6 +116,9 @@ MUTANTS: dict[str, Patch] = {
     ),
     "the next attempt doesn't wait for the last one's worker": lambda: mock.patch.object(
         Effects, "_until_done", _not_waited_for
+    ),
+    "what a worker that was given up has is dropped without a word": lambda: mock.patch.object(
+        Effects, "_until_done", _given_up_in_silence
     ),
     "the cap takes what is not on disk for certain": lambda: mock.patch.object(
         Journal, "_is_uncertain", lambda self, segment: False

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from cumulus_wire.codes import RETRIED, EndReason
 from cumulus_wire.journal import HEADER
 from cumulusd.jobs.model import End, EndedAttempt, JobRecord
-from tests.sim.sim_clients import Facts
+from tests.sim.sim_clients import Facts, agree
 
 if TYPE_CHECKING:
     from tests.sim.sim_world import World
@@ -170,14 +170,31 @@ def _torn(facts: Facts, offset: int) -> bool:
 
 def judge_left(world: "World", facts: Facts, record: JobRecord, held: int) -> str | None:
     """Whether all that an attempt wrote is held when it has left its worker: unless it was given up
-    because its worker was away until nothing of it could run any more."""
-    written = facts.journal.data
-    wanted = len(written) if facts.journal.torn_at is None else facts.journal.torn_at
-    wanted = _whole_frames(bytes(written), wanted)
-    if held > len(written):
-        return f"{held} B of its journal are here, {len(written)} B were written"
-    if held < wanted and not _was_away(world, record):
-        return f"{held} B of its journal are here, {wanted} of {len(written)} B must be"
+    because its worker was away until nothing of it could run any more, which its journal tells."""
+    daemon, truth = world.daemon, facts.journal
+    assert daemon is not None
+    journal = daemon.journals.get(record.job_id)
+    written = len(truth.data) if truth.given_up is None else truth.given_up[1]
+    wanted = written if truth.torn_at is None else truth.torn_at
+    if truth.given_up is None:
+        wanted = _whole_frames(bytes(truth.data), wanted)
+    offset = max(record.journal_start, journal.start_offset) if journal is not None else held
+    while offset < held:
+        chunk = journal.read(offset, 1 << 16)
+        if chunk.kind == "frames" and not agree(truth, record.attempt, offset, chunk.data):
+            return f"its journal differs at {offset}"
+        offset = chunk.next_offset
+    if truth.given_up is not None:
+        node_id = record.placement.node_id if record.placement is not None else ""
+        if not _was_away(world, record) and not world.calls_failed(node_id):
+            return f"it is given up at {truth.given_up[0]} B though its worker was there"
+        if any(truth.start < offset <= truth.given_up[0] for offset in truth.exits):
+            return "it is given up though its EXIT is here"
+        return None
+    if held > written:
+        return f"{held} B of its journal are here, {written} B were written"
+    if held < wanted:
+        return f"{held} B of its journal are here, {wanted} of {written} B must be"
     return None
 
 

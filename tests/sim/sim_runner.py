@@ -52,6 +52,8 @@ class Journal:
         self.exit_at = 0.0  #: when that was
         #: Offset behind which that attempt's journal was lost with its worker's power.
         self.torn_at: int | None = None
+        #: Where the daemon gave the rest of that attempt up, and how far it had come.
+        self.given_up: tuple[int, int] | None = None
 
     def begin(self, attempt: int, offset: int) -> None:
         """An attempt's runner begins; what lies behind its offset never came to the daemon."""
@@ -59,8 +61,16 @@ class Journal:
             return
         assert offset <= len(self.data), f"attempt {attempt} at {offset} of {len(self.data)}"
         del self.data[offset:]
-        self.attempt, self.start, self.torn_at = attempt, offset, None
+        self.attempt, self.start, self.torn_at, self.given_up = attempt, offset, None, None
         self.exits = {}
+
+    def gave_up(self, offset: int, frame: bytes) -> bool:
+        """The daemon's record that it gave up the rest of the attempt is at `offset`, in the place
+        of what else was written there. False: that can't be."""
+        if self.given_up is None and self.start <= offset <= len(self.data):
+            self.given_up = offset, len(self.data)
+            self.data[offset:] = frame
+        return self.given_up is not None and bytes(self.data[offset:]) == frame
 
     def wrote(self, offset: int, frame: bytes) -> None:
         assert offset == len(self.data), f"written at {offset}, the journal ends {len(self.data)}"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from cumulus_wire.codes import EndReason
-from cumulus_wire.journal import JournalCorrupt, Kind, Record
+from cumulus_wire.journal import JournalCorrupt, Kind, Record, is_rest_missing
 from cumulus_wire.states import JobState
 from tests.torture import work
 from tests.torture.plan import End, Fault, Job
@@ -265,7 +265,7 @@ def attempts(records: Iterable[Record]) -> list[list[Record]]:
     parts: list[list[Record]] = [[]]
     for record in records:
         setup = record.kind is Kind.STATUS and record.json().get("phase") == "setup"
-        if setup and parts[-1]:
+        if parts[-1] and (setup or is_rest_missing(parts[-1][-1])):
             parts.append([])
         parts[-1].append(record)
     return parts
@@ -273,7 +273,7 @@ def attempts(records: Iterable[Record]) -> list[list[Record]]:
 
 def attempt_of(part: Sequence[Record]) -> int:
     """Which attempt these records are of: the first says it."""
-    first = part[0].json() if part[0].kind is Kind.STATUS else {}
+    first = part[0].json() if part[0].kind in (Kind.STATUS, Kind.GAP) else {}
     return int(first.get("attempt", 1))
 
 
@@ -316,12 +316,13 @@ def compare(given: bytes, right: bytes, whole: bool) -> tuple[int, int, str]:
 
 def holes(records: Iterable[Record]) -> tuple[int, int]:
     """(journal bytes left out, given twice) by the records' offsets. A gap record leaves none out,
-    but no job here comes near the cap: one is counted as what it replaced."""
+    but no job here comes near the cap: one is counted as what it replaced. The record that the rest
+    of an attempt is missing replaces nothing: see `_wrong_gaps`."""
     lost = doubled = at = 0
     for record in records:
         lost += max(0, record.offset - at)
         doubled += max(0, at - record.offset)
-        if record.kind is Kind.GAP:
+        if record.kind is Kind.GAP and not is_rest_missing(record):
             lost += record.next_offset - record.offset
         at = record.next_offset
     return lost, doubled
@@ -349,8 +350,11 @@ def _wrong_bytes(seen: Seen) -> list[Finding]:
             found += _counted(seen, lost, doubled, f"{stream} of attempt {number}: {where}")
     lost, doubled = holes(seen.records)
     found += _counted(seen, lost, doubled, "by the offsets of the daemon's journal")
+    found += _wrong_gaps(seen, parts)
     for disk in seen.on_disk:
         there = [part for part in parts if part and attempt_of(part) == disk.attempt]
+        if there and is_rest_missing(there[-1][-1]):
+            continue  # its worker was given up, and whoever reads it is told so
         end = there[-1][-1].next_offset if there else 0
         words = (
             f"the worker's disk held {disk.end_offset} bytes of journal at the {disk.fault} of "
@@ -362,6 +366,26 @@ def _wrong_bytes(seen: Seen) -> list[Finding]:
         right = json.dumps(work.result(job.seed, job.result_bytes), separators=(",", ":")).encode()
         lost, doubled, where = compare(text, right, True)
         found += _counted(seen, lost, doubled, f"result: {where}")
+    return found
+
+
+def _wrong_gaps(seen: Seen, parts: Sequence[Sequence[Record]]) -> list[Finding]:
+    """A record that the rest of an attempt is missing: only the last one of an attempt without an
+    EXIT may be it, and only where a fault kept its worker away."""
+    assert seen.view is not None
+    found, told = [], stays(seen.view)
+    for part in parts:
+        for record in part:
+            if not is_rest_missing(record):
+                continue
+            attempt = record.json()["attempt"]
+            hit = attempt <= len(told) and any(
+                window.hits(told[attempt - 1]) for window in seen.windows
+            )
+            exited = any(each.kind is Kind.EXIT for each in part)
+            if record is not part[-1] or exited or not hit:
+                words = f"the rest of attempt {attempt} was given up at {record.offset}"
+                found += _counted(seen, 1, 0, f"{words}, where nothing allows that")
     return found
 
 
@@ -389,7 +413,11 @@ def _wrong_copy(seen: Seen, copy: Copy) -> list[Finding]:
         if copy.error is None:
             found.append(_finding(seen, "wrong_ends", 1, f"{who} was never told its end"))
         return found
-    missing = sum(record.next_offset - record.offset for record in seen.records[len(given) :])
+    missing = sum(
+        record.next_offset - record.offset
+        for record in seen.records[len(given) :]
+        if not is_rest_missing(record)  # is known long after the end of a job whose worker is lost
+    )
     found += _counted(seen, missing, 0, f"{who} was told the end before it was given these")
     if _shown(copy.end) != _shown(seen.view):
         words = f"{who} was told {_shown(copy.end)}, now it is {_shown(seen.view)}"

@@ -27,7 +27,15 @@ from cumulus_client._literals import literal_source
 from cumulus_client.connection import backoff_s, normalise_url, websocket_url
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ConnectionLost, ResultError
-from cumulus_wire.journal import JournalCorrupt, Kind, Record, encode, gap_record
+from cumulus_wire.journal import (
+    FrameParser,
+    JournalCorrupt,
+    Kind,
+    Record,
+    encode,
+    gap_record,
+    rest_missing,
+)
 
 
 def record(kind: Kind, payload: bytes) -> Record:
@@ -249,6 +257,7 @@ def test_display_tells_what_happens_to_the_job() -> None:
         StateChanged(job=running | {"phase": "running"}),
         Journal(records=[record(Kind.SETUP, b"Resolved 1\nInst"), record(Kind.SETUP, b"alled\n")]),
         Journal(records=[gap_record(10, 30, 0)]),
+        Journal(records=FrameParser(30).feed(rest_missing(30, 2))),
         Interrupted(reason="x"),
         Ended(job={"status": "completed", "started_at": 1.0, "completed_at": 3.5}),
     )
@@ -262,6 +271,7 @@ def test_display_tells_what_happens_to_the_job() -> None:
         "[cumulus] Resolved 1",
         "[cumulus] Installed",
         "[cumulus] 20 B of the job's output are not kept: over the size cap",
+        "[cumulus] more output of attempt 2 may be missing here: its worker was given up",
         "[cumulus] connection lost, reconnecting; the job goes on",
         "[cumulus] completed after 2.5 s",
     ]

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from cumulus_wire.codes import EndReason
-from cumulus_wire.journal import FrameParser, Kind, encode
+from cumulus_wire.journal import FrameParser, Kind, encode, is_rest_missing
 from cumulusd.errors import (
     Conflict,
     CumulusError,
@@ -490,6 +490,19 @@ async def test_logs_are_the_output_that_is_kept_with_gaps_told(office: Office) -
     reader = Reader(office, ANN, job_id)
     assert [part["event"] for part in reader.parts] == ["gap", "journal"]
     assert reader.end is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_logs_tell_where_a_worker_was_given_up(office: Office) -> None:
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING, output("one\n"))
+    await office.world.journals.open(job_id).seal(1, given_up_from=0, time_us=1)
+    assert b"".join(office.relay.logs(ANN, job_id)) == (
+        b"one\n\n[more output of attempt 1 may be missing here: its worker was given up]\n"
+    )
+    reader = Reader(office, ANN, job_id)
+    frames = b"".join(part["frames"] for part in reader.parts if part["event"] == "journal")
+    assert is_rest_missing(FrameParser().feed(frames)[-1]), "followers get it in its place"
 
 
 @pytest_twisted.ensureDeferred

@@ -8,9 +8,9 @@ import pytest
 import pytest_twisted
 
 from cumulus_wire.codes import EndReason, WaitReason
-from cumulus_wire.journal import Kind, Record, encode_json
+from cumulus_wire.journal import FrameParser, Kind, Record, encode_json
 from cumulus_wire.states import JobState
-from cumulusd.errors import Unavailable
+from cumulusd.errors import InternalError, Unavailable
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import Phase
 from tests.unit.supervisor.test_supervisor import in_world, running_job
@@ -40,6 +40,12 @@ def kinds(world: World, job_id: str = "a") -> list[tuple[Kind, Any]]:
         text = record.kind in (Kind.STDOUT, Kind.STDERR)
         shown.append((record.kind, record.payload.decode() if text else record.json()))
     return shown
+
+
+def kinds_on_disk(folder: Path) -> list[Kind]:
+    """Of all records in the files of job a's journal."""
+    (path,) = (folder / "journals" / "a").iterdir()
+    return [record.kind for record in FrameParser().feed(path.read_bytes())]
 
 
 def setup_of(attempt: int) -> bytes:
@@ -168,6 +174,102 @@ async def test_after_its_last_moment_a_runner_is_gone(world: World) -> None:
     assert world.record("a").phase is Phase.RETRYING
     world.pass_time(200, step=1)
     assert (world.record("a").phase, world.record("a").attempt) == (Phase.QUEUED, 2)
+
+
+@in_world
+async def test_what_a_worker_that_was_given_up_may_have_is_told_as_a_gap(world: World) -> None:
+    await running_job(world, share=0.4, retries=1, duration_s=200.0, setup_timeout_s=100.0)
+    world.says("a", output("one\n"), output("torn")[:-2])
+    held = world.journals.open("a").end_offset
+    lose_worker(world)
+    world.pass_time(400, step=1)
+    record = world.record("a")
+    assert (record.phase, record.attempt) == (Phase.QUEUED, 2)
+    gap = {"from": held, "to": None, "attempt": 1}
+    assert kinds(world)[-2:] == [(Kind.STDOUT, "one\n"), (Kind.GAP, gap)]
+    assert record.journal_start == world.journals.open("a").durable_offset > held
+    # What the worker still has of it comes too late, and the next attempt goes on behind.
+    come_back(world)
+    world.says("a", setup_of(2), RUNNING, output("two\n"), exit_frame())
+    world.platform.die("a", 0)
+    world.pass_time(8)
+    assert world.record("a").state is JobState.COMPLETED
+    assert [kind for kind, _ in kinds(world)].count(Kind.GAP) == 1
+    assert kinds(world)[-2][1] == "two\n"
+
+
+@in_world
+async def test_a_job_that_ends_without_its_worker_tells_the_gap(world: World) -> None:
+    await running_job(world, duration_s=200.0, setup_timeout_s=100.0)
+    held = world.journals.open("a").end_offset
+    lose_worker(world)
+    assert (world.record("a").phase, kinds(world)[-1][0]) == (Phase.ENDING, Kind.STATUS)
+    world.pass_time(400, step=1)
+    assert world.record("a").phase is Phase.ENDED
+    assert kinds(world)[-1] == (Kind.GAP, {"from": held, "to": None, "attempt": 1})
+
+
+@in_world
+async def test_a_worker_that_comes_back_in_time_leaves_no_gap(world: World) -> None:
+    await running_job(world, duration_s=200.0, setup_timeout_s=100.0)
+    lose_worker(world)
+    world.says("a", output("late\n"))
+    come_back(world)
+    assert world.record("a").phase is Phase.ENDED
+    assert kinds(world)[-1] == (Kind.STDOUT, "late\n")
+
+
+@in_world
+async def test_a_worker_that_says_where_its_journal_ends_leaves_no_gap(world: World) -> None:
+    await running_job(world, duration_s=20.0, setup_timeout_s=10.0)
+    kill_runner(world)
+
+    async def full(node_id: str, job_id: str, attempt: int) -> bool:
+        raise InternalError("the partition ledger can't be written: no space left on device")
+
+    world.workers.release = full  # type: ignore[method-assign]
+    world.platform.die("a", 137)
+    world.pass_time(300, step=1)
+    assert world.record("a").phase is Phase.ENDED
+    assert [kind for kind, _ in kinds(world)] == [Kind.STATUS, Kind.STATUS]
+
+
+@in_world
+async def test_what_follows_on_damage_is_a_gap(world: World) -> None:
+    await running_job(world)
+    world.says("a", output("whole\n"), b"\0" * 40)
+    world.platform.die("a", 0)
+    world.pass_time(8)
+    end = world.record("a").end
+    assert end is not None and end.reason is EndReason.JOURNAL_CORRUPT
+    assert [kind for kind, _ in kinds(world)][-2:] == [Kind.STDOUT, Kind.GAP]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gap_is_on_disk_before_the_worker_may_drop_what_it_has(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    await running_job(world, retries=1, duration_s=200.0, setup_timeout_s=100.0)
+    lose_worker(world)
+    found = world.store.saved["a"]
+    assert found.phase is Phase.RETRYING
+    await world.journals.open("a").seal(1, given_up_from=0, time_us=BEGIN_US)
+    await world.stop()
+    gap = kinds_on_disk(tmp_path)
+    # The daemon was killed before the next attempt was saved; its page cache was left to it.
+    again = World(tmp_path)
+    again.workers.error = AWAY
+    await again.start([found])
+    journal = again.journals.open("a")
+    assert journal.given_up_since(0) and journal.durable_offset < journal.end_offset
+    with pytest.raises(Unavailable, match="is being closed"):
+        again.intake.offered("n1", "a", 1, 0, 10_000)
+    again.pass_time(2)
+    assert again.intake.offered("n1", "a", 1, 0, 10_000) is None
+    assert not again.intake.received("n1", "a", 1, journal.end_offset, output("late"))
+    await journal.seal(1, given_up_from=0, time_us=BEGIN_US)
+    await again.stop()
+    assert kinds_on_disk(tmp_path) == gap == [Kind.STATUS, Kind.STATUS, Kind.GAP]
 
 
 @in_world

@@ -237,6 +237,26 @@ def test_attempts_for_a_worker_s_fault_only() -> None:
     assert counted(judge(lost.seen(windows=both))) == {"wrong_ends": 1}, "two attempts are left"
 
 
+def test_a_gap_for_the_rest_of_an_attempt_allows_what_is_missing_there() -> None:
+    case = Case.right(replace(JOB, retries=1))
+    gap = (Kind.GAP, b'{"from":0,"to":null,"attempt":1}')
+    half = [part for part in case.parts if part[0] is Kind.STDOUT][:4]
+    over = {"worker": {"hostname": "worker2"}, "started_at": 101.0, "ended_at": 108.0}
+    view = {**case.view, "attempts": [{**over, "reason": "worker_lost"}], "started_at": 109.0}
+    second = (Kind.STATUS, b'{"phase":"setup","attempt":2}')
+    hit = window(Fault.LINK_CUT, worker="worker2")
+    left = OnDisk(fault=Fault.LINK_CUT, attempt=1, end_offset=2_000, running=True, exited=False)
+    for first in ([*half, gap], [gap]):
+        again = attrs.evolve(case, parts=[*first, second, *case.parts], view=view)
+        assert judge(again.seen(windows=[hit], on_disk=[left])) == []
+        assert counted(judge(again.seen(on_disk=[left])))["lost_bytes"] == 1, "for no fault"
+        of_second = replace(left, attempt=2, end_offset=20_000)
+        lost = counted(judge(again.seen(windows=[hit], on_disk=[of_second])))["lost_bytes"]
+        assert lost == 20_000 - recorded(again.parts)[-1].next_offset, "of that attempt only"
+    early = attrs.evolve(case, parts=[*half[:2], gap, *half[2:], second, *case.parts], view=view)
+    assert counted(judge(early.seen(windows=[hit])))["lost_bytes"], "not within an attempt"
+
+
 def test_two_attempts_at_a_time_are_found() -> None:
     begun = (Kind.STATUS, b'{"phase":"setup"}')
     case = Case.right(JOB)
