@@ -265,6 +265,36 @@ async def test_a_journal_that_isnt_acknowledged_is_kept(make: Callable[..., Worl
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_release_of_a_session_before_never_undoes_a_later_prepare(
+    make: Callable[..., World],
+) -> None:
+    world = await make(release_wait_s=30.0).start()
+    await world.prepare()
+    runner = world.runner()
+    world.desk.full = lambda job_id: True
+    runner.print(b"last words")
+    unheard = Deferred.fromCoroutine(world.router.call("release", job_id="job-1", attempt=1))
+    unheard.addErrback(lambda _: None)
+    # Its effect is seen, so it is under way, and waits for the journal's delivery.
+    await world.until(lambda: '"draining"' in (world.root / "ledger.json").read_text())
+    await world.stop_daemon()
+    await world.start_daemon()
+    await world.until(lambda: world.router.session is not None)
+    prepared: list[dict[str, Any]] = []
+    preparing = Deferred.fromCoroutine(world.prepare())
+    preparing.addCallback(prepared.append)
+    # One that is asked for later, and needn't wait, is answered: the prepare was taken, and waits.
+    await world.router.call("devices")
+    assert prepared == [] and runner.segments(), "the release that began before goes first"
+    world.desk.full = lambda job_id: False
+    await preparing
+    assert (world.root / "jobs/job-1/package.zip").read_bytes() == PACKAGE
+    assert not (world.root / "jobs/job-1/journal").exists(), "a folder of its own"
+    (partition,) = (await world.router.call("partitions"))["partitions"]
+    assert partition["state"] == "active"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_dropped_journal_holds_nothing_up(make: Callable[..., World]) -> None:
     world = await make().start()
     world.desk.unwanted.add("job-1")
