@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from twisted.internet import endpoints
 
+from cumulusd.config_chronos import ChronosSection
 from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
 from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
 from cumulusd.identity import Principal, Role
@@ -204,6 +205,7 @@ class Config(Section):
     #: Everything that outlives the process.
     state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path("cumulusd-state")
     platform: PlatformSection = PlatformSection()
+    chronos: ChronosSection = ChronosSection()
     jobs: Jobs = Jobs()
     #: How long a ready worker whose agent is away still counts as one to wait for.
     agent_grace_s: Annotated[float, Field(ge=0, le=3600)] = 60.0

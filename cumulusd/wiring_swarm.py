@@ -81,6 +81,7 @@ class SwarmParts:
                 worker_root=swarm.worker_root,
                 options={
                     "count_cpu_devices": swarm.count_cpu_devices,
+                    "tiers": list(config.chronos.allowed_tiers),
                     "package_max_bytes": jobs.package_max_bytes * UNPACKED_FACTOR,
                     "min_free_bytes": jobs.min_free_bytes,
                     "job_uid": JOB_UID,

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from cumulusd.agent import offers
 from cumulusd.agent.disk_room import DiskRoom
 from cumulusd.agent.job_folder import JobFolder, JobFolders
 from cumulusd.agent.link import AgentLink
@@ -94,6 +95,7 @@ class Agent:
         except BaseException:
             self._folders.close()
             raise
+        self._folders.discard_lost_grants()
         self._jobs.recover()
         self._tasks.start(self._sweep(), "the sweep over journals and partitions")
         self._clear_trash()
@@ -108,6 +110,7 @@ class Agent:
 
     async def discover(self) -> None:
         """Looks at the drivers once. What is wrong with them stands in `devices`."""
+        self._partitions.offers = offers.look(self._folders.root, self._options.tiers)
         try:
             found = await self._discovery.look()
         except DiscoveryFailed as error:
@@ -166,7 +169,10 @@ class Agent:
                     details={"attempt": live.attempt},
                     hint="release that attempt first",
                 )
+            grants = self._folders.grants
             complete = live is not None and live.folder.read_attempt() == order.attempt
+            answer = grants.read(order.job_id) if complete else None
+            complete = answer is not None
             if live is not None and not complete and not live.lock_free():
                 raise Conflict(
                     f"the folder of job {order.job_id} isn't complete, but processes run in it",
@@ -176,15 +182,22 @@ class Agent:
             if not complete:
                 self._room.require(order.job_id, order.package_size_bytes)
             try:
-                grant = self._partitions.reserve(order)
+                grant = self._partitions.reserve(order, grants.place(order.job_id))
                 environments = str(self._folders.environments(order.owner))
             except (CumulusError, OSError) as error:
                 if is_full(error):
                     raise self._room.refusal(order.job_id, str(error)) from error
                 raise
-            if live is None or not complete:
+            if answer is None:
+                answer = grant_answer(
+                    grant,
+                    self._folders.path(order.job_id),
+                    environments,
+                    self._ca_bundle,
+                    self._partitions.lifetime_s(order),
+                )
                 try:
-                    live = await self._make_folder(order, grant, environments)
+                    await self._make_folder(order, grant, answer, environments)
                 except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
                     self._jobs.forget(order.job_id)
@@ -200,17 +213,9 @@ class Agent:
                     job_id=order.job_id,
                     units=order.units,
                     device=grant.device.name,
+                    tier=grant.tier.value,
                 )
-        return {
-            "grant": grant_answer(
-                grant,
-                str(live.folder.path),
-                environments,
-                self._ca_bundle,
-                self._partitions.lifetime_s(order),
-            ),
-            "devices": self._partitions.devices(),
-        }
+        return {"grant": answer, "devices": self._partitions.devices()}
 
     async def release(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """`released` false: `reason` says what holds it; call again."""
@@ -232,7 +237,9 @@ class Agent:
 
     # -- making and clearing
 
-    async def _make_folder(self, order: PrepareOrder, grant: Grant, environments: str) -> LiveJob:
+    async def _make_folder(
+        self, order: PrepareOrder, grant: Grant, answer: dict[str, Any], environments: str
+    ) -> None:
         self._jobs.forget(order.job_id)  # what an agent left that died while making it
         try:
             folder = self._folders.create(order.job_id)
@@ -243,12 +250,13 @@ class Agent:
             await self._fetch(order, folder)
             orders = runner_orders(
                 order,
-                grant.environment,
+                grant,
                 environments,
                 self._options,
                 self._ca_bundle,
                 self._partitions.last_moment(order),
             )
+            self._folders.grants.write(order.job_id, grant, answer)
             live = self._jobs.take_up(folder, order.attempt, order.journal_start)
             live.socket.open()
             folder.write_orders(orders)
@@ -258,7 +266,6 @@ class Agent:
             if isinstance(error, OSError):
                 raise _folder_error(order.job_id, error) from error
             raise
-        return live
 
     async def _fetch(self, order: PrepareOrder, folder: JobFolder) -> None:
         with folder.create_package() as file:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cumulus_wire import folder as names
+from cumulusd.agent.grant_folder import GrantFolders
 from cumulusd.agent.orders import valid_job_id
 from cumulusd.agent.tree import delete_tree
 from cumulusd.errors import InternalError, NotFound
@@ -27,10 +28,12 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class JobFolders:
-    """`jobs/<id>/` and `owners/<owner>/env/` under the agent's folder; owns their descriptors."""
+    """`jobs/<id>/` and `owners/<owner>/env/` under the agent's folder; owns their descriptors.
+
+    `grants`: what holds these jobs to their shares."""
 
     def __init__(self, root: Path, uid: int | None = None, gid: int | None = None) -> None:
-        self._root = root
+        self.root = root
         self._emptying = threading.Lock()
         self._uid = -1 if uid is None else uid
         self._gid = -1 if gid is None else gid
@@ -38,6 +41,7 @@ class JobFolders:
             self._jobs = _make(root / "jobs", 0o711)
             self._trash = _make(root / "trash", 0o700)
             _close(_make(root / "owners", 0o711))
+            self.grants = GrantFolders(root, self._trash)
         except OSError as error:
             raise InternalError(
                 f"the agent's folder {root} can't be used: {error}",
@@ -48,6 +52,11 @@ class JobFolders:
         """Frees the descriptors."""
         _close(self._jobs)
         _close(self._trash)
+        self.grants.close()
+
+    def path(self, job_id: str) -> str:
+        """Of that job's folder."""
+        return str(self.root / "jobs" / job_id)
 
     def present(self) -> list[str]:
         """Ids of the jobs that have a folder."""
@@ -75,7 +84,7 @@ class JobFolders:
             handle = os.open(job_id, _DIRECTORY, dir_fd=self._jobs)
         except FileNotFoundError:
             raise NotFound(f"job {job_id} has no folder on this worker", job_id=job_id) from None
-        return JobFolder(job_id, self._root / "jobs" / job_id, handle, self._uid, self._gid)
+        return JobFolder(job_id, Path(self.path(job_id)), handle, self._uid, self._gid)
 
     def discard(self, job_id: str) -> None:
         """Takes the folder away at once; `empty_trash` deletes it."""
@@ -84,6 +93,14 @@ class JobFolders:
             os.rename(job_id, place, src_dir_fd=self._jobs, dst_dir_fd=self._trash)
         except FileNotFoundError:
             pass
+        self.grants.discard(job_id)
+
+    def discard_lost_grants(self) -> None:
+        """Takes away grants of no job: an agent died while clearing."""
+        present = self.present()
+        for job_id in self.grants.present():
+            if job_id not in present:
+                self.grants.discard(job_id)
 
     def empty_trash(self) -> None:
         """Deletes what was discarded. Blocking, for a thread. Raises InternalError."""
@@ -96,15 +113,15 @@ class JobFolders:
                 delete_tree(self._trash, name)
             except OSError as error:
                 raise InternalError(
-                    f"{self._root / 'trash' / name} can't be deleted: {error}",
+                    f"{self.root / 'trash' / name} can't be deleted: {error}",
                     hint="see who else writes there, then delete it by hand",
                 ) from error
 
     def environments(self, owner: str) -> Path:
         """Where that owner's jobs keep their environments; made if it isn't there."""
         safe = hashlib.sha256(owner.encode(errors="surrogatepass")).hexdigest()[:32]
-        _close(_make(self._root / "owners" / safe, 0o711))
-        path = self._root / "owners" / safe / "env"
+        _close(_make(self.root / "owners" / safe, 0o711))
+        path = self.root / "owners" / safe / "env"
         handle = _make(path, 0o700)
         try:
             os.fchown(handle, self._uid, self._gid)

@@ -38,6 +38,9 @@ class AgentOptions:
     expiry_grace_s: float = 60.0  #: beyond set-up and run time, until a partition is draining
     #: beyond that, for a container that starts late, until its runner ends in any case
     start_margin_s: float = 120.0
+    #: what may hold jobs to their shares where the worker offers it, see `cumulus_wire.grant`; for
+    #: jobs in containers only, where the mounts are
+    tiers: tuple[str, ...] = ()
     #: who owns the jobs' folders where containers run as another user; None: the agent itself
     job_uid: int | None = None
     job_gid: int | None = None

@@ -130,14 +130,14 @@ def refuse_arguments(arguments: Mapping[str, Any]) -> None:
 
 def runner_orders(
     order: PrepareOrder,
-    grant: Mapping[str, str],
+    grant: Grant,
     environments: str,
     options: AgentOptions,
     ca_bundle: str | None,
     last_moment: LastMoment,
 ) -> dict[str, Any]:
-    """The content of `job.json`. `grant`: the grant's variables, which win over the user's;
-    those of the CA bundle don't."""
+    """The content of `job.json`. The grant's variables win over the user's; those of the CA bundle
+    don't."""
     network = job_network.certificates(ca_bundle)
     return {
         "version": ORDERS_VERSION,
@@ -151,7 +151,9 @@ def runner_orders(
         "duration_s": order.duration_s,
         "stop_grace_s": options.stop_grace_s,
         "requirements": list(order.requirements),
-        "environment": {**network, **order.environment, **grant},
+        "environment": {**network, **order.environment, **grant.environment},
+        "tier": grant.tier.value,
+        "opencl_layer": grant.opencl,
         "python": options.job_python,
         "uv": options.uv,
         "environments": environments,
@@ -175,6 +177,7 @@ def grant_answer(
     mounts = [[folder, folder, False], [environments, environments, False]]
     if ca_bundle is not None:
         mounts.append([ca_bundle, ca_bundle, True])
+    mounts += [[source, target, read_only] for source, target, read_only in grant.mounts]
     return {
         "partition_id": grant.partition.partition_id,
         "device_id": grant.device.device_id,
@@ -182,7 +185,7 @@ def grant_answer(
         "device_index": grant.device.index,
         "units": grant.partition.units,
         "gpu_memory_bytes": grant.partition.gpu_memory_bytes,
-        "tier": grant.tier,
+        "tier": grant.tier.value,
         "tier_note": grant.tier_note,
         "folder": folder,
         "environment": {**job_network.certificates(ca_bundle), **grant.environment},

@@ -10,9 +10,10 @@ from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.orders import LastMoment, PrepareOrder
 from cumulusd.chronos.boot_clock import BootClock
 from cumulusd.chronos.devices import Discovered
-from cumulusd.chronos.grant import TIER_ADVISORY, Grant, make_grant
+from cumulusd.chronos.grant import Grant, best_tier, make_grant
 from cumulusd.chronos.ledger import UNITS_PER_DEVICE, Device, Ledger, PartitionState
 from cumulusd.chronos.ledger_file import LedgerFile
+from cumulusd.chronos.tiers import Offers
 from cumulusd.errors import CumulusError, InsufficientResources
 
 
@@ -27,6 +28,7 @@ class Partitions:
         self._options = options
         self._ledger = Ledger()
         self._present: list[str] = []  #: ids of the devices there are now
+        self.offers = Offers()  #: what holds jobs to their shares; its owner keeps it true
         self.discovery_error: str | None = None
 
     def load(self) -> None:
@@ -61,8 +63,10 @@ class Partitions:
         held = self._ledger.of_job(job_id)
         return held[-1].attempt if held else None
 
-    def reserve(self, order: PrepareOrder) -> Grant:
-        """The grant of the partition of that attempt, made if it isn't there. Durable."""
+    def reserve(self, order: PrepareOrder, place: str) -> Grant:
+        """The grant of the partition of that attempt, made if it isn't there. Durable.
+
+        `place`: where the grant's own files will be."""
         if self._ledger.find(order.job_id, order.attempt) is None:
             self._refuse_absent(order)
         budget_s = self._budget_s(order)
@@ -76,7 +80,13 @@ class Partitions:
             expires_s=self._clock.seconds() + budget_s,
         )
         self._save(ledger)
-        return make_grant(partition, ledger.devices[partition.device_id])
+        return make_grant(
+            partition,
+            ledger.devices[partition.device_id],
+            self.offers,
+            place,
+            self.last_moment(order).seconds,
+        )
 
     def lifetime_s(self, order: PrepareOrder) -> float:
         """How long after its `reserve` a runner of that attempt may be there at most."""
@@ -114,19 +124,21 @@ class Partitions:
 
     def devices(self) -> list[dict[str, Any]]:
         """As `docs/protocol.md` has them."""
-        return [
-            {
-                "device_id": device.device_id,
-                "index": device.index,
-                "name": device.name,
-                "kind": device.kind,
-                "memory_bytes": device.memory_bytes,
-                "units_total": UNITS_PER_DEVICE,
-                "units_free": self._ledger.units_free(device.device_id),
-                "tier": TIER_ADVISORY,
-            }
-            for device in self._known(self._present)
-        ]
+        return [self._device(device) for device in self._known(self._present)]
+
+    def _device(self, device: Device) -> dict[str, Any]:
+        tier, note = best_tier(device, self.offers)
+        return {
+            "device_id": device.device_id,
+            "index": device.index,
+            "name": device.name,
+            "kind": device.kind,
+            "memory_bytes": device.memory_bytes,
+            "units_total": UNITS_PER_DEVICE,
+            "units_free": self._ledger.units_free(device.device_id),
+            "tier": tier.value,
+            "tier_note": note,
+        }
 
     def listing(self) -> list[dict[str, Any]]:
         """As `docs/protocol.md` has them."""

@@ -25,6 +25,7 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
+from cumulus_wire.grant import Tier
 from cumulusd.agent.options import AgentOptions
 from cumulusd.log import Format
 
@@ -61,6 +62,13 @@ def _text_or_null(value: Any) -> str | None:
     return value
 
 
+def _tiers(value: Any) -> tuple[str, ...]:
+    known = [tier.value for tier in Tier]
+    if not isinstance(value, list) or any(name not in known for name in value):
+        raise ValueError(f"must be a list of some of {', '.join(known)}")
+    return tuple(value)
+
+
 #: The options that may be set, and what they must be.
 OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "count_cpu_devices": _bool,
@@ -75,6 +83,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "discovery_interval_s": _seconds,
     "job_uid": _whole,
     "job_gid": _whole,
+    "tiers": _tiers,
     "job_python": _text_or_null,
     "uv": _text_or_null,
 }

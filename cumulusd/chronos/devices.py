@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 import attrs
 
 from cumulusd.chronos.ledger import Device
 
 KINDS = ("gpu", "accelerator", "cpu")
+#: What NVIDIA's OpenCL driver calls its platform.
+NVIDIA_PLATFORM = "NVIDIA CUDA"
 
 
 class ProbeAnswerInvalid(ValueError):
@@ -68,6 +71,7 @@ class _Entry:
     memory_bytes: int
     uuid: str | None
     pci: str | None
+    cuda_uuid: str | None
 
     @classmethod
     def read(cls, entry: Mapping[str, Any], place: int) -> "_Entry":
@@ -83,6 +87,8 @@ class _Entry:
             memory_bytes=memory_bytes,
             uuid=entry.get("uuid"),
             pci=entry.get("pci"),
+            cuda_uuid=entry.get("cuda_uuid")
+            or _cuda_uuid(str(entry["platform"]), entry.get("uuid")),
         )
 
     @property
@@ -103,6 +109,7 @@ def _numbered(entries: Iterable[_Entry], selection: Selection) -> dict[str, Devi
     )
     devices: dict[str, Device] = {}
     addresses: set[str] = set()
+    ordinals = _ordinals(entries)
     for one in order:
         if one.device_id in devices or (one.pci is not None and one.pci in addresses):
             continue
@@ -114,5 +121,27 @@ def _numbered(entries: Iterable[_Entry], selection: Selection) -> dict[str, Devi
             name=one.name,
             kind=one.kind,
             memory_bytes=selection.shareable_bytes(one.kind, one.memory_bytes),
+            uuid=one.uuid,
+            pci=one.pci,
+            platform=one.platform,
+            ordinal=ordinals[one.place],
+            cuda_uuid=one.cuda_uuid,
         )
     return devices
+
+
+def _ordinals(entries: Iterable[_Entry]) -> dict[int, int]:
+    """By place: the how-manieth of its platform and name each is, in the drivers' own order."""
+    seen: dict[tuple[str, str], int] = {}
+    found = {}
+    for one in sorted(entries, key=lambda one: one.place):
+        found[one.place] = seen.get((one.platform, one.name), 0)
+        seen[one.platform, one.name] = found[one.place] + 1
+    return found
+
+
+def _cuda_uuid(platform: str, uuid: str | None) -> str | None:
+    """NVIDIA's name of a GPU, which is the UUID that its OpenCL driver tells."""
+    if uuid is None or platform != NVIDIA_PLATFORM:
+        return None
+    return f"GPU-{UUID(uuid)}"

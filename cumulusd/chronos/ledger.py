@@ -34,6 +34,12 @@ class Device:
     name: str
     kind: str  #: "gpu", "cpu" or "accelerator"
     memory_bytes: int  #: what the shares divide: the total less the reserve
+    #: how its drivers name it, as far as they told at the last look
+    uuid: str | None = None  #: OpenCL's, 32 hexadecimal digits
+    pci: str | None = None  #: "0000:01:00.0"
+    platform: str | None = None  #: OpenCL's
+    ordinal: int | None = None  #: among the devices of equal platform and name
+    cuda_uuid: str | None = None  #: NVIDIA's: "GPU-..." or, of a slice, "MIG-..."
 
 
 @attrs.frozen(kw_only=True)
@@ -252,6 +258,10 @@ def _field(record: Mapping[str, Any], key: str, kind: type) -> Any:
     return value
 
 
+def _optional(record: Mapping[str, Any], key: str, kind: type) -> Any:
+    return None if record.get(key) is None else _field(record, key, kind)
+
+
 def _device(record: Mapping[str, Any]) -> Device:
     return Device(
         device_id=_field(record, "device_id", str),
@@ -259,6 +269,11 @@ def _device(record: Mapping[str, Any]) -> Device:
         name=_field(record, "name", str),
         kind=_field(record, "kind", str),
         memory_bytes=_field(record, "memory_bytes", int),
+        uuid=_optional(record, "uuid", str),
+        pci=_optional(record, "pci", str),
+        platform=_optional(record, "platform", str),
+        ordinal=_optional(record, "ordinal", int),
+        cuda_uuid=_optional(record, "cuda_uuid", str),
     )
 
 

@@ -60,7 +60,8 @@ class Device:
     memory_bytes: int  #: what the shares divide: the total less the reserve
     units_total: int
     units_free: int
-    tier: str
+    tier: str  #: what holds a job to its share here, at best
+    tier_note: str = ""  #: the same in a few words
 
 
 @attrs.frozen(kw_only=True)

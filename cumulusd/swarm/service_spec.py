@@ -194,6 +194,8 @@ def _mounts(spec: ContainerSpec, settings: JobSettings) -> list[types.Mount]:
         (_SCRATCH, settings.tmp_bytes),
         (_SHARED_MEMORY, settings.shared_memory_bytes),
     ):
+        if target in binds:
+            continue  # CUDA MPS has the worker's
         mounts.append(types.Mount(target, None, type="tmpfs", tmpfs_size=size, tmpfs_mode=0o1777))
     return mounts
 

@@ -271,6 +271,7 @@ def _devices(entries: Any) -> tuple[Device, ...]:
             units_total=int(entry["units_total"]),
             units_free=int(entry["units_free"]),
             tier=str(entry["tier"]),
+            tier_note=str(entry.get("tier_note", "")),
         )
         for entry in entries
     )

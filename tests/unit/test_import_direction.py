@@ -41,8 +41,9 @@ OURS: dict[str, str] = {
     "cumulusd.metrics": "cumulus_wire",
     "cumulusd.config_file": "",
     "cumulusd.config_platform": "",
-    "cumulusd.config": "cumulusd.config_file cumulusd.config_platform cumulusd.errors"
-    " cumulusd.identity",
+    "cumulusd.config_chronos": "cumulusd.config_platform",
+    "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_platform"
+    " cumulusd.errors cumulusd.identity",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",
     "cumulusd.job_network": "",
@@ -69,7 +70,7 @@ OURS: dict[str, str] = {
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
     "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
     " =cumulusd cumulusd.job_network",
-    "cumulusd.agent.settings": "cumulusd.agent cumulusd.log",
+    "cumulusd.agent.settings": "cumulus_wire cumulusd.agent cumulusd.log",
     "cumulusd.agent.__main__": f"{_COMMON} cumulusd.agent cumulusd.log",
     "cumulusd.parts": "cumulus_wire cumulusd",  # of tap: the parts as a value
     "cumulusd.tap": "cumulus_wire cumulusd",

@@ -39,6 +39,7 @@ async def test_devices_are_answered_as_the_protocol_says(make: Callable[..., Wor
                 "units_total": 10_000,
                 "units_free": 10_000,
                 "tier": "advisory",
+                "tier_note": "booked, not enforced",
             }
         ],
         "discovery_error": None,

@@ -86,6 +86,27 @@ def test_a_card_that_two_drivers_show_is_one_device() -> None:
     assert list(found.devices) == ["uuid-" + "ab" * 16]
 
 
+def test_a_device_keeps_the_names_that_grants_need() -> None:
+    found = read_answer(
+        answer(
+            entry("twin", kind="cpu"),
+            entry("other", kind="cpu", ordinal=1),
+            entry("twin", kind="cpu", ordinal=2),
+            entry("card", platform="NVIDIA CUDA", uuid="8932f937d72c4106c12f20bd9faed9f6"),
+            entry("slice", platform="NVIDIA CUDA", uuid="ab" * 16, cuda_uuid="MIG-x"),
+            entry("amd", platform="rusticl", uuid="cd" * 16, pci="0000:02:00.0"),
+        ),
+        CPU_TOO,
+    )
+    named = {one.name: one for one in found.devices.values() if one.name != "twin"}
+    assert named["card"].cuda_uuid == "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+    assert named["slice"].cuda_uuid == "MIG-x"
+    assert (named["amd"].cuda_uuid, named["amd"].pci) == (None, "0000:02:00.0")
+    # Among its own kind, not among the platform's devices.
+    twins = [one.ordinal for one in found.devices.values() if one.name == "twin"]
+    assert (twins, named["other"].ordinal) == ([0, 1], 0)
+
+
 def test_a_gpu_keeps_a_reserve_for_its_driver_and_a_cpu_doesnt() -> None:
     found = read_answer(answer(entry(), entry("c", kind="cpu")), CPU_TOO)
     assert [one.memory_bytes for one in found.devices.values()] == [950, 1000]

@@ -63,6 +63,7 @@ jobs:
   environment: {{A: b}}
   ca_bundle: ca.pem
   index_url: https://packages.example/simple
+chronos: {{tiers: [opencl, mig]}}
 agent_grace_s: 5.5
 log: {{level: debug, format: json}}
 tokens:
@@ -80,6 +81,7 @@ tokens:
     assert config.jobs.default_queue_timeout_s == 0
     assert (config.jobs.history_max_bytes, config.jobs.min_free_bytes) == (3_000_000, 0)
     assert config.agent_grace_s == 5.5
+    assert config.chronos.allowed_tiers == ("opencl", "mig")
     doors = Authenticator(config.authenticator_tokens())
     who = doors.authenticate(SECRET)
     assert who is not None and (who.name, who.owner, who.role) == ("ops.1", "ops", Role.ADMIN)

@@ -175,6 +175,15 @@ def test_read_only_mounts_and_a_folder_that_is_always_writable() -> None:
     assert binds == [("/etc/ca.pem", True), (FOLDER, False)]
 
 
+def test_shared_memory_of_the_workers_takes_the_place_of_the_jobs_own() -> None:
+    spec = with_grant(mounts=((f"{ROOT}/mps/shm", "/dev/shm", False),))
+    mounts = payload(spec)["TaskTemplate"]["ContainerSpec"]["Mounts"]
+    targets = [one["Target"] for one in mounts]
+    assert sorted(targets) == sorted([FOLDER, "/dev/shm", "/tmp"])
+    (shared,) = (one for one in mounts if one["Target"] == "/dev/shm")
+    assert (shared["Type"], shared["Source"]) == ("bind", f"{ROOT}/mps/shm")
+
+
 def test_a_name_that_swarm_would_refuse_is_refused_here() -> None:
     with pytest.raises(InvalidArgument, match="63"):
         payload(attrs.evolve(SPEC, job_id="j" * 60))

@@ -1,0 +1,34 @@
+"""Where a job's container finds what holds it to its share: agent, runner and layer agree on this.
+
+==============================  =======  ==========================================================
+in the container                mode     what it is
+==============================  =======  ==========================================================
+`/run/cumulus/grant`            ro       files that the agent made of the grant, root's
+`/run/cumulus/grant/opencl`     ro       what the OpenCL layer enforces; without it, it is inert
+`/run/cumulus/usage`            rw       a folder of root's: what is in it can't be replaced
+`/run/cumulus/usage/opencl`     rw       the layer's accounting, shared by the job's processes
+==============================  =======  ==========================================================
+"""
+
+from enum import StrEnum
+
+GRANT = "/run/cumulus/grant"
+USAGE = "/run/cumulus/usage"
+OPENCL = "opencl"  #: name of the file in both
+
+#: Version of the OpenCL file's content: `key=value` lines, the first `version=1`.
+OPENCL_VERSION = 1
+#: Size of the layer's accounting, which the agent makes of zeros; any other size is refused.
+OPENCL_USAGE_BYTES = 256 << 10
+#: The layer in the job image.
+OPENCL_LAYER = "/usr/local/lib/cumulus/libcumulus_opencl.so"
+
+
+class Tier(StrEnum):
+    """What holds a job to its share, the strongest first."""
+
+    MIG = "mig"  #: the GPU itself: the job has a whole slice
+    MPS = "mps"  #: CUDA's multi-process service
+    HAMI = "hami"  #: HAMi-core, preloaded
+    OPENCL = "opencl"  #: the OpenCL layer of the job image
+    ADVISORY = "advisory"  #: nothing: the share is booked, and frameworks are told of it
