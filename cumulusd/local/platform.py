@@ -171,7 +171,12 @@ class LocalPlatform:
         ending = self._tasks.start(self._end(process), "ending a runner", job_id=job_id)
         if not ending.called:
             self._ending[job_id] = ending
-            ending.addBoth(lambda _: self._ending.pop(job_id, None))
+
+            def ended(_: object) -> None:
+                # Nothing is returned: a Deferred can't be its own result.
+                self._ending.pop(job_id, None)
+
+            ending.addBoth(ended)
 
     async def remove(self, job_id: str, attempt: int) -> None:
         """Forgets the runner. Raises Unavailable while it is alive."""
