@@ -1,59 +1,20 @@
 """One job's journal on the daemon's disk: appended by one sender, read by any number of readers."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
-from cumulus_wire.journal import (
-    HEADER,
-    MAGIC,
-    MAX_PAYLOAD_BYTES,
-    FrameParser,
-    JournalCorrupt,
-    Kind,
-    Record,
-    gap_record,
-    rest_missing,
-)
+from cumulus_wire.journal import FrameParser, JournalCorrupt, Kind, Record, rest_missing
 from cumulusd.errors import Conflict, InvalidArgument
-from cumulusd.jobs import segments
+from cumulusd.jobs.chunk import Chunk, read_chunk
+from cumulusd.jobs.journal_errors import JournalDamaged, JournalHole, disk_error
+from cumulusd.jobs.journal_files import JournalFiles
 from cumulusd.jobs.ports import RunInThread
-from cumulusd.jobs.segments import OpenFiles, Segment
+from cumulusd.jobs.segments import OpenFiles
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.tasks import waiting_for
-
-
-class JournalHole(Conflict):
-    """Bytes were sent that don't follow on what is held: send from `received_offset` on."""
-
-
-class JournalDamaged(JournalCorrupt):
-    """Bytes were sent that are no frames. What was whole before them is kept, in `records` too."""
-
-    def __init__(self, offset: int, why: str, records: list[Record]) -> None:
-        super().__init__(offset, why)
-        self.why = why
-        self.records = records
-
-
-@attrs.frozen(kw_only=True)
-class Chunk:
-    """A piece of a journal for a reader."""
-
-    kind: str  #: "frames", or "gap" for a range that the size cap dropped
-    offset: int
-    next_offset: int  #: where to read on
-    data: bytes = b""  #: whole frames; empty for a gap and at the journal's end
-
-    def records(self) -> list[Record]:
-        """The same as records; a gap is one GAP record. Raises JournalCorrupt."""
-        if self.kind == "gap":
-            return [gap_record(self.offset, self.next_offset, 0)]
-        return FrameParser(self.offset).feed(self.data)
 
 
 class Journal:
@@ -79,28 +40,25 @@ class Journal:
         """
         self.job_id = job_id
         self._folder = folder
-        self._files = files
-        self._run_in_thread = run_in_thread
-        self._cap_bytes = cap_bytes
-        self._segment_bytes = segment_bytes
         self._changed = changed
         self._failed = failed
         self._on_durable = on_durable
-        self._segments, self._last_kind = segments.recover(folder)
-        self._parser = FrameParser(self._segments[-1].end if self._segments else 0)
+        self._files = JournalFiles(
+            job_id,
+            folder,
+            files=files,
+            run_in_thread=run_in_thread,
+            cap_bytes=cap_bytes,
+            segment_bytes=segment_bytes,
+            failed=failed,
+        )
+        self._last_kind = self._files.last_kind
+        self._parser = FrameParser(self._files.end_offset)
         #: Everything before it is fsynced; whole frames only.
         self.durable_offset = self.start_offset
-        #: Bytes on disk.
-        self.size_bytes = sum(segment.size_bytes for segment in self._segments)
-        #: A new segment waits for the older ones to be fsynced: don't wait for the interval.
-        self.urgent = False
         self.closed = False
         #: Nothing of this attempt, nor of those before it, is taken any more.
         self.sealed_attempt = 0
-        # Starts of the segments with bytes not fsynced: not looked at yet, and being fsynced. What
-        # was found may have been left unsynced by a daemon that was killed.
-        self._unsynced = {segment.start for segment in self._segments}
-        self._in_flight: set[int] = set()
         self._sync_lock = DeferredLock()
         self._syncs_begun = 0
         self._sync_failure: str | None = None
@@ -111,7 +69,7 @@ class Journal:
     @property
     def start_offset(self) -> int:
         """Where it begins."""
-        return self._segments[0].start if self._segments else 0
+        return self._files.start_offset
 
     @property
     def end_offset(self) -> int:
@@ -139,7 +97,17 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """It holds bytes that a sync can make durable."""
-        return bool(self._unsynced or self._in_flight)
+        return self._files.dirty
+
+    @property
+    def urgent(self) -> bool:
+        """A new segment waits for the older ones to be fsynced: don't wait for the interval."""
+        return self._files.urgent
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk."""
+        return self._files.size_bytes
 
     @property
     def failing(self) -> bool:
@@ -170,11 +138,11 @@ class Journal:
         if not data:
             return []
         boundary = self.end_offset
-        segment = self._write(data)
+        self._files.append(data)
         try:
             records = self._parser.feed(data)
         except JournalCorrupt as error:
-            records = self._cut_damage(segment, boundary, error.offset)
+            records = self._cut_damage(boundary, error.offset)
             why = str(error).partition(": ")[2]
             self._damage = error.offset, why
             self._appended(records)
@@ -193,23 +161,16 @@ class Journal:
         """
         self._check_open()
         self._damage = None
-        if self._segments and self._parser.pending_bytes:
-            segment, end = self._segments[-1], self.end_offset
-            try:
-                fd = self._files.get(self._folder, segment.start)
-                os.ftruncate(fd, end - segment.start)
-            except OSError as error:
-                raise disk_error(self.job_id, "written", self._folder, error) from error
-            self.size_bytes -= segment.end - end
-            segment.end = end
-            self._unsynced.add(segment.start)
+        if self._files and self._parser.pending_bytes:
+            end = self.end_offset
+            self._files.cut(end)
             self._parser = FrameParser(end)
             self._changed(self)
         start, end = given_up_from, self.end_offset
         if start is not None and not self.finished_since(start) and not self.given_up_since(start):
             self.append(end, rest_missing(end, attempt, time_us))
         self.sealed_attempt = max(self.sealed_attempt, attempt)
-        return await self.sync() if self._segments else 0
+        return await self.sync() if self._files else 0
 
     async def sync(self) -> int:
         """Fires when all whole frames appended before the call are fsynced: the durable offset.
@@ -220,11 +181,11 @@ class Journal:
         """
         begun_before = self._syncs_begun
         async with self._sync_lock:
-            if self.closed or not self._unsynced or self._syncs_begun > begun_before:
+            if self.closed or not self._files.unsynced or self._syncs_begun > begun_before:
                 self._check_sync_failure()
                 return self.durable_offset  # whoever held the lock began after this call
             self._syncs_begun += 1
-            self.urgent = False
+            self._files.urgent = False
             if self._sync_failure is None:
                 await self._sync_segments()
             else:
@@ -232,15 +193,10 @@ class Journal:
             return self.durable_offset
 
     async def _sync_segments(self) -> None:
-        wanted, starts = self.end_offset, sorted(self._unsynced)
-        self._in_flight, self._unsynced = self._unsynced, set()
-        folder = self._folder
+        wanted = self.end_offset
         try:
-            await self._run_in_thread(lambda: segments.sync_files(folder, starts))
+            await self._files.sync()
         except BaseException as error:
-            # Failed, or cancelled and unknown how far it came.
-            self._unsynced |= self._in_flight
-            self._in_flight = set()
             if isinstance(error, OSError):
                 self._note_sync_failure(error)
             if not self.closed:
@@ -248,7 +204,6 @@ class Journal:
             if isinstance(error, OSError):
                 self._check_sync_failure()
             raise
-        self._in_flight = set()
         self._synced(wanted)
 
     async def _mend(self) -> None:
@@ -268,37 +223,22 @@ class Journal:
     async def _rewrite(self) -> None:
         # Nothing is appended meanwhile, so nothing is dropped or begun either. A frame that is not
         # whole yet has no checksum to prove it: it is cut off, and comes again.
-        self._files.close(self._folder)
-        folder, end = self._folder, self.end_offset
-        sizes = [
-            (each.start, min(each.end, end) - each.start)
-            for each in self._segments
-            if each.start in self._unsynced
-        ]
-
-        def work() -> int:
-            kept = sum(segments.rewrite(folder, *each) for each in sizes)
-            segments.sync_files(folder, [])
-            return kept
-
-        kept = await self._run_in_thread(work)
-        self._files.close(folder)  # sealing may have opened the file that is replaced now
-        self._unsynced = set()
+        end = self.end_offset
+        complete = await self._files.rewrite(end)
         self._sync_failure = None
         if self.closed:
             return
-        if kept != sum(size for _, size in sizes):
-            self._segments, self._last_kind = segments.recover(folder)
-            end = self._segments[-1].end if self._segments else 0
+        if complete:
+            self._files.trim(end)
+        else:
+            self._files.recover()
+            self._last_kind, end = self._files.last_kind, self._files.end_offset
             self._log.error(
                 "job {job_id}: the disk lost its journal from {end} B on, it is asked for again",
                 job_id=self.job_id,
                 end=end,
             )
-        elif self._segments:
-            self._segments[-1].end = end
         self._parser = FrameParser(end)
-        self.size_bytes = sum(each.size_bytes for each in self._segments)
         self._log.info("job {job_id}: its journal is on disk again", job_id=self.job_id)
         self._synced(end)
 
@@ -331,14 +271,18 @@ class Journal:
         self._check_open()
         if not 0 <= offset <= self.end_offset:
             raise self._bad_offset(offset, f"is outside its range, 0 to {self.end_offset}")
-        for segment in self._segments:
+        for segment in self._files:
             if offset < segment.start:
                 return Chunk(kind="gap", offset=offset, next_offset=segment.start)
             if offset < min(segment.end, self.end_offset):
                 try:
-                    return self._read_frames(segment, offset, max_bytes)
+                    return read_chunk(self._folder, segment, offset, self.end_offset, max_bytes)
                 except OSError as error:
                     raise disk_error(self.job_id, "read", self._folder, error) from error
+                except JournalCorrupt:
+                    # What the disk lost is no reader's fault, and comes again.
+                    self._check_sync_failure()
+                    raise self._bad_offset(offset, "is inside a record") from None
         return Chunk(kind="frames", offset=offset, next_offset=offset)
 
     async def wait_beyond(self, offset: int) -> None:
@@ -357,17 +301,14 @@ class Journal:
 
     def pruned(self) -> None:
         """Its older segments were taken away: readers find a gap there."""
-        self._segments = segments.list_segments(self._folder)
-        self.size_bytes = sum(segment.size_bytes for segment in self._segments)
-        self._unsynced &= {segment.start for segment in self._segments}
-        self._files.close(self._folder)
+        self._files.pruned()
         self._changed(self)
 
     def close(self) -> None:
         """Closes its file and wakes its readers. Syncs nothing."""
         if not self.closed:
             self.closed = True
-            self._files.close(self._folder)
+            self._files.close()
             self._wake()
 
     # Writing.
@@ -390,100 +331,19 @@ class Journal:
                 "it is tried again every few seconds, and nothing is lost meanwhile.",
             )
 
-    def _write(self, data: bytes) -> Segment:
-        """Appends to the last segment, wholly or not at all."""
-        segment = self._segments[-1] if self._segments else Segment(0, 0)
-        try:
-            fd = self._files.get(self._folder, segment.start)
-            segments.write_at(fd, data, segment.size_bytes)
-        except OSError as error:
-            self._failed(error)
-            raise disk_error(self.job_id, "written", self._folder, error) from error
-        if not self._segments:
-            self._segments.append(segment)
-        segment.end += len(data)
-        self.size_bytes += len(data)
-        self._unsynced.add(segment.start)
-        return segment
-
-    def _cut_damage(self, segment: Segment, boundary: int, end: int) -> list[Record]:
+    def _cut_damage(self, boundary: int, end: int) -> list[Record]:
         """Drops the bytes from `end` on; returns the whole records between `boundary` and it."""
         self._parser = FrameParser(end)
-        self.size_bytes -= segment.end - end
-        segment.end = end
-        try:
-            fd = self._files.get(self._folder, segment.start)
-            whole = os.pread(fd, end - boundary, boundary - segment.start)
-            os.ftruncate(fd, segment.size_bytes)
-        except OSError as error:
-            raise disk_error(self.job_id, "written", self._folder, error) from error
-        return FrameParser(boundary).feed(whole)
+        return FrameParser(boundary).feed(self._files.cut_damage(boundary, end))
 
     def _appended(self, records: list[Record]) -> None:
         if records:
             self._last_kind = records[-1].kind
-        self._roll()
-        self._drop()
+        self._files.roll(self.end_offset)
+        self._files.drop()
         self._changed(self)
         if records:
             self._wake()
-
-    def _roll(self) -> None:
-        """Begins a new segment at the last frame boundary when this one is full."""
-        last, boundary = self._segments[-1], self.end_offset
-        if boundary - last.start < self._segment_bytes:
-            return
-        self.urgent = True
-        older = (self._unsynced | self._in_flight) - {last.start}
-        if older:
-            return  # see segments.py: it grows until the older ones are on disk
-        part_bytes = last.end - boundary
-        try:
-            if part_bytes:
-                # The new one is whole before the old one is cut; recovery knows the overlap.
-                fd = self._files.get(self._folder, last.start)
-                part = os.pread(fd, part_bytes, boundary - last.start)
-                segments.write_at(self._files.get(self._folder, boundary), part, 0)
-                os.truncate(segments.path_of(self._folder, last.start), boundary - last.start)
-        except OSError as error:
-            # Nothing is lost: it stays one segment, and the next append tries again.
-            self._failed(error)
-            self._files.close(self._folder)
-            segments.path_of(self._folder, boundary).unlink(missing_ok=True)
-            return
-        last.end = boundary
-        self._segments.append(Segment(boundary, boundary + part_bytes))
-        if part_bytes:
-            self._unsynced.add(boundary)
-
-    def _drop(self) -> None:
-        """Keeps to the size cap."""
-        if self.size_bytes <= self._cap_bytes:
-            return
-        # What isn't fsynced, or has no file yet, may be gone after a crash: the last two of the
-        # rest would then be the last two.
-        count, uncertain_bytes = len(self._segments), 0
-        while count and self._is_uncertain(self._segments[count - 1]):
-            count -= 1
-            uncertain_bytes += self._segments[count].size_bytes
-        certain = self._segments[:count]
-        for segment in segments.droppable(certain, self._cap_bytes - uncertain_bytes):
-            try:
-                segments.path_of(self._folder, segment.start).unlink(missing_ok=True)
-            except OSError as error:
-                self._log.error(
-                    "job {job_id}: can't drop a journal segment: {error}",
-                    job_id=self.job_id,
-                    error=error,
-                )
-                return
-            self._segments.remove(segment)
-            self._unsynced.discard(segment.start)
-            self.size_bytes -= segment.size_bytes
-
-    def _is_uncertain(self, segment: Segment) -> bool:
-        start = segment.start
-        return not segment.size_bytes or start in self._unsynced or start in self._in_flight
 
     # Reading.
 
@@ -500,29 +360,6 @@ class Journal:
             hint="Use 0, or a next_offset that the server sent.",
         )
 
-    def _read_frames(self, segment: Segment, offset: int, max_bytes: int) -> Chunk:
-        limit = min(segment.end, self.end_offset) - offset
-        fd = os.open(segments.path_of(self._folder, segment.start), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            position = offset - segment.start
-            data = os.pread(fd, min(limit, max(max_bytes, HEADER.size)), position)
-            first = _frame_bytes(data, 0)
-            if first is not None and len(data) < first <= limit:
-                data = os.pread(fd, first, position)
-        finally:
-            os.close(fd)
-        try:
-            # The first frame's checksum proves that this is a boundary; readers check the others.
-            if first is None or not FrameParser(offset).feed(data[:first]):
-                raise JournalCorrupt(offset, "no frame")
-        except JournalCorrupt:
-            self._check_sync_failure()  # what the disk lost is no reader's fault, and comes again
-            raise self._bad_offset(offset, "is inside a record") from None
-        end = first
-        while (size := _frame_bytes(data, end)) is not None and end + size <= len(data):
-            end += size
-        return Chunk(kind="frames", offset=offset, next_offset=offset + end, data=data[:end])
-
     def _wake(self) -> None:
         ready = [
             waiter
@@ -533,23 +370,3 @@ class Journal:
             # One that is woken may cancel another.
             if self._waiters.pop(waiter, None) is not None:
                 waiter.callback(None)
-
-
-def _frame_bytes(data: bytes, position: int) -> int | None:
-    """Size of the frame whose header stands at `position`; None when none does."""
-    if len(data) - position < HEADER.size:
-        return None
-    magic, _, flags, length, _, _ = HEADER.unpack_from(data, position)
-    if magic != MAGIC or flags != 0 or length > MAX_PAYLOAD_BYTES:
-        return None
-    return HEADER.size + int(length)
-
-
-def disk_error(job_id: str, verb: str, folder: Path, error: OSError) -> StoreFailed:
-    """What is raised when a journal's files can't be `verb`."""
-    return StoreFailed(
-        f"The journal of job {job_id} can't be {verb}: {error}",
-        job_id=job_id,
-        details={"path": str(folder)},
-        hint=f"Check the free space and the health of the disk that holds {folder}.",
-    )

@@ -18,7 +18,9 @@ from twisted.python.failure import Failure
 
 from cumulusd.errors import Conflict, InvalidArgument
 from cumulusd.jobs import segments
-from cumulusd.jobs.journal import Chunk, Journal, JournalDamaged, JournalHole, disk_error
+from cumulusd.jobs.chunk import Chunk
+from cumulusd.jobs.journal import Journal
+from cumulusd.jobs.journal_errors import JournalDamaged, JournalHole, disk_error
 from cumulusd.jobs.ports import Clock, DelayedCall, RunInThread
 from cumulusd.jobs.segments import OpenFiles
 from cumulusd.jobs.store import StoreFailed

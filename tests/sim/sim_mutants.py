@@ -14,7 +14,7 @@ from cumulusd.chronos.ledger import Ledger
 from cumulusd.jobs import machine
 from cumulusd.jobs.effects import Effects
 from cumulusd.jobs.intake import Intake
-from cumulusd.jobs.journal import Journal
+from cumulusd.jobs.journal_files import JournalFiles
 from cumulusd.jobs.machine import Effect
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.supervisor import Supervisor
@@ -121,7 +121,7 @@ MUTANTS: dict[str, Patch] = {
         Effects, "_until_done", _given_up_in_silence
     ),
     "the cap takes what is not on disk for certain": lambda: mock.patch.object(
-        Journal, "_is_uncertain", lambda self, segment: False
+        JournalFiles, "_is_uncertain", lambda self, segment: False
     ),
     "a stop is forgotten over a restart": lambda: mock.patch.object(
         machine, "effects_after_restart", _stop_forgotten
