@@ -4,38 +4,33 @@ Handlers of WAMP procedures and HTTP routes decode, call this, encode; they deci
 """
 
 import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from cumulus_wire.codes import EndReason, WaitReason
+from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import Kind, Record, is_rest_missing
 from cumulusd import __version__
 from cumulusd.errors import (
     Conflict,
     CumulusError,
-    InternalError,
     JobFailed,
     NotAuthorized,
     NotEnded,
     NotFound,
     TooLarge,
-    TooMany,
-    Unavailable,
 )
-from cumulusd.identity import Principal, Role
+from cumulusd.identity import Principal
 from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.machine import EventKind
-from cumulusd.jobs.model import JobRecord, Phase, Wait
+from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
-from cumulusd.spec import SpecLimits, parse_spec
+from cumulusd.submissions import Submissions, SubmitLimits
 from cumulusd.tasks import wait_at_most
 from cumulusd.views import job_view, worker_views
 
@@ -61,15 +56,6 @@ class Parts(Protocol):
     def __call__(self) -> dict[str, str]: ...
 
 
-@attrs.frozen(kw_only=True)
-class RelayLimits:
-    """Bounds on what is accepted."""
-
-    max_queued: int = 20_000
-    max_queued_per_owner: int = 5_000
-    spec: SpecLimits = attrs.field(factory=SpecLimits)
-
-
 class Relay:
     """Submit, follow, cancel, look: over the jobs, for a principal."""
 
@@ -85,13 +71,12 @@ class Relay:
         parts: Parts,
         clock: Clock,
         wall_clock: Callable[[], float],
-        limits: RelayLimits,
+        limits: SubmitLimits,
         platform_name: str,
         refused: Callable[[str], None] = lambda code: None,
         no_room: Callable[[], CumulusError | None] = lambda: None,
     ) -> None:
-        """`refused(error code)` is told of every submit that was not accepted; `no_room` says why
-        the daemon's disk takes no more jobs, None when it does."""
+        """`refused` and `no_room` as of `Submissions`."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -101,95 +86,24 @@ class Relay:
         self._wall_clock = wall_clock
         self._limits = limits
         self._platform_name = platform_name
-        self._refused = refused
-        self._no_room = no_room
-        self._closing = False
+        self._submissions = Submissions(
+            packages=packages,
+            supervisor=supervisor,
+            wall_clock=wall_clock,
+            limits=limits,
+            refused=refused,
+            no_room=no_room,
+        )
 
     def close(self) -> None:
         """From now on no job is accepted."""
-        self._closing = True
+        self._submissions.close()
 
     # -- jobs
 
     async def submit(self, who: Principal, spec_value: Any) -> dict[str, Any]:
         """The view of the new job, which is durable. Every error carries its id."""
-        job_id = f"job_{secrets.token_hex(6)}"
-        try:
-            record = await self._submit(who, spec_value, job_id)
-        except CumulusError as error:
-            error.job_id = error.job_id or job_id
-            self._refused(error.code.value)
-            self._log.info(
-                "job {job_id} of {owner} refused: {why}",
-                job_id=error.job_id,
-                owner=who.owner,
-                why=error.message,
-                code=error.code.value,
-            )
-            raise
-        except CancelledError:
-            raise  # the caller went
-        except Exception as error:
-            log_id = secrets.token_hex(4)
-            self._log.failure("submit failed ({log_id})", log_id=log_id, job_id=job_id)
-            raise InternalError(
-                "The daemon failed to take the job",
-                job_id=job_id,
-                details={"log_id": log_id},
-                hint="its operator finds the cause in the log under this log_id",
-            ) from error
-        return self.view(record)
-
-    async def _submit(self, who: Principal, spec_value: Any, job_id: str) -> JobRecord:
-        if who.role not in (Role.CLIENT, Role.ADMIN):
-            raise NotAuthorized(f"A token of role {who.role} may not submit jobs")
-        if self._closing:
-            raise Unavailable(
-                "The daemon is stopping and accepts no new jobs", hint="try again in a moment"
-            )
-        spec = parse_spec(spec_value, self._limits.spec)
-        # A repeated submit is answered from memory, whatever the disk is like.
-        if spec.idempotency_key is not None:
-            known = await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
-            if known is not None:
-                return known
-        self._check_disk()
-        if not self._packages.check(spec.package_sha256, spec.package_size_bytes)[0]:
-            raise NotFound(
-                f"The package {spec.package_sha256[:12]}… was not uploaded",
-                hint="upload it with cumulus.package.put and .commit first",
-            )
-        self._check_room(who.owner)
-        refusal = self._supervisor.placing.refusal(spec)
-        if refusal is not None:
-            raise refusal
-        record = JobRecord(
-            job_id=job_id,
-            owner=who.owner,
-            spec=spec,
-            phase=Phase.QUEUED,
-            created_at=self._wall_clock(),
-            wait=Wait(reason=WaitReason.QUEUED, message="waiting to be placed"),
-        )
-        await self._supervisor.submit(record)
-        return record
-
-    def _check_disk(self) -> None:
-        refusal = self._no_room()
-        if refusal is not None:
-            raise refusal
-
-    def _check_room(self, owner: str) -> None:
-        placing = self._supervisor.placing
-        for count, bound, whose in (
-            (placing.waiting_of(owner), self._limits.max_queued_per_owner, f"of {owner} "),
-            (placing.waiting_count, self._limits.max_queued, ""),
-        ):
-            if count >= bound:
-                raise TooMany(
-                    f"{count} jobs {whose}wait already, {bound} may",
-                    hint="wait until some have started, or cancel some",
-                )
+        return self.view(await self._submissions.submit(who, spec_value))
 
     async def follow(
         self, who: Principal, job_id: str, from_offset: int, sink: Sink
@@ -365,7 +279,7 @@ class Relay:
         """The next bytes of an upload."""
         if len(data) > PACKAGE_CHUNK_BYTES:
             raise TooLarge(f"A chunk has at most {PACKAGE_CHUNK_BYTES} bytes")
-        self._check_disk()
+        self._submissions.check_disk()
         return {"offset": await self._packages.put(who.owner, sha256, offset, data)}
 
     async def package_commit(self, who: Principal, sha256: str, size_bytes: int) -> dict[str, Any]:
@@ -408,7 +322,7 @@ class Relay:
     def health(self) -> dict[str, str]:
         """Part -> "ok" or what is wrong with it."""
         parts = self._parts()
-        parts["accepting"] = "the daemon is stopping" if self._closing else "ok"
+        parts["accepting"] = "the daemon is stopping" if self._submissions.closing else "ok"
         return parts
 
     def owns(self, who: Principal, job_id: str) -> bool:

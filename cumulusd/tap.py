@@ -34,9 +34,10 @@ from cumulusd.metrics import Metrics, MetricsSnapshot
 from cumulusd.parts import Parts
 from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
-from cumulusd.relay import Relay, RelayLimits
+from cumulusd.relay import Relay
 from cumulusd.spec import SpecLimits
 from cumulusd.steady_time import steady_wall_clock
+from cumulusd.submissions import SubmitLimits
 from cumulusd.tasks import wait_at_most
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import make_site
@@ -204,7 +205,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         parts=health,
         clock=reactor,
         wall_clock=wall_clock,
-        limits=RelayLimits(
+        limits=SubmitLimits(
             max_queued=config.jobs.max_queued,
             max_queued_per_owner=config.jobs.max_queued_per_owner,
             spec=SpecLimits(

@@ -34,8 +34,9 @@ from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
 from cumulusd.protocol.local_session import _rebuild
-from cumulusd.relay import Relay, RelayLimits
+from cumulusd.relay import Relay
 from cumulusd.steady_time import steady_wall_clock
+from cumulusd.submissions import SubmitLimits
 from cumulusd.swarm.platform import SwarmPlatform
 from cumulusd.swarm.service_spec import JobSettings
 from cumulusd.web.agent_link import AgentLinkFactory, _AgentConnection
@@ -326,7 +327,7 @@ class Daemon:
             parts=dict,
             clock=clock,
             wall_clock=self.wall_clock,
-            limits=RelayLimits(),
+            limits=SubmitLimits(),
             platform_name=self.platform.name,
             no_room=self._no_room,
         )

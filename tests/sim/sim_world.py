@@ -17,7 +17,7 @@ import attrs
 from twisted.logger import Logger, LogLevel, formatEvent
 
 from cumulus_wire.codes import EndReason
-from cumulusd import relay as relay_module
+from cumulusd import submissions
 from cumulusd.agent import live_job, partitions
 from cumulusd.chronos.ledger import PartitionState
 from cumulusd.errors import CumulusError, InvalidArgument
@@ -905,7 +905,7 @@ def simulated(world: World) -> Iterator[None]:
     with (
         mock.patch.object(live_job, "RunnerSocket", SimRunnerSocket),
         mock.patch.object(partitions, "secrets", _Secrets),
-        mock.patch.object(relay_module, "secrets", _Secrets),
+        mock.patch.object(submissions, "secrets", _Secrets),
         mock.patch.object(effects, "_LIFETIME_MARGIN_S", 3.0),
         mock.patch.object(machine, "step", _step),
         mock.patch.object(segments, "sync_files", _sync_files),

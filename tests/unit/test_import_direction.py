@@ -61,8 +61,9 @@ OURS: dict[str, str] = {
     "cumulusd.workers": f"{_PORTS} cumulusd.workers cumulusd.identity",
     "cumulusd.spec": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
     "cumulusd.views": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports",
+    "cumulusd.submissions": f"{_COMMON} cumulusd.identity cumulusd.jobs cumulusd.spec",
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
-    " cumulusd.spec cumulusd.views",
+    " cumulusd.submissions cumulusd.views",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",

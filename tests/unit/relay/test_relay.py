@@ -29,8 +29,9 @@ from cumulusd.identity import Principal, Role
 from cumulusd.jobs import codec
 from cumulusd.jobs.model import Phase
 from cumulusd.jobs.packages import Packages
-from cumulusd.relay import LATE_OUTPUT_S, Relay, RelayLimits
+from cumulusd.relay import LATE_OUTPUT_S, Relay
 from cumulusd.spec import SpecLimits
+from cumulusd.submissions import SubmitLimits
 from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame, output, run_at_once
 
 ANN = Principal(name="ann", owner="ann", role=Role.CLIENT)
@@ -59,7 +60,7 @@ class Office:
             parts=lambda: dict(self.parts),
             clock=self.world.clock,
             wall_clock=self.world.clock.seconds,
-            limits=RelayLimits(
+            limits=SubmitLimits(
                 max_queued=4, max_queued_per_owner=3, spec=SpecLimits(package_max_bytes=1000)
             ),
             platform_name="memory",
