@@ -24,7 +24,7 @@ from engines.cluster import Cluster, ClusterError
 from engines.docker_api import DockerError
 from engines.kept import archived_image, build_images
 from engines.packages import PackageError, install_missing
-from tests.torture.oracle import COUNTERS
+from tests.torture.finding import COUNTERS
 from tests.torture.plan import plan_rounds
 from tests.torture.round import RoundRun
 from tests.torture.stage import Stage, StageError

@@ -6,8 +6,8 @@ from pathlib import Path
 from cumulus_wire import folder as names
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import FrameParser, JournalCorrupt, Kind, Record
-from tests.torture.oracle import OnDisk
 from tests.torture.plan import Fault
+from tests.torture.seen import OnDisk
 
 
 def look(worker_root: Path, fault: Fault) -> dict[str, OnDisk]:

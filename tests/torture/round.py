@@ -26,8 +26,10 @@ from cumulus_wire import uris
 from cumulus_wire.journal import Record
 from tests.engine.swarm_daemon import TOKENS
 from tests.torture import copies, work
-from tests.torture.oracle import Copy, Finding, Seen, judge, readable
+from tests.torture.finding import Finding
+from tests.torture.oracle import judge, readable
 from tests.torture.plan import Fault, Job, Round, Strike
+from tests.torture.seen import Copy, Seen
 from tests.torture.stage import Client, Say, Stage, summary
 
 #: How long jobs and faults may take, and everything to settle behind them.

@@ -17,8 +17,8 @@ from engines.docker_api import DockerError
 from tests.e2e.harness import REPOSITORY
 from tests.engine.swarm_daemon import TOKENS, SwarmDaemon
 from tests.torture import disk
-from tests.torture.oracle import OnDisk, Window
 from tests.torture.plan import Fault, Strike
+from tests.torture.seen import OnDisk, Window
 
 #: How long a daemon may take to serve again, a worker to be of use again.
 DAEMON_BACK_S = 90.0

@@ -14,8 +14,11 @@ from cumulus_wire.folder import ORDERS, segment_name
 from cumulus_wire.journal import Kind, Record, encode, encode_json, gap_record
 from cumulus_wire.states import JobState
 from tests.torture import copies, disk, work
-from tests.torture.oracle import Copy, Finding, OnDisk, Seen, Window, compare, holes, judge
+from tests.torture.finding import Finding
+from tests.torture.oracle import judge
+from tests.torture.oracle_bytes import compare, holes
 from tests.torture.plan import End, Fault, Job
+from tests.torture.seen import Copy, OnDisk, Seen, Window
 
 COMPLETED = End(status=JobState.COMPLETED, exit_code=0)
 JOB = Job(
