@@ -15,7 +15,6 @@ from engines.cluster import Cluster
 from engines.release import RELEASES
 from tests.contract.platform_contract import PlatformContract
 from tests.contract.site import Contracted
-from tests.e2e.harness import Daemon
 from tests.e2e.test_e2e_jobs import (  # noqa: F401
     test_a_requirement_is_installed_and_shown,
     test_an_exception_arrives_with_its_traceback_and_the_log,
@@ -76,13 +75,6 @@ def swarm(
     made = SwarmDaemon(tmp_path_factory.mktemp("swarm"), cluster, cluster_images)
     with on_cluster(made, workers=1):
         yield made
-
-
-@pytest.fixture
-def daemon(swarm: SwarmDaemon) -> Iterator[Daemon]:
-    """Proven to hold nothing of a job when the test is over."""
-    yield swarm
-    swarm.wait_nothing_left(30.0)
 
 
 class TestOnTheRelease(PlatformContract):

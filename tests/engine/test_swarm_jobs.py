@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from tests.e2e.test_e2e_jobs import (  # noqa: F401
     test_run_prints_the_output_live_and_returns_the_result,
     test_three_thirds_fit_together,
 )
-from tests.engine.swarm_daemon import STRANGER, TOKENS, SwarmDaemon, on_cluster, processes_with
+from tests.engine.swarm_daemon import STRANGER, TOKENS, SwarmDaemon, processes_with
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -36,25 +35,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 restarts = pytest.mark.leaks(
     "processes", reason="the module's daemon is replaced by a new process; its fixture ends it"
 )
-
-
-@pytest.fixture(scope="module")
-def swarm(
-    cluster: Cluster,
-    cluster_images: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SwarmDaemon]:
-    """One daemon for this module, on the session's cluster."""
-    made = SwarmDaemon(tmp_path_factory.mktemp("swarm"), cluster, cluster_images)
-    with on_cluster(made):
-        yield made
-
-
-@pytest.fixture
-def daemon(swarm: SwarmDaemon) -> Iterator[Daemon]:
-    """The module's daemon, proven to hold nothing of a job when the test is over."""
-    yield swarm
-    swarm.wait_nothing_left(30.0)
 
 
 def test_cancel_ends_the_container_and_all_in_it_within_a_second(swarm: SwarmDaemon) -> None:

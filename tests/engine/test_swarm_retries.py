@@ -2,14 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from engines.cluster import Cluster
 from tests.e2e.test_e2e_jobs import HEAD, last_json
-from tests.engine.swarm_daemon import SwarmDaemon, on_cluster
+from tests.engine.swarm_daemon import SwarmDaemon
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -27,17 +25,6 @@ for chunk in job.logs():
     break
 print(json.dumps({"job_id": job.job_id}))
 """
-
-
-@pytest.fixture(scope="module")
-def swarm(
-    cluster: Cluster,
-    cluster_images: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SwarmDaemon]:
-    made = SwarmDaemon(tmp_path_factory.mktemp("swarm"), cluster, cluster_images)
-    with on_cluster(made):
-        yield made
 
 
 def view_when(swarm: SwarmDaemon, job_id: str, met: Any, timeout_s: float = 120.0) -> Any:
