@@ -5,23 +5,18 @@ import os
 import shutil
 import tempfile
 import traceback
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
-from unittest import mock
 
 import attrs
-from twisted.logger import Logger, LogLevel, formatEvent
+from twisted.logger import LogLevel, formatEvent
 
 from cumulus_wire.codes import EndReason
-from cumulusd import submissions
-from cumulusd.agent import live_job, partitions
 from cumulusd.chronos.ledger import PartitionState
 from cumulusd.errors import CumulusError, InvalidArgument
-from cumulusd.jobs import effects, machine, segments
+from cumulusd.jobs import machine
 from cumulusd.jobs.journal import Journal
 from cumulusd.jobs.model import JobRecord, Phase
 from tests.sim import sim_oracle
@@ -29,11 +24,13 @@ from tests.sim.sim_clients import PACKAGE, PACKAGE_SHA256, Facts, Reader, Submit
 from tests.sim.sim_clock import SimClock
 from tests.sim.sim_coverage import Coverage
 from tests.sim.sim_daemon import JOURNAL_CAP_BYTES, SETTINGS, Daemon, Disk
+from tests.sim.sim_faults import Faults
+from tests.sim.sim_machine import simulated
 from tests.sim.sim_network import Network
 from tests.sim.sim_plan import Fault, Plan, make_plan
 from tests.sim.sim_runner import Runner
 from tests.sim.sim_swarm import Container, Node, Swarm
-from tests.sim.sim_worker import SimRunnerSocket, Worker
+from tests.sim.sim_worker import Worker
 
 UNITS = 10_000
 #: A schedule that takes more steps than this goes round in circles.
@@ -73,6 +70,7 @@ class World:
         self.plan = plan
         self.root = root
         self._say = say
+        self.verbose = say is not None  #: logs are wanted, not failures only
         self.random = Random(f"world {plan.seed}")
         self.clock = SimClock()
         self.begun_at = self.clock.now
@@ -101,13 +99,12 @@ class World:
         self.last_present: dict[str, float] = {}
         self.last_absent: dict[str, float] = {}
         self.prepare_troubles: set[str] = set()
-        self._call_faults: dict[str, tuple[str, float]] = {}
+        self.call_faults: dict[str, tuple[str, float]] = {}
         self._call_fault_at: dict[str, float] = {}
         self._boundaries: dict[str, int] = {}
         self._strikes = {(one.boundary, one.visit): one for one in plan.strikes}
         self.without_device: set[str] = set()
-        self._befalls: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._open_faults = 0
+        self.faults = Faults(self)
         self.over = False
         self.readers: list[Reader] = []
         self.facts = {job.key: Facts(plan=job) for job in plan.jobs}
@@ -176,7 +173,7 @@ class World:
 
     def _all_ended(self) -> bool:
         return (
-            self._open_faults == 0
+            self.faults.open == 0
             and all(each.done for each in self._submitters)
             and all(facts.ended for facts in self.facts.values())
         )
@@ -269,7 +266,7 @@ class World:
             if job.cancel_at is not None:
                 self.clock.callLater(0.3 + job.cancel_at, submitter.cancel)
         for fault in self.plan.faults:
-            self.clock.callLater(fault.at, self._fault, fault)
+            self.clock.callLater(fault.at, self.faults.begin, fault)
         self._look_who_is_there()
 
     # -- what the parts tell
@@ -325,8 +322,7 @@ class World:
             self.trace("job {} {}", facts.name, after.phase)
         known, facts.record = facts.record, after
         if after.placement is not None and after.end is None:
-            befalls = self._befalls[after.placement.node_id]
-            facts.deaths += [why for why, count in befalls.items() if count > 0]
+            facts.deaths += self.faults.befalling(after.placement.node_id)
         if known is not None and len(after.attempts) > len(known.attempts):
             wrong = sim_oracle.judge_attempt(self, facts, after)
             self.coverage.ends[f"attempt: {after.attempts[-1].reason}"] += 1
@@ -379,20 +375,20 @@ class World:
             # Within the call, so that nothing of this daemon comes after the boundary.
             self.coverage.crashes[name] += 1
             self.coverage.faults[strike.fault.kind] += 1
-            self._kill_daemon(strike.fault.kind == "daemon_power")
+            self.kill_daemon(strike.fault.kind == "daemon_power")
             return
         record = self.by_job[job_id].record if job_id in self.by_job else None
         placement = record.placement if record is not None else None
         fault = strike.fault
         if placement is not None:
             fault = attrs.evolve(fault, worker=int(placement.node_id[1:]))
-        self._open_faults += 1
+        self.faults.open += 1
         self.clock.callLater(0, self._struck, fault)
 
     def _struck(self, fault: Fault) -> None:
-        self._open_faults -= 1
+        self.faults.open -= 1
         if not self.over:
-            self._fault(fault)
+            self.faults.begin(fault)
 
     def stepped(self, phase: Phase, kind: machine.EventKind) -> None:
         self.coverage.pairs[phase, kind] += 1
@@ -402,7 +398,7 @@ class World:
 
     def call_fault(self, node_id: str) -> tuple[float, bool]:
         """(how late this call arrives, whether it arrives twice)."""
-        kind, until = self._call_faults.get(node_id, ("", 0.0))
+        kind, until = self.call_faults.get(node_id, ("", 0.0))
         if self.clock.now > until:
             return 0.0, False
         self._call_fault_at[node_id] = self.clock.now
@@ -565,7 +561,7 @@ class World:
         self.check_could_run()
         self.clock.callLater(_PRESENT_EVERY_S, self._look_who_is_there)
 
-    # -- faults
+    # -- the daemon's lives
 
     def _start_daemon(self) -> None:
         if self.daemon is None and not self.over:
@@ -574,7 +570,7 @@ class World:
             self.trace("daemon starts")
             self.daemon.start()
 
-    def _kill_daemon(self, power: bool) -> None:
+    def kill_daemon(self, power: bool) -> None:
         daemon = self.daemon
         if daemon is None:
             return
@@ -595,223 +591,6 @@ class World:
         for each in (*self._submitters, *self.readers):
             each.daemon_died(daemon)
         self.clock.callLater(self.random.uniform(0.4, 2.5), self._start_daemon)
-
-    def _fault(self, fault: Fault) -> None:
-        self._open_faults += 1
-        self.coverage.faults[fault.kind] += 1
-        worker = self.workers[fault.worker % len(self.workers)]
-        self.trace("fault {} {} {:.2f} s", fault.kind, worker.node_id, fault.lasts_s)
-        begin: Callable[[Fault, Worker], Callable[[], None] | None]
-        begin = getattr(self, f"_fault_{fault.kind}")
-        end = begin(fault, worker)
-        self.clock.callLater(fault.lasts_s, self._fault_over, fault, end)
-
-    def _fault_over(self, fault: Fault, end: Callable[[], None] | None) -> None:
-        self._open_faults -= 1
-        self.trace("fault {} is over", fault.kind)
-        if end is not None:
-            end()
-
-    def _fault_daemon_kill(self, fault: Fault, worker: Worker) -> None:
-        self._kill_daemon(power=False)
-
-    def _fault_daemon_power(self, fault: Fault, worker: Worker) -> None:
-        self._kill_daemon(power=True)
-
-    def _fault_daemon_stop(self, fault: Fault, worker: Worker) -> None:
-        daemon = self.daemon
-        if daemon is None:
-            return
-
-        def stopped(result: object) -> None:
-            if self.daemon is daemon:
-                self._kill_daemon(power=False)
-
-        daemon.stop().addBoth(stopped)
-
-    def _fault_agent_kill(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        worker.kill_agent()
-        return worker.start_agent
-
-    def _fault_runner_kill(self, fault: Fault, worker: Worker) -> None:
-        alive = self.swarm.live_containers()
-        if alive:
-            victim = alive[int(fault.size * len(alive)) % len(alive)]
-            self.by_job[victim.job_id].deaths.append("killed")
-            self.swarm.end_container(victim, 137, quiet=False)
-
-    def _fault_node_power(self, fault: Fault, worker: Worker) -> Callable[[], None] | None:
-        if not worker.node.engine_up:
-            return None
-        self.prepare_troubles.add(worker.node_id)
-        self._condemned(worker, "power")
-        self.network.cut(worker.node_id)
-        worker.lose_power()
-
-        def back() -> None:
-            self._condemned(worker, "power", over=True)
-            self.network.mend(worker.node_id)
-            worker.power_back()
-            self.clock.callLater(self.random.uniform(0.5, 2.0), worker.start_agent)
-
-        return back
-
-    def _fault_engine_down(self, fault: Fault, worker: Worker) -> Callable[[], None] | None:
-        if not worker.node.engine_up:
-            return None
-        self._condemned(worker, "engine")
-        self.swarm.engine_died(worker.node, power=False)
-
-        def back() -> None:
-            self._condemned(worker, "engine", over=True)
-            worker.kill_agent()  # it is a container too
-            self.swarm.engine_back(worker.node)
-            self.clock.callLater(self.random.uniform(0.3, 1.5), worker.start_agent)
-
-        return back
-
-    def _fault_cut(self, fault: Fault, worker: Worker) -> Callable[[], None] | None:
-        if self.network.is_cut(worker.node_id) or not worker.node.engine_up:
-            return None
-        self._condemned(worker, "cut")
-        self.network.cut(worker.node_id)
-        self.swarm.lose(worker.node)
-
-        def back() -> None:
-            self._condemned(worker, "cut", over=True)
-            self.network.mend(worker.node_id)
-            if worker.node.engine_up:
-                self.swarm.find(worker.node)
-
-        return back
-
-    def _fault_agent_cut(self, fault: Fault, worker: Worker) -> Callable[[], None] | None:
-        if self.network.is_cut(worker.node_id):
-            return None
-        self.network.cut(worker.node_id)
-        return lambda: self.network.mend(worker.node_id)
-
-    def _fault_reset(self, fault: Fault, worker: Worker) -> None:
-        self.network.reset(worker.node_id, int(fault.size * 4))
-
-    def _fault_manager_down(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        self.manager_up = False
-
-        def back() -> None:
-            self.manager_up = True
-            self.manager_away_at = self.clock.now
-
-        return back
-
-    def _fault_manager_slow(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        self.manager_late_s = 4.0 * fault.size
-
-        def back() -> None:
-            self.manager_late_s = 0.0
-
-        return back
-
-    def _fault_daemon_disk_slow(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        self.disk.slow_s = 1.5 * fault.size
-
-        def back() -> None:
-            self.disk.slow_s = 0.0
-
-        return back
-
-    def _fault_device_gone(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        """A driver loses a device; the agent sees it at its next start."""
-        self.without_device.add(worker.node_id)
-        if not worker.devices:
-            return lambda: None
-        self._condemned(worker, "device")
-        gone = worker.devices.popitem()
-        worker.kill_agent()
-        self.clock.callLater(0.3, worker.start_agent)
-
-        def back() -> None:
-            self._condemned(worker, "device", over=True)
-            worker.devices[gone[0]] = gone[1]
-            worker.kill_agent()
-            worker.start_agent()
-            if worker.agent is not None:
-                self.without_device.discard(worker.node_id)
-
-        return back
-
-    def _fault_launch_refused(self, fault: Fault, worker: Worker) -> None:
-        self.launch_refusals = 1
-
-    def _fault_late_calls(self, fault: Fault, worker: Worker) -> None:
-        self._call_faults[worker.node_id] = (fault.kind, self.clock.now + fault.lasts_s)
-
-    _fault_double_calls = _fault_late_calls
-
-    def _fault_daemon_clock(self, fault: Fault, worker: Worker) -> None:
-        self.clock_jumped = True
-        self.wall_offset_s += (fault.size - 0.5) * 7200.0
-
-    def _fault_worker_clock(self, fault: Fault, worker: Worker) -> None:
-        worker.wall_offset_s += (fault.size - 0.5) * 7200.0
-
-    def _fault_daemon_disk_full(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        self.disk.full = True
-
-        def freed() -> None:
-            self.disk.full = False
-
-        return freed
-
-    def _fault_daemon_sync_fails(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        self.disk.sync_fails = True
-
-        def mended() -> None:
-            self.disk.sync_fails = False
-
-        return mended
-
-    def _fault_worker_disk_full(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        worker.disk_full = True
-        self.prepare_troubles.add(worker.node_id)
-
-        def freed() -> None:
-            worker.disk_full = False
-
-        return freed
-
-    def _fault_image_missing(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        worker.node.images_missing = True
-        self._condemned(worker, "image")
-
-        def there() -> None:
-            self._condemned(worker, "image", over=True)
-            worker.node.images_missing = False
-
-        return there
-
-    def _fault_drain(self, fault: Fault, worker: Worker) -> Callable[[], None]:
-        self._condemned(worker, "drain")
-        worker.node.availability = "drain"
-        self.swarm.drain(worker.node)
-
-        def active() -> None:
-            self._condemned(worker, "drain", over=True)
-            worker.node.availability = "active"
-
-        return active
-
-    def _condemned(self, worker: Worker, why: str, over: bool = False) -> None:
-        """Jobs that are on that worker now, or come before it is `over`, may end for this."""
-        self._befalls[worker.node_id][why] += -1 if over else 1
-        for facts in self.facts.values():
-            record = facts.record
-            if (
-                record is not None
-                and record.placement is not None
-                and record.placement.node_id == worker.node_id
-                and facts.end is None
-            ):
-                facts.deaths.append(why)
 
     def _at(self) -> float:
         return self.clock.now - self.begun_at
@@ -836,88 +615,6 @@ class _Runner(Runner):
     def _last_moment(self) -> None:
         self.facts.deaths.append("last moment")
         super()._last_moment()
-
-
-_current: World | None = None
-
-
-class _Secrets:
-    """`secrets`, but the same in each run."""
-
-    @staticmethod
-    def token_hex(size: int = 0) -> str:
-        assert _current is not None
-        return _current.token()
-
-
-_real_step = machine.step
-_real_sync = segments.sync_files
-_real_write = segments.write_at
-_real_rewrite = segments.rewrite
-
-
-def _step(record: JobRecord, event: machine.Event) -> Any:
-    if _current is not None and event.attempt in (None, record.attempt):
-        retried = machine._is_retried(record, event)
-        kind = machine.EventKind.ATTEMPT_OVER if retried else event.kind
-        _current.stepped(record.phase, kind)
-    return _real_step(record, event)
-
-
-def _sync_files(folder: Path, starts: list[int]) -> None:
-    assert _current is not None
-    disk = _current.disk
-    if disk.sync_fails:
-        raise OSError(5, "Input/output error")
-    for start in starts:
-        path = segments.path_of(folder, start)
-        if path.exists():
-            disk.synced[str(path)] = path.stat().st_size
-
-
-def _rewrite(folder: Path, start: int, size_bytes: int) -> int:
-    assert _current is not None
-    disk = _current.disk
-    if disk.sync_fails or disk.full:
-        raise OSError(5, "Input/output error")
-    kept = _real_rewrite(folder, start, size_bytes)
-    disk.synced[str(segments.path_of(folder, start))] = kept
-    return kept
-
-
-def _write_at(fd: int, data: bytes, position: int) -> None:
-    assert _current is not None
-    if _current.disk.full:
-        raise OSError(28, "No space left on device")
-    _real_write(fd, data, position)
-
-
-def _emit(logger: Logger, level: Any, format: str | None = None, **fields: Any) -> None:
-    if _current is not None and (_current._say is not None or "log_failure" in fields):
-        _current.logged({"log_level": level, "log_format": format, **fields})
-
-
-@contextmanager
-def simulated(world: World) -> Iterator[None]:
-    """The few places where the code under test meets the machine, while `world` runs."""
-    global _current
-    _current = world
-    with (
-        mock.patch.object(live_job, "RunnerSocket", SimRunnerSocket),
-        mock.patch.object(partitions, "secrets", _Secrets),
-        mock.patch.object(submissions, "secrets", _Secrets),
-        mock.patch.object(effects, "_LIFETIME_MARGIN_S", 3.0),
-        mock.patch.object(machine, "step", _step),
-        mock.patch.object(segments, "sync_files", _sync_files),
-        mock.patch.object(segments, "write_at", _write_at),
-        mock.patch.object(segments, "rewrite", _rewrite),
-        mock.patch.object(Logger, "emit", _emit),
-        mock.patch.object(os, "fsync", lambda fd: None),
-    ):
-        try:
-            yield
-        finally:
-            _current = None
 
 
 def temporary_root() -> Path:
