@@ -378,3 +378,12 @@ class Runner:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+async def until_runner(world: World) -> None:
+    for _ in range(500):
+        (entry,) = (await world.router.call("journals"))["journals"]
+        if entry["runner"]:
+            return
+        await deferLater(world.reactor, 0.01)
+    raise AssertionError("the runner's hello was not heard")

@@ -1,5 +1,6 @@
 """Real peers over loopback sockets: Autobahn's Twisted client, and a bare WebSocket."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,9 +29,13 @@ from zope.interface import implementer
 
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
 from cumulusd.protocol.limits import Limits
+from cumulusd.protocol.local_session import Call
 from cumulusd.protocol.router import Router
 
 reactor: Any = _reactor
+
+SERIALIZERS = ("cbor", "msgpack", "json")
+MIB = 1 << 20
 
 CLIENT = Principal(name="ann", owner="ann", role=Role.CLIENT)
 ADMIN = Principal(name="root", owner="root", role=Role.ADMIN)
@@ -249,3 +254,28 @@ class Bare(WebSocketClientProtocol):
     def drop(self) -> None:
         if not self.gone:
             self.transport.abortConnection()
+
+
+async def ask(client: Client, procedure: str, **kwargs: Any) -> dict[str, Any]:
+    """The keyword arguments of the answer."""
+    result = await client.call(procedure, **kwargs).addTimeout(10, reactor)
+    return dict(result.kwresults) if result is not None else {}
+
+
+async def nothing(call: Call) -> None:
+    return None
+
+
+def never() -> Deferred[None]:
+    return Deferred()
+
+
+async def joined_bare(server: Server) -> Any:
+    """A bare WebSocket with a session, in JSON."""
+    bare = await server.bare()
+    bare.sendMessage(
+        b'[1,"cumulus",{"roles":{"caller":{},"callee":{},"publisher":{},"subscriber":{}}}]'
+    )
+    await until(lambda: len(bare.received) == 1)
+    assert json.loads(bare.received[0])[0] == 2
+    return bare
