@@ -1,0 +1,176 @@
+"""The granted device is the only one that a job sees, and nothing leads around that."""
+
+from opencl_layer_kit import MIB, Layer
+
+QUOTA = 64 * MIB
+#: PoCL then shows two devices of different names.
+TWO = {"POCL_DEVICES": "basic pthread"}
+
+
+def second_device(layer: Layer) -> dict[str, str]:
+    done = layer.run(
+        """
+        platform = next(p for p in cl.get_platforms() if p.name.startswith("Portable"))
+        answer(names=[d.name.strip() for d in platform.get_devices()], platform=platform.name)
+        """,
+        **TWO,
+    )
+    names = done.answer["names"]
+    assert len(names) == 2 and names[0] != names[1], names
+    return {"device_platform": done.answer["platform"], "device_name": names[1], "first": names[0]}
+
+
+def test_without_a_grant_the_layer_does_nothing(layer: Layer) -> None:
+    done = layer.run(
+        """
+        devices = cl.get_platforms()[0].get_devices()
+        answer(count=len(devices), memory=devices[0].global_mem_size, report=report())
+        """,
+        **TWO,
+    )
+    assert done.answer["count"] == 2 and done.answer["memory"] > 4 * QUOTA
+    assert "code" in done.answer["report"]  # no layer in the way
+
+
+def test_other_devices_are_hidden(layer: Layer) -> None:
+    named = second_device(layer)
+    first = named.pop("first")
+    layer.write({**layer.lines(QUOTA), **named})
+    done = layer.run(
+        """
+        library = loader()
+        platform = cl.get_platforms()[0]
+        device, = platform.get_devices()
+        types = {}
+        here = [(cl.context_properties.PLATFORM, platform)]
+        def names(find):
+            try:
+                return [d.name.strip() for d in find()]
+            except cl.Error as error:
+                return error.code
+        for name in ("ALL", "DEFAULT", "CPU", "GPU", "ACCELERATOR"):
+            kind = getattr(cl.device_type, name)
+            types[name] = names(lambda: platform.get_devices(kind))
+            types[name + " context"] = names(
+                lambda: cl.Context(dev_type=kind, properties=here).devices)
+        parts = [device]
+        if device.max_compute_units > 1:
+            parts = device.create_sub_devices([cl.device_partition_property.EQUALLY, 1])
+        inside = cl.Context(parts)
+        # The driver itself still shows both: no handle of the other is taken.
+        dispatch = ctypes.cast(platform.int_ptr, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p)))[0]
+        get_devices = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_uint,
+                                       ctypes.c_void_p, ctypes.c_void_p)(dispatch[2])
+        devices = (ctypes.c_void_p * 4)()
+        count = ctypes.c_uint()
+        direct = get_devices(platform.int_ptr, 0xFFFFFFFF, 4, devices, ctypes.addressof(count))
+        other = next(h for h in devices[:count.value] if h != device.int_ptr)
+        one = (ctypes.c_void_p * 1)(other)
+        stolen = made(library.clCreateContext, None, 1, one, None, None)
+        asked = library.clGetDeviceInfo(ctypes.c_void_p(other), 0x102B, a_size(0), None, None)
+        answer(types=types, parts=[p.global_mem_size for p in parts], direct=[direct, count.value],
+               stolen=stolen, asked=asked, name=device.name.strip(),
+               part_devices=len(inside.devices))
+        """,
+        **TWO,
+    )
+    found = done.answer
+    name = named["device_name"]
+    assert found["name"] == name != first
+    assert found["types"] == {
+        "ALL": [name],
+        "DEFAULT": [name],
+        "CPU": [name],
+        "GPU": [],
+        "ACCELERATOR": [],
+        "ALL context": [name],
+        "DEFAULT context": [name],
+        "CPU context": [name],
+        "GPU context": -1,
+        "ACCELERATOR context": -1,
+    }
+    assert set(found["parts"]) == {QUOTA}
+    assert found["direct"] == [0, 2]
+    assert found["stolen"] == [False, -33] and found["asked"] == -33  # CL_INVALID_DEVICE
+
+
+def test_the_ordinal_counts_devices_of_one_name(layer: Layer) -> None:
+    """Two alike: the second is another one than the first, and there is no third."""
+    two_alike = {"POCL_DEVICES": "basic basic"}
+    code = """
+    devices = cl.get_platforms()[0].get_devices()
+    answer(devices=len(devices), report=report()["refused"], name=devices[0].name.strip())
+    """
+    name = layer.run(code.replace("report()", "{'refused': ''}"), **two_alike).answer["name"]
+    found = []
+    for ordinal in ("0", "1", "2"):
+        layer.write({**layer.lines(QUOTA), "device_name": name, "device_ordinal": ordinal})
+        found.append(layer.run(code, **two_alike))
+    assert [one.returncode for one in found] == [0, 0, 1]
+    assert [one.answer["devices"] for one in found[:2]] == [1, 1]
+    assert "no OpenCL driver in this container shows the granted device" in found[2].stderr
+
+
+def test_extension_functions_are_had_by_allow_list_only(layer: Layer) -> None:
+    layer.share(QUOTA)
+    done = layer.run(
+        """
+        library = loader()
+        platform = ctypes.c_void_p(cl.get_platforms()[0].int_ptr)
+        names = ["clCreateSubDevicesEXT", "clIcdGetPlatformIDsKHR", "clCreateBuffer", "clSVMAlloc",
+                 "clCreateCommandBufferKHR", "clHostMemAllocINTEL", "clImportMemoryARM",
+                 "clCreateFromGLBuffer", "clSetContentSizeBufferPoCL", "clGetDeviceIDs"]
+        found = {}
+        for name in names:
+            ask = library.clGetExtensionFunctionAddressForPlatform
+            ask.restype = library.clGetExtensionFunctionAddress.restype = ctypes.c_void_p
+            found[name] = [bool(ask(platform, name.encode())),
+                           bool(library.clGetExtensionFunctionAddress(name.encode()))]
+        ctx = context()
+        handle = ctypes.c_void_p(ctx.int_ptr)
+        gl = made(library.clCreateFromGLBuffer, handle, ctypes.c_ulong(1), 1)
+        bits = cl.command_queue_properties
+        on_device = bits.ON_DEVICE | bits.OUT_OF_ORDER_EXEC_MODE_ENABLE
+        properties = [cl.queue_properties.PROPERTIES, on_device]
+        queue = code_of(lambda: cl.CommandQueue(ctx, properties=properties))
+        answer(found=found, gl=gl, queue=queue)
+        """
+    )
+    found = done.answer["found"]
+    assert found.pop("clCreateSubDevicesEXT") == [True, True]
+    assert set(map(tuple, found.values())) == {(False, False)}, found
+    assert done.answer["gl"] == [False, -59]  # CL_INVALID_OPERATION
+    assert done.answer["queue"] == -35  # CL_INVALID_QUEUE_PROPERTIES
+
+
+def test_two_loaders_in_one_process_are_both_held(layer: Layer) -> None:
+    layer.share(QUOTA)
+    done = layer.run(
+        """
+        ctx = context()
+        kept.append(cl.Buffer(ctx, RW, 32 * MIB))
+        own = loader()
+        other = ctypes.CDLL("libOpenCL.so.1")
+        platforms = (ctypes.c_void_p * 4)()
+        devices = (ctypes.c_void_p * 4)()
+        count = ctypes.c_uint()
+        assert other.clGetPlatformIDs(4, platforms, ctypes.byref(count)) == 0
+        first, every = ctypes.c_void_p(platforms[0]), ctypes.c_ulong(0xFFFFFFFF)
+        assert other.clGetDeviceIDs(first, every, 4, devices, ctypes.byref(count)) == 0
+        other.clCreateContext.restype = ctypes.c_void_p
+        mine = ctypes.c_void_p(other.clCreateContext(None, 1, devices, None, None, None))
+        def buffer(size):
+            return made(other.clCreateBuffer, mine, ctypes.c_ulong(1), a_size(size), None)
+        answer(same=other._handle == own._handle, devices=count.value, context=bool(mine),
+               over=buffer(32 * MIB + 1), fits=buffer(32 * MIB),
+               report=report(other) == report(own))
+        """
+    )
+    assert done.answer == {
+        "same": False,
+        "devices": 1,
+        "context": True,
+        "over": [False, -4],
+        "fits": [True, 0],
+        "report": True,
+    }
