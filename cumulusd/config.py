@@ -47,6 +47,8 @@ class Jobs(Section):
     #: Disk for the journals of ended jobs: beyond it output goes before its time, then results,
     #: those of the oldest ends first; status and durations stay.
     history_max_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50)] = 20 << 30
+    #: Most ended jobs that are kept: beyond it the oldest ends go before their time.
+    history_max_jobs: Annotated[int, Field(ge=1_000, le=10_000_000)] = 100_000
     #: Most jobs waiting, of all owners and of one.
     max_queued: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     max_queued_per_owner: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000

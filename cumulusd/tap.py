@@ -122,6 +122,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         agent_grace_s=config.agent_grace_s,
         history_s=config.jobs.history_hours * 3600.0,
         history_max_bytes=config.jobs.history_max_bytes,
+        history_max_jobs=config.jobs.history_max_jobs,
     )
     authenticator = Authenticator(config.authenticator_tokens())
     disk = Disk(state, config.jobs.min_free_bytes)

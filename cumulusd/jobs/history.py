@@ -25,9 +25,10 @@ _BATCH = 200
 class History:
     """Keeps ended jobs for `settings.history_s` after their end, in small steps.
 
-    Journals of ended jobs are bounded by `settings.history_max_bytes` too: beyond it output goes
-    before its time, the oldest end first, and when that isn't enough, results. The record with
-    status and durations stays its time in any case. A job that has not ended is never touched.
+    Of more than `settings.history_max_jobs` the oldest ends go before their time. Journals of ended
+    jobs are bounded by `settings.history_max_bytes` too: beyond it output goes before its time, the
+    oldest end first, and when that isn't enough, results; the record with status and durations
+    stays. A job that has not ended is never touched.
     """
 
     _log = Logger()
@@ -78,6 +79,7 @@ class History:
     async def prune(self) -> None:
         """One pass."""
         await self._prune_by_time()
+        await self._prune_by_count()
         await self._prune_by_size()
         in_use = {record.spec.package_sha256 for record in self._table.live()}
         await self._packages.prune(in_use, self._wall_clock(), _PACKAGE_AGE_S)
@@ -86,13 +88,7 @@ class History:
         now = self._wall_clock()
         before = now - self._settings.history_s
         old = [record.job_id for record in self._ended() if (record.ended_at or 0.0) < before]
-        for start in range(0, len(old), _BATCH):
-            batch = old[start : start + _BATCH]
-            await self._store.delete(batch)
-            for job_id in batch:
-                self._table.forget(job_id)
-                self._pruned.pop(job_id, None)
-                await self._journals.delete(job_id)
+        await self._delete(old)
         if old:
             self._log.info("history: {count} job(s) pruned", count=len(old))
         # Journals of no record: the record was lost with a damaged store, or its deletion was cut
@@ -104,8 +100,29 @@ class History:
                 await self._journals.delete(job_id)
                 self._log.info("history: the journal of no job {id} pruned", id=job_id)
 
+    async def _prune_by_count(self) -> None:
+        ended, bound = self._oldest_first(), self._settings.history_max_jobs
+        surplus = [record.job_id for record in ended[: max(0, len(ended) - bound)]]
+        await self._delete(surplus)
+        if surplus:
+            self._log.warn(
+                "history: {count} job(s) pruned before their time, more than {bound} have ended "
+                "(jobs.history_max_jobs)",
+                count=len(surplus),
+                bound=bound,
+            )
+
+    async def _delete(self, job_ids: list[str]) -> None:
+        for start in range(0, len(job_ids), _BATCH):
+            batch = job_ids[start : start + _BATCH]
+            await self._store.delete(batch)
+            for job_id in batch:
+                self._table.forget(job_id)
+                self._pruned.pop(job_id, None)
+                await self._journals.delete(job_id)
+
     async def _prune_by_size(self) -> None:
-        ended = sorted(self._ended(), key=lambda record: (record.ended_at or 0.0, record.job_id))
+        ended = self._oldest_first()
         used = sum(self._journals.size_bytes(record.job_id) for record in ended)
         bound = self._settings.history_max_bytes
         for keep_result in (True, False):
@@ -132,6 +149,9 @@ class History:
                 bound=self._settings.history_max_bytes,
             )
         return freed
+
+    def _oldest_first(self) -> list[JobRecord]:
+        return sorted(self._ended(), key=lambda record: (record.ended_at or 0.0, record.job_id))
 
     def _ended(self) -> list[JobRecord]:
         return [record for record in self._table.all() if record.phase is Phase.ENDED]

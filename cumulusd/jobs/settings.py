@@ -16,4 +16,5 @@ class Settings:
     watch_interval_s: float = 1.0  #: how often the platform is asked for its containers
     reap_interval_s: float = 60.0
     history_s: float = 24 * 3600.0
+    history_max_jobs: int = 100_000  #: of those that have ended
     history_max_bytes: int = 20 << 30  #: for the journals of jobs that have ended

@@ -52,6 +52,7 @@ platform:
 jobs:
   image: cumulus-job:1
   history_hours: 48
+  history_max_jobs: 5000
   history_max_bytes: 3000000
   min_free_bytes: 0
   max_queued: 500

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 import pytest_twisted
+from twisted.logger import capturedLogs, formatEvent
 
 from cumulus_wire.journal import Kind, encode
 from cumulus_wire.states import JobState
@@ -94,6 +95,30 @@ def a_history(world: World, tmp_path: Path, store: ForgetfulStore) -> History:
         wall_clock=world.clock.seconds,
         settings=world.settings,
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_too_many_jobs_the_oldest_ends_go_whole(tmp_path: Path) -> None:
+    world = World(tmp_path, Settings(history_max_jobs=300))
+    store = ForgetfulStore()
+    history = a_history(world, tmp_path, store)
+    now = world.clock.seconds()
+    world.table.put(attrs.evolve(new_record("runs", now - 9 * HOUR_S), phase=Phase.RUNNING))
+    for number in range(550):
+        world.table.put(ended(f"j{number:03}", now - 3 * HOUR_S + (number * 7) % 550))
+    oldest = min(world.table.all(), key=lambda record: record.ended_at or now).job_id
+    world.journals.open(oldest).append(0, output("gone"))
+    with capturedLogs() as said:
+        await history.prune()
+    left = [record for record in world.table.all() if record.phase is Phase.ENDED]
+    assert len(left) == 300 and len(store.deleted) == 250
+    assert min(record.ended_at or 0.0 for record in left) == now - 3 * HOUR_S + 250
+    assert "runs" in world.table and world.journals.known() == []
+    (line,) = map(formatEvent, said)
+    assert "250 job(s) pruned before their time" in line and "history_max_jobs" in line
+    await history.prune()
+    assert len(store.deleted) == 250, "within the bound nothing goes"
+    await world.journals.stop()
 
 
 RESULT = encode(Kind.RESULT, b"r" * 3000, 1)
