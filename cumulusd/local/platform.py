@@ -31,6 +31,7 @@ ISOLATION_NOTE = (
 #: How much of a runner's own log is shown when it never spoke.
 _EXPLAIN_BYTES = 4096
 _RUNNER = Path(cumulus_runner.__file__).parent
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +70,8 @@ class LocalPlatform:
         self._environment = dict(environment)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._exit_codes: dict[str, int] = {}
+        #: Runners whose file the disk didn't take yet.
+        self._unsaved: dict[str, _Process] = {}
         self._tasks = Tasks()
         self._ending: dict[str, Deferred[None]] = {}
         root.mkdir(parents=True, exist_ok=True)
@@ -91,6 +94,8 @@ class LocalPlatform:
         """Starts the runner in a session of its own; twice is once (the folder's lock)."""
         there = self._load(spec.job_id)
         if there is not None and there.attempt >= spec.attempt:
+            if spec.job_id in self._unsaved:
+                self._save(there)
             return
         if spec.cpu_cores is not None or spec.memory_bytes is not None:
             self._log.info(
@@ -129,9 +134,11 @@ class LocalPlatform:
                     start_new_session=True,
                 )
         except OSError as error:
-            # A full disk is waited for, within the bound of a launch.
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise (Unavailable if full else CumulusError)(
+            if error.errno in _FULL:  # waited for, within the bound of a launch
+                raise Unavailable(
+                    f"the runner can't be started yet: {error.strerror}", job_id=spec.job_id
+                ) from error
+            raise CumulusError(
                 "the runner process could not be started",
                 job_id=spec.job_id,
                 details={"platform": str(error)},
@@ -143,8 +150,9 @@ class LocalPlatform:
     async def containers(self) -> Mapping[str, Container]:
         """Every launched runner that was not removed yet."""
         found: dict[str, Container] = {}
-        for path in self._root.glob("*.json"):
-            process = self._load(path.stem)
+        names = {path.stem for path in self._root.glob("*.json")} | set(self._unsaved)
+        for job_id in sorted(names):
+            process = self._load(job_id)
             if process is None:
                 continue
             alive = self._alive(process)
@@ -185,6 +193,7 @@ class LocalPlatform:
             return
         if process is not None and self._alive(process):
             raise Unavailable(f"the runner of job {job_id} is still alive", job_id=job_id)
+        self._unsaved.pop(job_id, None)
         self._path(job_id).unlink(missing_ok=True)
         self._log_path(job_id).unlink(missing_ok=True)
         self._children.pop(job_id, None)
@@ -243,12 +252,33 @@ class LocalPlatform:
         return self._path(job_id).with_suffix(".log")
 
     def _save(self, process: _Process) -> None:
+        """Raises Unavailable while the disk doesn't take it; till then it is known here only."""
         path = self._path(process.job_id)
         draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(attrs.asdict(process)))
-        draft.replace(path)
+        try:
+            draft.write_text(json.dumps(attrs.asdict(process)))
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            if process.job_id not in self._unsaved:  # told once a job
+                self._log.error(
+                    "job {job_id}: its runner runs, but {path} can't be written yet: {error}",
+                    job_id=process.job_id,
+                    path=str(path),
+                    error=error,
+                )
+            self._unsaved[process.job_id] = process
+            raise Unavailable(
+                f"the runner runs, but its file can't be written: {error.strerror}",
+                job_id=process.job_id,
+                hint=f"make room on the disk of {self._root}",
+            ) from error
+        self._unsaved.pop(process.job_id, None)
 
     def _load(self, job_id: str) -> _Process | None:
+        unsaved = self._unsaved.get(job_id)
+        if unsaved is not None:
+            return unsaved
         try:
             return _Process(**json.loads(self._path(job_id).read_text()))
         except FileNotFoundError:

@@ -1,5 +1,6 @@
 """The local platform over real processes: found again, ended whole, leaving nothing."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.logger import capturedLogs, formatEvent
 
 from cumulus_wire import folder as names
 from cumulusd.errors import Unavailable
@@ -84,6 +86,56 @@ class Site:
 
     async def ready(self) -> bool:
         return (self.folder / "ready").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_is_told_once_and_the_runner_is_known_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, "sleep")
+
+    def full(path: Path, text: str) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk, capturedLogs() as said:
+        disk.setattr(Path, "write_text", full)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="No space left on device") as caught:
+                await site.platform.launch(site.spec)
+            assert caught.value.hint and str(tmp_path / "local") in caught.value.hint
+    told = [event for event in said if event.get("job_id") == "a" and "can't" in formatEvent(event)]
+    assert len(told) == 1 and "log_failure" not in told[0], "one line, no traceback"
+    assert [path.name for path in (tmp_path / "local").iterdir()] == ["a.log"]
+    await site.until(site.ready)
+    assert (await site.platform.containers())["a"].alive
+    # With room again the next try notes it, so that the next daemon finds it too.
+    await site.platform.launch(site.spec)
+    assert (await site.make().containers())["a"].alive
+    assert len(processes.holders(site.folder / names.LOCK)) == 1
+    await site.platform.stop("a", 1)
+    await site.until(site.gone)
+    await site.platform.remove("a", 1)
+    await site.platform.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_runner_whose_file_was_never_written_is_ended_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, "sleep")
+
+    def full(path: Path, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(Unavailable):
+        await site.platform.launch(site.spec)
+    await site.platform.stop("a", 1)
+    await site.until(site.gone)
+    await site.platform.remove("a", 1)
+    assert await site.platform.containers() == {}
+    await site.platform.close()
 
 
 @pytest_twisted.ensureDeferred
