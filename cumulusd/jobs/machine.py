@@ -190,6 +190,15 @@ def _stopped(record: JobRecord, event: Event) -> JobRecord:
     return attrs.evolve(stopping, end=end_of_stop(stopping), ended_at=event.at, wait=None)
 
 
+def _stopped_between(record: JobRecord, event: Event) -> JobRecord:
+    """No attempt follows on the one that is over, so that is the job's last, and not one before."""
+    over, stopped = record.attempts[-1], _stopped(record, event)
+    assert stopped.end is not None
+    words = f": attempt {over.attempt} had ended ({over.reason.value}: {over.message})"
+    end = attrs.evolve(stopped.end, message=stopped.end.message + words)
+    return attrs.evolve(stopped, end=end, attempts=record.attempts[:-1])
+
+
 _NOTHING: tuple[Effect, ...] = ()
 _CLEAR = (Effect.CLEAR,)
 
@@ -229,7 +238,7 @@ TABLE: dict[tuple[Phase, EventKind], Row] = {
     (Phase.RETRYING, EventKind.CLEARED): Row(Phase.QUEUED, _NOTHING, _again),
     # A worker given up for lost came back, and its journal says how the code ended.
     (Phase.RETRYING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended_after_all),
-    (Phase.RETRYING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
+    (Phase.RETRYING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped_between),
     (Phase.ENDING, EventKind.CLEARED): Row(Phase.ENDED, _NOTHING, _same),
 }
 

@@ -22,9 +22,7 @@ def judge_end(world: "World", facts: Facts, record: JobRecord) -> str | None:
     """What is wrong with an end that is being announced; None when it may be."""
     assert record.end is not None
     before = len(record.attempts)
-    # Cancelled while the next attempt was waited for: the one that is over stands among them.
-    between = before == record.attempt and record.end.reason is EndReason.CANCELLED_BY_USER
-    if before > record.spec.retries or (record.attempt != before + 1 and not between):
+    if before > record.spec.retries or record.attempt != before + 1:
         return f"ended in attempt {record.attempt} after {before}"
     if _cancel_forgotten(world, facts, record):
         return f"ended as {record.end.state} long after its cancel was acknowledged"

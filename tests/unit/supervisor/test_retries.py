@@ -303,7 +303,11 @@ async def test_cancel_while_waiting_for_the_next_attempt(world: World) -> None:
     lose_worker(world)
     world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
     world.pass_time(0)
-    assert world.record("a").state is JobState.CANCELLED
+    record = world.record("a")
+    assert record.state is JobState.CANCELLED
+    assert (record.attempt, record.attempts) == (1, ()), "it was the last, none came before it"
+    assert record.end is not None
+    assert record.end.message.startswith("Job cancelled: attempt 1 had ended (worker_lost: Worker")
     come_back(world)
     assert world.record("a").phase is Phase.ENDED
     assert world.history.count("launch a") == 1
