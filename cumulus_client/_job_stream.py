@@ -17,6 +17,7 @@ from cumulus_client.exceptions import (
     ConnectionFailed,
     ConnectionLost,
     CumulusError,
+    InvalidArgument,
     ServerError,
     Unavailable,
 )
@@ -151,6 +152,7 @@ class JobStream:
         self._wake = asyncio.Event()
         self._call: asyncio.Task[dict[str, Any]] | None = None
         self._view: dict[str, Any] | None = None
+        self._has_read = False  # so that its offset is one that the daemon gave
         self._fruitless = 0  # followings in a row that ended early and brought nothing
         self._damaged = 0  # messages in a row that could not be read
         self._followed_at = 0.0
@@ -261,6 +263,7 @@ class JobStream:
 
     def _records(self, records: list[Record]) -> None:
         if records:
+            self._has_read = True
             self._fruitless = self._damaged = 0
             self._events.append(Journal(records=records))
 
@@ -279,6 +282,10 @@ class JobStream:
             if self._view is None:
                 self._heard_of(answer["job"])
             self._events.append(Ended(job=answer["job"]))
+            return
+        begin = error.details.get("continue_from") if isinstance(error, InvalidArgument) else None
+        if self._has_read and isinstance(begin, int) and 0 <= begin < self._reader.next_offset:
+            self._events.append(Journal(records=self._reader.rewind(begin)))
             return
         passing = isinstance(error, ConnectionLost) or (
             isinstance(error, Unavailable) and self._view is not None

@@ -45,6 +45,13 @@ class JournalReader:
         self.next_offset = next_offset
         return [record]
 
+    def rewind(self, offset: int) -> list[Record]:
+        """Goes on from `offset`, before what was read last: the daemon lost that. One GAP record
+        that goes backwards says so."""
+        record = gap_record(self.next_offset, offset, 0)
+        self.next_offset = offset
+        return [record]
+
 
 class ResultCollector:
     """Keeps the RESULT bytes of a job's last attempt, and nothing else of its journal."""

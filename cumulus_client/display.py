@@ -192,6 +192,12 @@ class Display:
                 "given up"
             )
             return
+        if gap["to"] < gap["from"]:
+            self.note(
+                f"the daemon has lost the last {gap['from'] - gap['to']} B that are shown here; "
+                "the job's output goes on from before them"
+            )
+            return
         self.note(
             f"{gap['to'] - gap['from']} B of the job's output are not kept: over the size cap"
         )

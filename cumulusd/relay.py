@@ -16,6 +16,7 @@ from cumulusd import __version__
 from cumulusd.errors import (
     Conflict,
     CumulusError,
+    InvalidArgument,
     JobFailed,
     NotAuthorized,
     NotEnded,
@@ -128,7 +129,12 @@ class Relay:
                 continue
             journal = journal or self._journals.get(job_id)
             if journal is not None and offset < journal.end_offset:
-                chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
+                try:
+                    chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
+                except InvalidArgument as error:
+                    begin = int(error.details["continue_from"])
+                    why = "is inside a record"
+                    raise journal.bad_offset(offset, why, _resumed(record, offset, begin)) from None
                 part: dict[str, Any] = {
                     "event": "gap" if chunk.kind == "gap" else "journal",
                     "offset": chunk.offset,
@@ -144,6 +150,11 @@ class Relay:
                 await changed()
             elif (late_s := self._late_output_s(record, journal)) > 0:
                 await wait_at_most(self._clock, late_s, changed())
+            elif journal is not None and offset > journal.end_offset:
+                # More than there is was shown to it: the daemon lost that with its power.
+                end = journal.end_offset
+                why = f"is behind its end, {end}"
+                raise journal.bad_offset(offset, why, _resumed(record, offset, end))
             else:
                 return {"event": "end", "job": view}
 
@@ -343,6 +354,13 @@ class Relay:
                 hint="jobs are kept for a day after their end; list_jobs() shows yours",
             )
         return record
+
+
+def _resumed(record: JobRecord, offset: int, boundary: int) -> int:
+    """From where a reader goes on whose `offset` is none of this journal, `boundary` the next one
+    before it. What it was sent was another attempt's, when one has begun before it since: the
+    daemon lost the end of that with its power. So it hasn't seen anything of this one."""
+    return record.journal_start if record.journal_start < offset else boundary
 
 
 def _output(journal: Journal, end: int) -> Iterator[bytes]:

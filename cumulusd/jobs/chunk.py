@@ -59,6 +59,17 @@ def read_chunk(folder: Path, segment: Segment, offset: int, end: int, max_bytes:
     return Chunk(kind="frames", offset=offset, next_offset=offset + size, data=data[:size])
 
 
+def record_around(folder: Path, segment: Segment, offset: int) -> int:
+    """Where the record of a segment begins that `offset` is inside. Raises OSError."""
+    data = segments.path_of(folder, segment.start).read_bytes()
+    begin = 0
+    while (size := _frame_bytes(data, begin)) is not None:
+        if begin + size > offset - segment.start:
+            break
+        begin += size
+    return segment.start + begin
+
+
 def _frame_bytes(data: bytes, position: int) -> int | None:
     """Size of the frame whose header stands at `position`; None when none does."""
     if len(data) - position < HEADER.size:

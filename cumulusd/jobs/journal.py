@@ -7,12 +7,12 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from cumulus_wire.journal import FrameParser, JournalCorrupt, Kind, Record, rest_missing
-from cumulusd.errors import Conflict, InvalidArgument
-from cumulusd.jobs.chunk import Chunk, read_chunk
+from cumulusd.errors import Conflict, CumulusError, InvalidArgument
+from cumulusd.jobs.chunk import Chunk, read_chunk, record_around
 from cumulusd.jobs.journal_errors import JournalDamaged, JournalHole, disk_error
 from cumulusd.jobs.journal_files import JournalFiles
 from cumulusd.jobs.ports import RunInThread
-from cumulusd.jobs.segments import OpenFiles
+from cumulusd.jobs.segments import OpenFiles, Segment
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.tasks import waiting_for
 
@@ -270,7 +270,8 @@ class Journal:
         """
         self._check_open()
         if not 0 <= offset <= self.end_offset:
-            raise self._bad_offset(offset, f"is outside its range, 0 to {self.end_offset}")
+            nearest = max(0, min(offset, self.end_offset))
+            raise self.bad_offset(offset, f"is outside its range, 0 to {self.end_offset}", nearest)
         for segment in self._files:
             if offset < segment.start:
                 return Chunk(kind="gap", offset=offset, next_offset=segment.start)
@@ -282,7 +283,7 @@ class Journal:
                 except JournalCorrupt:
                     # What the disk lost is no reader's fault, and comes again.
                     self._check_sync_failure()
-                    raise self._bad_offset(offset, "is inside a record") from None
+                    raise self._inside_a_record(segment, offset) from None
         return Chunk(kind="frames", offset=offset, next_offset=offset)
 
     async def wait_beyond(self, offset: int) -> None:
@@ -347,7 +348,15 @@ class Journal:
 
     # Reading.
 
-    def _bad_offset(self, offset: int, why: str) -> InvalidArgument:
+    def _inside_a_record(self, segment: Segment, offset: int) -> CumulusError:
+        try:
+            begin = record_around(self._folder, segment, offset)
+        except OSError as error:
+            return disk_error(self.job_id, "read", self._folder, error)
+        return self.bad_offset(offset, "is inside a record", begin)
+
+    def bad_offset(self, offset: int, why: str, continue_from: int) -> InvalidArgument:
+        """The error for an offset that can't be read from; `continue_from` can."""
         message = f"Offset {offset} of the journal of job {self.job_id} {why}"
         return InvalidArgument(
             message,
@@ -356,8 +365,9 @@ class Journal:
                 "faults": [{"key": "from_offset", "message": message}],
                 "start_offset": self.start_offset,
                 "end_offset": self.end_offset,
+                "continue_from": continue_from,
             },
-            hint="Use 0, or a next_offset that the server sent.",
+            hint=f"Continue from {continue_from}; what was read behind it is not this journal's.",
         )
 
     def _wake(self) -> None:

@@ -234,6 +234,8 @@ class Reader:
         elif self._world.power_was_lost and self._facts.journal.start < self._offset:
             # It was shown what no fsync had covered, the daemon lost it with its power, and the
             # worker is lost too: the next attempt goes on before it.
+            if error.details.get("continue_from") != self._facts.journal.start:
+                self._world.note(f"a reader of {self._facts.name} was told {error.details}")
             self._offset = self._facts.journal.start
         else:
             self._tries += 1

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -26,7 +26,7 @@ from cumulus_client._journal_reader import JournalReader, ResultCollector
 from cumulus_client._literals import literal_source
 from cumulus_client.connection import backoff_s, normalise_url, websocket_url
 from cumulus_client.display import Display
-from cumulus_client.exceptions import ConnectionLost, ResultError
+from cumulus_client.exceptions import ConnectionLost, InvalidArgument, ResultError
 from cumulus_wire.journal import (
     FrameParser,
     JournalCorrupt,
@@ -100,6 +100,68 @@ def test_a_stream_left_half_read_says_nothing_when_its_client_is_closed() -> Non
 
     asyncio.run(read_one())
     assert complaints == []
+
+
+def test_what_the_daemon_lost_is_a_gap_that_goes_back() -> None:
+    """It was shown what no fsync had covered; another attempt went on before that."""
+    asked: list[int] = []
+
+    class Caller:
+        async def call_once(
+            self,
+            procedure: str,
+            kwargs: Mapping[str, Any],
+            on_progress: Callable[[dict[str, Any]], None],
+        ) -> dict[str, Any]:
+            offset = kwargs["from_offset"]
+            asked.append(offset)
+            if offset == 525:
+                raise InvalidArgument("inside a record", details={"continue_from": 200})
+            frames = encode(Kind.STDOUT, b"again" if offset == 200 else b"first", 0)
+            after = offset + len(frames)
+            on_progress({"event": "state", "job": {"job_id": "a", "status": "running"}})
+            on_progress(
+                {"event": "journal", "offset": offset, "next_offset": after, "frames": frames}
+            )
+            if offset == 500:
+                raise ConnectionLost("the daemon's power is lost")
+            return {"event": "end", "job": {"job_id": "a", "status": "failed"}}
+
+    async def read_all() -> list[Event]:
+        stream = JobStream(Caller(), job_id="a", from_offset=500)
+        return [event async for event in read(stream)]
+
+    events = asyncio.run(read_all())
+    assert asked == [500, 525, 200]
+    first, gap, again = [
+        one for event in events if isinstance(event, Journal) for one in event.records
+    ]
+    assert (gap.kind, gap.json()) == (Kind.GAP, {"from": 525, "to": 200})
+    assert (first.payload, again.payload) == (b"first", b"again")
+    shown = Shown()
+    shown.show(*events)
+    assert "the daemon has lost the last 325 B that are shown here" in shown.err.getvalue()
+    assert shown.out.getvalue() == "firstagain"
+
+
+async def read(stream: JobStream) -> AsyncIterator[Event]:
+    while (event := await stream.next()) is not None:
+        yield event
+
+
+@pytest.mark.parametrize("told", [{}, {"continue_from": 500}, {"continue_from": 200}])
+def test_an_offset_that_no_daemon_gave_is_an_error(told: dict[str, Any]) -> None:
+    class Caller:
+        async def call_once(
+            self,
+            procedure: str,
+            kwargs: Mapping[str, Any],
+            on_progress: Callable[[dict[str, Any]], None],
+        ) -> dict[str, Any]:
+            raise InvalidArgument("inside a record", details=told)
+
+    with pytest.raises(InvalidArgument, match="inside a record"):
+        asyncio.run(JobStream(Caller(), job_id="a", from_offset=500).next())
 
 
 def test_results_are_gathered_and_verified() -> None:

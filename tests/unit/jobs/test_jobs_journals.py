@@ -119,6 +119,9 @@ def test_offsets_that_no_server_gave_are_refused(daemon: Daemon, offset: int) ->
         journal.read(offset, 100)
     assert caught.value.job_id == "j"
     assert caught.value.details["end_offset"] == 500
+    begin = max(0, min(offset // 100 * 100, 500))
+    assert caught.value.details["continue_from"] == begin, "the start of the record it is inside"
+    journal.read(begin, 100)
     assert caught.value.details["faults"][0]["key"] == "from_offset"
 
 

@@ -444,6 +444,48 @@ async def test_the_result_is_that_of_the_last_attempt(office: Office) -> None:
     assert over["worker"] == {"node_id": "n1", "hostname": "one"}
 
 
+async def lost_with_its_power(office: Office) -> tuple[str, int, int]:
+    """A job, the offset up to which a reader was shown its first attempt, and where the second one
+    begins: before it, since the daemon lost the rest with its power, and the worker too."""
+    job_id = await office.submit(retries=1)
+    world = office.world
+    world.says(job_id, SETUP, RUNNING, output("one\n"))
+    begin = world.journals.open(job_id).end_offset
+    world.platform.die(job_id, 137)
+    world.pass_time(3)
+    assert (world.record(job_id).attempt, world.record(job_id).journal_start) == (2, begin)
+    return job_id, begin + 150, begin
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_offset_inside_of_another_attempts_record_is_answered_with_its_begin(
+    office: Office,
+) -> None:
+    job_id, shown, begin = await lost_with_its_power(office)
+    reader = Reader(office, ANN, job_id, shown)
+    assert reader.error is None, "what is behind its end may come again"
+    office.world.says(job_id, SETUP, RUNNING, output("x" * 500))
+    error = reader.error
+    assert isinstance(error, InvalidArgument) and "is inside a record" in error.message
+    assert error.details["continue_from"] == begin and str(begin) in (error.hint or "")
+    again = Reader(office, ANN, job_id, begin)
+    frames = b"".join(part["frames"] for part in again.parts if part["event"] == "journal")
+    assert frames == SETUP + RUNNING + output("x" * 500)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_offset_behind_the_end_of_an_ended_job_is_told(office: Office) -> None:
+    job_id, shown, begin = await lost_with_its_power(office)
+    office.world.says(job_id, SETUP, exit_frame("failed", reason="user_error"))
+    office.world.platform.die(job_id, 0)
+    office.world.pass_time(3)
+    end = office.world.journals.open(job_id).end_offset
+    error = Reader(office, ANN, job_id, max(shown, end + 1)).error
+    assert isinstance(error, InvalidArgument) and f"is behind its end, {end}" in error.message
+    assert error.details["continue_from"] == begin
+    assert Reader(office, ANN, job_id, end).end is not None
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_failed_job_has_no_result_but_says_why(office: Office) -> None:
     job_id = await office.submit()
