@@ -123,6 +123,8 @@ class History:
 
     async def _prune_by_size(self) -> None:
         ended = self._oldest_first()
+        for record in ended:
+            await self._journals.fit(record.job_id, record.journal_start)
         used = sum(self._journals.size_bytes(record.job_id) for record in ended)
         bound = self._settings.history_max_bytes
         for keep_result in (True, False):

@@ -210,19 +210,44 @@ class Journals:
         if job_id not in self._sizes or self._stopped or (journal is not None and journal.failing):
             return 0
         folder = self._root / job_id
+
+        def work() -> tuple[int, int] | None:
+            begin = segments.keep_tail(folder, floor, keep_result)
+            return None if begin is None else (0, begin)
+
+        return await self._drop(job_id, work)
+
+    async def fit(self, job_id: str, floor: int) -> int:
+        """Brings a journal to which nothing is appended any more under the cap, where segments that
+        grew large (their writer was quicker than the disk) kept it over that; gives the bytes
+        freed.
+
+        Head and tail stay, and the RESULT records from `floor` on. Raises StoreFailed.
+        """
+        folder, cap_bytes = self._root / job_id, self._cap_bytes
+        journal = self._journals.get(job_id)
+        failing = journal is not None and journal.failing
+        if self._sizes.get(job_id, 0) <= cap_bytes or self._stopped or failing:
+            return 0
+        return await self._drop(job_id, lambda: segments.fit(folder, cap_bytes, floor))
+
+    async def _drop(self, job_id: str, work: Callable[[], tuple[int, int] | None]) -> int:
+        """Drops the range that `work` gives, off the reactor thread; the bytes freed."""
+        folder = self._root / job_id
         trash = self._root / f"{_TRASH}{job_id}-output"
         before = self._sizes[job_id]
         try:
-            begin = await self._run_in_thread(
-                lambda: segments.keep_tail(folder, floor, keep_result)
-            )
-            if begin is None or self._stopped or job_id not in self._sizes:
+            dropped = await self._run_in_thread(work)
+            if dropped is None or self._stopped or job_id not in self._sizes:
                 return 0
+            head_end, begin = dropped
             trash.mkdir(exist_ok=True)
             for segment in segments.list_segments(folder):
-                if segment.start < begin:
-                    path = segments.path_of(folder, segment.start)
+                path = segments.path_of(folder, segment.start)
+                if head_end <= segment.start < begin:
                     os.rename(path, trash / path.name)
+                elif segment.start < head_end < segment.end:
+                    os.truncate(path, head_end - segment.start)
             journal = self._journals.get(job_id)
             if journal is not None:
                 journal.pruned()

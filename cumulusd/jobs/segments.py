@@ -161,8 +161,15 @@ def keep_tail(folder: Path, floor: int, results: bool) -> int | None:
     if begin is None or not found or begin <= found[0].start:
         return None
     source = next(each for each in reversed(found) if each.start <= begin)
+    _begin_anew(folder, source, begin)
+    sync_files(folder, [])
+    return begin
+
+
+def _begin_anew(folder: Path, source: Segment, begin: int) -> None:
+    """Writes what `source` holds from `begin` on as a segment of its own, which overlaps it."""
     if source.start == begin:
-        return begin
+        return
     aside = path_of(folder, begin).with_name(segment_name(begin) + ".new")
     try:
         with (
@@ -178,8 +185,62 @@ def keep_tail(folder: Path, floor: int, results: bool) -> int | None:
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+
+
+def fit(folder: Path, cap_bytes: int, floor: int) -> tuple[int, int] | None:
+    """Prepares a journal to which nothing is appended any more, and whose segments are too large
+    for the cap to drop them whole, for keeping to it: writes the segments that its tail is to
+    begin with, durable when it returns.
+
+    Gives the range to drop then. The head stays, a quarter of the cap at most, and the tail, in two
+    segments that join, as `recover` needs; the RESULT records from `floor` on stay in any case.
+    None when there is nothing to drop.
+    """
+    found = _joined(list_segments(folder))
+    if sum(each.size_bytes for each in found) <= cap_bytes:
+        return None
+    first, last = found[0], found[-1]
+    head_end = _boundary(folder, first, first.start + cap_bytes // 4, after=False)
+    wanted = last.end - (cap_bytes - (head_end - first.start))
+    source = next(each for each in found if each.end > wanted)
+    begin = max(source.start, _boundary(folder, source, wanted, after=True))
+    kept_end = _tail_begin(folder, floor, True)
+    begin = begin if kept_end is None else min(begin, kept_end)
+    source = next((each for each in found if each.start <= begin < each.end), last)
+    if begin <= head_end or begin < source.start:
+        return None
+    if source is last:
+        middle = _boundary(folder, last, (begin + last.end) // 2, after=True)
+        if not begin < middle < last.end:
+            return None
+        _begin_anew(folder, last, middle)
+        source = Segment(last.start, middle)
+    _begin_anew(folder, source, begin)
     sync_files(folder, [])
-    return begin
+    return head_end, begin
+
+
+def _joined(found: list[Segment]) -> list[Segment]:
+    """Without the overlaps that an interrupted move left, as `recover` would cut them."""
+    ends = [after.start for after in found[1:]]
+    return [
+        Segment(each.start, min(each.end, end))
+        for each, end in zip(found, [*ends, found[-1].end] if found else [], strict=True)
+    ]
+
+
+def _boundary(folder: Path, segment: Segment, offset: int, *, after: bool) -> int:
+    """The frame boundary of a segment next to `offset`: the last one up to it, or the first one
+    from it on."""
+    data = path_of(folder, segment.start).read_bytes()[: segment.size_bytes]
+    position = 0
+    while len(data) - position >= HEADER.size:
+        end = position + HEADER.size + HEADER.unpack_from(data, position)[3]
+        at = segment.start + (position if after else end)
+        if end > len(data) or (at >= offset if after else at > offset):
+            break
+        position = end
+    return segment.start + position
 
 
 def _tail_begin(folder: Path, floor: int, results: bool) -> int | None:

@@ -15,7 +15,7 @@ from cumulus_wire.journal import HEADER, JournalCorrupt, Kind, encode
 from cumulusd.errors import InvalidArgument
 from cumulusd.jobs import journals as journals_module
 from cumulusd.jobs.journals import JournalDamaged, JournalHole
-from cumulusd.jobs.segments import Segment, droppable
+from cumulusd.jobs.segments import Segment, droppable, fit
 from cumulusd.jobs.store import StoreFailed
 
 
@@ -183,6 +183,55 @@ def test_the_cap_keeps_head_and_tail(daemon: Daemon) -> None:
     assert journal.read(middle, 100).kind == "gap"
     assert journal.read(middle, 100).next_offset == gap[1]
     assert daemon.journals.total_bytes == sum(files(daemon).values()) == journal.size_bytes
+
+
+@pytest.mark.parametrize("sizes", [(60,), (30, 30), (12, 60), (60, 3), (20, 20, 20), (9, 9, 60, 9)])
+@pytest.mark.parametrize("result", [0, 25])
+def test_large_segments_are_cut_to_the_cap_when_the_job_has_ended(
+    daemon: Daemon, sizes: tuple[int, ...], result: int
+) -> None:
+    """A quick writer's: a new one is begun only when those before are on disk."""
+    journal = daemon.journals.open("j")
+    stream, number = b"", 0
+    for size in sizes:
+        piece = b""
+        for _ in range(size):
+            piece, number = piece + line(str(number), 180), number + 1
+        journal.append(journal.end_offset, piece)
+        result_of(journal.sync())
+        stream += piece
+    ends = [encode(Kind.RESULT, b"r" * 180, 1)] * result + [EXIT]
+    journal.append(journal.end_offset, b"".join(ends))
+    result_of(journal.sync())
+    stream += b"".join(ends)
+    before = journal.size_bytes
+    assert before > 8000
+    freed = result_of(daemon.journals.fit("j", 0))
+    data, gaps = read_all(journal)
+    assert freed == before - journal.size_bytes > 0
+    assert journal.size_bytes <= 8000 and journal.size_bytes == sum(files(daemon).values())
+    (gap,) = gaps
+    assert data == stream[: gap[0]] + stream[gap[1] :]
+    assert 800 <= gap[0] <= 8000 // 4 and len(stream) - gap[1] >= 8000 // 2
+    assert gap[1] <= len(stream) - sum(map(len, ends)), "a result is kept whole"
+    assert result_of(daemon.journals.fit("j", 0)) == 0
+    daemon.crash()
+    assert read_all(daemon.journals.open("j")) == (data, gaps)
+    assert daemon.journals.open("j").finished
+
+
+def test_a_crash_while_a_journal_is_cut_to_the_cap_loses_nothing_else(daemon: Daemon) -> None:
+    journal = daemon.journals.open("j")
+    stream = b"".join(line(str(number), 180) for number in range(60)) + EXIT
+    journal.append(0, stream)
+    result_of(journal.sync())
+    dropped = fit(daemon.root / "j", 8000, 0)
+    assert dropped is not None
+    daemon.crash()  # before anything was dropped: the new segments overlap the old one
+    assert read_all(daemon.journals.open("j")) == (stream, [])
+    assert result_of(daemon.journals.fit("j", 0)) > 0
+    data, gaps = read_all(daemon.journals.open("j"))
+    assert gaps == [dropped] and data == stream[: dropped[0]] + stream[dropped[1] :]
 
 
 def test_a_gap_survives_restarts_and_grows(daemon: Daemon) -> None:

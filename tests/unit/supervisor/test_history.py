@@ -121,6 +121,23 @@ async def test_of_too_many_jobs_the_oldest_ends_go_whole(tmp_path: Path) -> None
     await world.journals.stop()
 
 
+@pytest_twisted.ensureDeferred
+async def test_an_ended_jobs_journal_is_cut_to_its_cap(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    history = a_history(world, tmp_path, ForgetfulStore())
+    world.table.put(ended("quick", world.clock.seconds()))
+    world.table.put(attrs.evolve(new_record("runs", 1.0), phase=Phase.RUNNING))
+    for job_id in ("quick", "runs"):
+        journal = world.journals.open(job_id)
+        journal.append(0, output("x" * 1000) * 2800)  # at once: one segment
+        await journal.sync()
+    await history.prune()
+    assert 700_000 < world.journals.size_bytes("quick") <= 1 << 20
+    assert world.journals.size_bytes("runs") > 2_800_000, "it isn't touched while it runs"
+    assert world.journals.open("quick").read(0, 1).kind == "frames", "the head is kept"
+    await world.journals.stop()
+
+
 RESULT = encode(Kind.RESULT, b"r" * 3000, 1)
 #: 100 KB of output over several segments, a result of 6 KB, the end.
 LONG = output("x" * 1000) * 100 + RESULT + RESULT + exit_frame()
