@@ -19,7 +19,7 @@ from cumulusd.errors import CumulusError, InvalidArgument
 from cumulusd.jobs import machine
 from cumulusd.jobs.journal import Journal
 from cumulusd.jobs.model import JobRecord, Phase
-from tests.sim import sim_oracle
+from tests.sim import sim_invariants, sim_oracle
 from tests.sim.sim_clients import PACKAGE, PACKAGE_SHA256, Facts, Reader, Submitter
 from tests.sim.sim_clock import SimClock
 from tests.sim.sim_coverage import Coverage
@@ -32,7 +32,6 @@ from tests.sim.sim_runner import Runner
 from tests.sim.sim_swarm import Container, Node, Swarm
 from tests.sim.sim_worker import Worker
 
-UNITS = 10_000
 #: A schedule that takes more steps than this goes round in circles.
 MAX_STEPS = 400_000
 _PRESENT_EVERY_S = 0.25
@@ -84,7 +83,7 @@ class World:
         self.disk = Disk(root / "daemon")
         self.workers_root = root / "workers"
         self.workers: list[Worker] = []
-        self._by_node: dict[str, Worker] = {}
+        self.by_node: dict[str, Worker] = {}
         self.daemon: Daemon | None = None
         self._dying: list[Daemon] = []
         self.manager_up = True
@@ -149,7 +148,7 @@ class World:
         self._run_until(lambda: self.clock.now > quiet_at and self._all_ended(), deadline, "end")
         self.trace("all jobs have ended")
         settled_at = self.clock.now + 8 * self.settings.reap_interval_s
-        self._run_until(lambda: not self._leaks(), settled_at, "be cleared")
+        self._run_until(lambda: not sim_invariants.leaks(self), settled_at, "be cleared")
         self._run_until(
             lambda: all(reader.done for reader in self.readers), settled_at + 30.0, "be read"
         )
@@ -161,7 +160,9 @@ class World:
         while True:
             if not self.clock.step():
                 self.violation(f"nothing moves any more, and something is still to {what}")
-            self._check()
+            if self.violations:
+                raise Violated(self.plan.seed, self.violations[0])
+            sim_invariants.check(self)
             if self.clock.steps > MAX_STEPS:
                 self.violation(f"still to {what} after {MAX_STEPS} steps: {self._state()}")
             if self.clock.now > checked_at + 0.05:
@@ -186,7 +187,7 @@ class World:
                 phase = record.phase if record is not None else "not submitted"
                 waits.append(f"{facts.name} {phase}")
         if not waits:
-            waits = self._leaks() or [
+            waits = sim_invariants.leaks(self) or [
                 f"reader of {reader._facts.name} at {reader._offset}"
                 for reader in self.readers
                 if not reader.done
@@ -237,7 +238,7 @@ class World:
         self.workers_root.mkdir()
         for number, devices in enumerate(self.plan.devices):
             node_id = f"n{number}"
-            resources = {f"cumulus_gpu{index}": UNITS for index in range(devices)}
+            resources = {f"cumulus_gpu{index}": sim_invariants.UNITS for index in range(devices)}
             node = Node(node_id, f"host{number}", resources)
             self.swarm.nodes[node_id] = node
             worker = Worker(
@@ -254,7 +255,7 @@ class World:
                 violation=self.note,
             )
             self.workers.append(worker)
-            self._by_node[node_id] = worker
+            self.by_node[node_id] = worker
             self.last_present[node_id] = self.last_absent[node_id] = self.clock.now
 
     def _schedule(self) -> None:
@@ -418,7 +419,7 @@ class World:
 
     def is_draining(self, node_id: str, job_id: str, attempt: int) -> bool:
         """Whether that partition's time is over."""
-        held = self._by_node[node_id].ledger.find(job_id, attempt)
+        held = self.by_node[node_id].ledger.find(job_id, attempt)
         return held is not None and held.state is PartitionState.DRAINING
 
     def calls_failed(self, node_id: str) -> bool:
@@ -482,7 +483,7 @@ class World:
     def _start_container(self, container: Container) -> Runner:
         node_id = container.task.service.node_id
         self.trace("container of {} starts on {}", container.job_id, node_id)
-        return self._by_node[node_id].run(container)
+        return self.by_node[node_id].run(container)
 
     def _make_runner(self, worker: Worker, container: Container) -> Runner:
         facts = self.by_job[container.job_id]
@@ -490,50 +491,7 @@ class World:
         runner.facts = facts
         return runner
 
-    # -- invariants
-
-    def _check(self) -> None:
-        if self.violations:
-            raise Violated(self.plan.seed, self.violations[0])
-        seen: dict[str, int] = {}
-        for node in self.swarm.nodes.values():
-            if not node.containers:
-                continue
-            ledger = self._by_node[node.node_id].ledger
-            used: dict[str, int] = {}
-            for container in node.containers:
-                if (container.job_id, container.attempt) not in ledger.partitions:
-                    self.violation(f"a share is free while a container of {container.job_id} runs")
-                seen[container.job_id] = seen.get(container.job_id, 0) + 1
-                service = container.task.service
-                used[service.resource] = used.get(service.resource, 0) + service.units
-            for resource, units in used.items():
-                if units > UNITS:
-                    self.violation(f"{units} units of {resource} of {node.node_id} are in use")
-        for job_id, count in seen.items():
-            if count > 1:
-                self.violation(f"{count} containers of {job_id} are alive at once")
-
-    def check_could_run(self) -> None:
-        """A share is held for every service whose container could still start."""
-        for service in self.swarm.services.values():
-            could = service.replicas > 0 and not service.tasks
-            could = could or any(
-                task.wanted == "running" if task.container is None else task.container.alive
-                for task in service.tasks
-                if not task.ended
-            )
-            ledger = self._by_node[service.node_id].ledger
-            key = service.labels["cumulus.job"], int(service.labels["cumulus.attempt"])
-            if could and key not in ledger.partitions:
-                self.violation(f"a share is free while a container of {key[0]} could start")
-
-    def _leaks(self) -> list[str]:
-        found = [f"service {service.name}" for service in self.swarm.services.values()]
-        found += [f"container of {one.job_id}" for one in self.swarm.live_containers()]
-        for worker in self.workers:
-            found += [f"{worker.node_id}: {what}" for what in worker.leftovers()]
-        return found
+    # -- who is there
 
     def _listening_daemon(self) -> Daemon | None:
         return self.daemon if self.daemon is not None and not self.daemon.stopping else None
@@ -558,7 +516,7 @@ class World:
             self.manager_away_at = self.clock.now
         if self.disk.full or self.disk.slow_s or self.disk.sync_fails:
             self.disk_away_at = self.clock.now
-        self.check_could_run()
+        sim_invariants.check_could_run(self)
         self.clock.callLater(_PRESENT_EVERY_S, self._look_who_is_there)
 
     # -- the daemon's lives
