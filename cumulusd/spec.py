@@ -8,11 +8,17 @@ import attrs
 import pydantic
 from pydantic import Field, StringConstraints
 
+from cumulus_wire.variables import is_protected
 from cumulusd.errors import InvalidArgument, TooLarge
 from cumulusd.jobs.model import JobSpec
 
 #: Further attempts that a job may ask for.
 MAX_RETRIES = 100
+#: What is said of a variable that jobs may not set, see docs/gpu.md.
+_PROTECTED = (
+    "can't be set by a job: it could loosen what holds the job to its share of the device; the "
+    "worker sets what is needed"
+)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -132,6 +138,8 @@ def _beyond(value: Mapping[str, Any], limits: SpecLimits) -> list[dict[str, str]
     for name, text in environment.items() if isinstance(environment, Mapping) else ():
         if not _ENVIRONMENT_NAME.match(str(name)) or (isinstance(text, str) and "\0" in text):
             faults.append({"key": f"environment.{name}", "message": "is no environment variable"})
+        elif is_protected(str(name)):
+            faults.append({"key": f"environment.{name}", "message": _PROTECTED})
     return faults
 
 

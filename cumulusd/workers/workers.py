@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cumulus_wire import uris
+from cumulus_wire.variables import is_protected
 from cumulusd.errors import CumulusError, InsufficientResources, NotFound
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import Grant, JobRecord, Placement
@@ -165,7 +166,7 @@ class AgentWorkers:
             duration_s=spec.duration_s,
             package={"sha256": spec.package_sha256, "size_bytes": spec.package_size_bytes},
             requirements=list(spec.requirements),
-            environment={**self._environment, **spec.environment},
+            environment={**self._environment, **_harmless(spec.environment)},
             installer_environment=self._installer_environment,
             cpu_cores=spec.cpu_cores,
             memory_bytes=spec.memory_bytes,
@@ -254,6 +255,11 @@ class AgentWorkers:
         greeting = self._greetings.pop(node_id, None)
         if greeting is not None:
             greeting.cancel()
+
+
+def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    """Less what a job may not set: no submit takes it now, but a job from before may have it."""
+    return {name: text for name, text in environment.items() if not is_protected(name)}
 
 
 def _optional_text(value: Any) -> str | None:

@@ -28,6 +28,11 @@ INVALID = uris.ERROR_PREFIX + "invalid_argument"
             "Ask for a longer `--setup-timeout`, or for fewer requirements.",
         ),
         ("environment.A B: is no", "env[A] B: is no", "--env[A] B: is no"),
+        (
+            "environment.LD_PRELOAD: can't be set",
+            "env[LD_PRELOAD]: can't be set",
+            "--env[LD_PRELOAD]: can't be set",
+        ),
         ("Use a smaller environment", "Use a smaller environment", "Use a smaller environment"),
         (
             "The job ran out of memory: ask for more with `memory_bytes`, or use less.",

@@ -30,7 +30,7 @@ from cumulusd.jobs import codec
 from cumulusd.jobs.model import Phase
 from cumulusd.jobs.packages import Packages
 from cumulusd.relay import LATE_OUTPUT_S, Relay
-from cumulusd.spec import SpecLimits
+from cumulusd.spec import SpecLimits, parse_spec
 from cumulusd.submissions import SubmitLimits
 from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame, output, run_at_once
 
@@ -230,6 +230,7 @@ async def test_every_refused_submit_has_a_job_id_and_all_faults(office: Office) 
         (a_spec(surprise=1), InvalidArgument, "surprise"),
         (a_spec(requirements=["--index-url=http://x"]), InvalidArgument, "requirements.0"),
         (a_spec(environment={"A B": "secret"}), InvalidArgument, "environment.A B"),
+        (a_spec(environment={"LD_PRELOAD": "x"}), InvalidArgument, "environment.LD_PRELOAD: can't"),
         ("no object", InvalidArgument, "spec"),
         (a_spec(package={"sha256": "0" * 64, "size_bytes": 1}), NotFound, "not uploaded"),
         (a_spec(package={"sha256": "0" * 64, "size_bytes": 1001}), TooLarge, "1001"),
@@ -247,6 +248,31 @@ async def test_every_refused_submit_has_a_job_id_and_all_faults(office: Office) 
         "x",
     }
     assert len(office.world.table) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_could_loosen_a_share_is_refused_and_the_rest_is_not(office: Office) -> None:
+    protected = {
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_MEMORY_LIMIT_0",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT",
+        "CUDA_MPS_PIPE_DIRECTORY",
+        "NVIDIA_VISIBLE_DEVICES",
+        "OPENCL_LAYERS",
+        "OPENCL_LAYER_PATH",
+        "OCL_ICD_VENDORS",
+        "OCL_ICD_FILENAMES",
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "LD_AUDIT",
+    }
+    with pytest.raises(InvalidArgument) as caught:
+        await office.relay.submit(ANN, a_spec(environment=dict.fromkeys(sorted(protected), "1")))
+    faults = {fault["key"]: fault["message"] for fault in caught.value.details["faults"]}
+    assert set(faults) == {f"environment.{name}" for name in protected}
+    assert all("could loosen what holds the job to its share" in text for text in faults.values())
+    harmless = {"CUDA_LAUNCH_BLOCKING": "1", "CUDA_CACHE_PATH": "/tmp/c", "LDAP": "x", "A": "b"}
+    assert parse_spec(a_spec(environment=harmless), SpecLimits()).environment == harmless
 
 
 @pytest_twisted.ensureDeferred

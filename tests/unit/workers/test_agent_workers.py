@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
 from cumulus_wire import uris
 from cumulusd.errors import CumulusError, InternalError, TooMany, Unavailable
 from cumulusd.identity import Principal, Role
+from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Placement
 from cumulusd.jobs.ports import Node
 from cumulusd.views import worker_views
 from cumulusd.workers.workers import AgentWorkers
@@ -57,6 +59,30 @@ async def test_a_folder_of_no_known_attempt_can_be_released() -> None:
 
     workers = AgentWorkers(call, Clock(), environment={})
     assert (await workers.inventory("n1")).jobs == {("a", 1)}, "agents refuse attempt 0"
+    await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_jobs_own_variables_loosen_nothing_and_the_operators_hold() -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        asked.append(kwargs)
+        raise Unavailable("not now")
+
+    workers = AgentWorkers(call, Clock(), environment={"LD_LIBRARY_PATH": "/ours", "A": "ours"})
+    # As a job that was taken before such names were refused.
+    spec = JobSpec(
+        package_sha256="ab" * 32,
+        package_size_bytes=1,
+        gpu_memory=0.5,
+        duration_s=60.0,
+        environment={"LD_PRELOAD": "/x.so", "CUDA_VISIBLE_DEVICES": "0", "A": "its"},
+    )
+    submitted = JobRecord(job_id="j", owner="ann", spec=spec, phase=Phase.PREPARING, created_at=1.0)
+    with pytest.raises(Unavailable):
+        await workers.prepare(submitted, Placement(node_id="n1", hostname="one", device_id="d0"))
+    assert asked[0]["environment"] == {"LD_LIBRARY_PATH": "/ours", "A": "its"}
     await workers.stop()
 
 
