@@ -83,12 +83,15 @@ def test_three_of_0_6_share_two_devices(swarm: SwarmDaemon) -> None:
 def span():
     import os, socket, time
     began = time.time()
-    time.sleep(1.5)
+    time.sleep(3)
     return [began, time.time()]
 
 jobs = [client.submit(span, gpu_memory=0.6, duration=60) for _ in range(3)]
-time.sleep(0.6)
-views = [client.get_job_status(job.job_id) for job in jobs]
+for _ in range(300):
+    views = [client.get_job_status(job.job_id) for job in jobs]
+    if sum(view["status"] == "running" for view in views) == 2:
+        break
+    time.sleep(0.05)
 spans = [job.result(timeout=90) for job in jobs]
 ends = [client.get_job_status(job.job_id) for job in jobs]
 print(json.dumps({"spans": spans, "waits": [view["wait"] for view in views],
