@@ -3,7 +3,7 @@
 On its own: standard library only, and nothing of Cumulus, for this Python may be another than the
 runner's. The call says where things are::
 
-    {"work", "manifest": {...}, "report", "result", "result_max_bytes"}
+    {"work", "manifest": {...}, "report", "result", "result_max_bytes", "gpu_memory_bytes"}
 
 and the report, written last and at once, how it went; no report: the code left by itself::
 
@@ -60,6 +60,8 @@ def main(call_path: str) -> int:
         call = json.load(file)
     manifest = call["manifest"]
     keep_back(call["report"])
+    if call["gpu_memory_bytes"] is not None:
+        load_frameworks().install(call["gpu_memory_bytes"])
     try:
         report: dict[str, Any]
         if manifest["kind"] == "script":
@@ -87,6 +89,17 @@ def main(call_path: str) -> int:
             continue  # the code closed or replaced it
     save_report(report, call["report"])
     return 0 if report["state"] in ("returned", "finished") else 1
+
+
+def load_frameworks() -> Any:
+    """`frameworks.py` beside this file, not to be found by the code as a module of that name."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("cumulus_frameworks", os.path.join(HERE, "frameworks.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_script(work: str, manifest: dict[str, Any]) -> None:

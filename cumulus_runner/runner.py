@@ -223,6 +223,7 @@ class Runner:
                     "report": report_path,
                     "result": result_path,
                     "result_max_bytes": MAX_RESULT_BYTES,
+                    "gpu_memory_bytes": variables.gpu_memory_bytes(orders),
                 },
                 file,
             )

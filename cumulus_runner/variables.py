@@ -47,3 +47,11 @@ def of_job(orders: Orders, environment: Environment, work: str, scratch: str) ->
     variables["PYTHONPATH"] = work
     variables["PYTHONUNBUFFERED"] = "1"
     return variables
+
+
+def gpu_memory_bytes(orders: Orders) -> int | None:
+    """The job's share, where it is one of a GPU that frameworks know; else None."""
+    text = orders.environment.get("CUMULUS_GPU_MEMORY_BYTES", "")
+    if not orders.environment.get("CUDA_VISIBLE_DEVICES") or not text.isdecimal():
+        return None
+    return int(text)
