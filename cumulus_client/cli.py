@@ -8,6 +8,7 @@ SIGTERM, 129 SIGHUP, 2 wrong usage, 69 no daemon, no worker, or a fault that is 
 import argparse
 import contextlib
 import errno
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from cumulus_client._wording import COMMAND_LINE, end_told
 from cumulus_client.client import CumulusClient
 from cumulus_client.display import PREFIX, Display
 from cumulus_client.exceptions import CumulusError, InvalidArgument, PackagingError
+from cumulus_client.gpu_check import check_shares
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 
@@ -210,6 +212,11 @@ def build_parser() -> argparse.ArgumentParser:
         "about a fault. Exit code 0: all is well, 1: there is a fault.",
     )
     check.add_argument("--json", action="store_true", help="as JSON")
+    check.add_argument(
+        "--gpu", action="store_true",
+        help="also run a job on each device that takes memory until it is refused: is a job held "
+        "to its share? It needs 60 %% of each device to be free",
+    )  # fmt: skip
     _add_server(check)
     return parser
 
@@ -301,13 +308,25 @@ def _info(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     findings = []
     with _client(options) as client:
-        for finding in doctor.examine(client, doctor.client_version()):
+        looks = doctor.examine(client, doctor.client_version())
+        for finding in itertools.chain(looks, _gpu_findings(client, options.gpu)):
             findings.append(finding)
             if not options.json:
                 print("\n".join(doctor.told(finding)), flush=True)
     if options.json:
         print(json.dumps(doctor.as_json(findings), indent=2))
     return 0 if all(finding.ok for finding in findings) else EXIT_FAULT
+
+
+def _gpu_findings(client: CumulusClient, wanted: bool) -> Iterator[doctor.Finding]:
+    """Nothing where the daemon doesn't answer: that was found before."""
+    if not wanted:
+        return
+    try:
+        workers = client.list_workers()
+    except CumulusError:
+        return
+    yield from check_shares(client, workers)
 
 
 _VERBS = {"run": _run, "info": _info, "doctor": _doctor}

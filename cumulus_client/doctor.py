@@ -172,9 +172,10 @@ def _why_unusable(worker: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _device(device: Mapping[str, Any]) -> str:
     gib = int(device["memory_bytes"]) / (1 << 30)
     free = 100 * int(device["units_free"]) / int(device["units_total"])
+    note = device.get("tier_note")
     return (
         f"device {device['index']}: {device['name']} ({device['kind']}), {gib:.1f} GiB, "
-        f"{free:g} % free, tier {device['tier']}"
+        f"{free:g} % free, tier {device['tier']}" + (f" ({note})" if note else "")
     )
 
 

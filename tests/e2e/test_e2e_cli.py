@@ -91,6 +91,10 @@ def test_doctor_tells_what_is_well_and_what_is_not(daemon: Daemon) -> None:
     for subject in ("connection", "token", "version", "workers"):
         assert sum(line.split()[1] == subject for line in lines) == 1
     assert any("device 0:" in line and "tier" in line for line in lines)
+    done = cumulus(daemon, "doctor", "--gpu")
+    assert done.returncode == 1, "the local platform holds no job to its share, and says so"
+    assert "tier advisory (booked, not enforced)" in done.stdout
+    assert "booked, not enforced: nothing holds a job to its share here" in done.stdout
     done = cumulus(daemon, "doctor", "--json", server="http://127.0.0.1:9")
     assert done.returncode == 1, done.stderr
     answer = json.loads(done.stdout)

@@ -86,6 +86,7 @@ OTHERS: dict[str, str | None] = {
     "cumulus_runner": "",
     "engines": "",
     "cumulus_client": "autobahn txaio",
+    "cumulus_client.share_probe": "pyopencl",  # a script that runs in a job
     "cumulusd": None,
     "cumulusd.jobs": "attrs twisted.internet.defer twisted.logger twisted.python.failure",
     "cumulusd.errors": "",
