@@ -25,7 +25,8 @@ class Tasks:
     _log = Logger()
 
     def __init__(self) -> None:
-        self._running: set[Deferred[Any]] = set()
+        #: in the order of their starts, so that they end in it: a set's order is another each time
+        self._running: dict[Deferred[Any], None] = {}
 
     def start(self, work: Coroutine[Any, Any, Any], what: str, **fields: Any) -> Deferred[Any]:
         """Runs `work` until it ends or `stop`. `what` and `fields` name it in the log.
@@ -33,10 +34,10 @@ class Tasks:
         The Deferred fires with None when it has ended, however; cancel it to end it.
         """
         task: Deferred[Any] = Deferred.fromCoroutine(work)
-        self._running.add(task)
+        self._running[task] = None
 
         def ended(result: object) -> None:
-            self._running.discard(task)
+            self._running.pop(task, None)
             if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
                 self._log.failure("{what} failed", result, what=what, **fields)
 
@@ -55,17 +56,17 @@ class Signal:
     """Wakes those who wait for the next change. There is no memory: look first, then wait."""
 
     def __init__(self) -> None:
-        self._waiting: set[Deferred[None]] = set()
+        self._waiting: dict[Deferred[None], None] = {}  #: in the order of coming
 
     def wait(self) -> Deferred[None]:
         """Fires at the next `fire`; may be cancelled."""
-        waiting: Deferred[None] = Deferred(self._waiting.discard)
-        self._waiting.add(waiting)
+        waiting: Deferred[None] = Deferred(lambda gone: self._waiting.pop(gone, None))
+        self._waiting[waiting] = None
         return waiting
 
     def fire(self) -> None:
         """Wakes all who wait now."""
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, {}
         for each in waiting:
             each.callback(None)
 

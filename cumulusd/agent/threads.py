@@ -14,16 +14,16 @@ class Threads:
 
     def __init__(self, run_in_thread: Callable[[Callable[[], None]], Deferred[None]]) -> None:
         self._run_in_thread = run_in_thread
-        self._working: set[Deferred[None]] = set()
+        self._working: dict[Deferred[None], None] = {}
 
     def run(self, work: Callable[[], None], what: str) -> Deferred[None]:
         """Fires when `work` has ended, whose failure is logged. Cancelling only ends the wait."""
         working = self._run_in_thread(work)
         waiting: Deferred[None] = Deferred()
-        self._working.add(working)
+        self._working[working] = None
 
         def ended(result: object) -> None:
-            self._working.discard(working)
+            self._working.pop(working, None)
             if isinstance(result, Failure):
                 self._log.failure("{what} failed", result, what=what)
             if not waiting.called:

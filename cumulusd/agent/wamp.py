@@ -31,7 +31,7 @@ class Calls:
 
     def __init__(self, verbs: Mapping[str, Verb]) -> None:
         self.verbs = verbs
-        self._running: set[Deferred[dict[str, Any]]] = set()
+        self._running: dict[Deferred[dict[str, Any]], None] = {}  #: in the order of their starts
 
     async def stop(self) -> None:
         """Cancels what is under way; fires when it has ended."""
@@ -45,10 +45,10 @@ class Calls:
     ) -> Deferred[dict[str, Any]]:
         """Fires with the answer, or with an ApplicationError."""
         work = Deferred.fromCoroutine(self._run(verb, args, kwargs))
-        self._running.add(work)
+        self._running[work] = None
 
         def ended(result: Any) -> Any:
-            self._running.discard(work)
+            self._running.pop(work, None)
             return result
 
         return work.addBoth(ended)

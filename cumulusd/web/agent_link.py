@@ -74,7 +74,7 @@ class AgentLinkFactory:
         self.limits = limits or LinkLimits()
         self._links: dict[str, _AgentConnection] = {}  #: by node id
         self._by_job: dict[str, _AgentConnection] = {}
-        self._made: set[_AgentConnection] = set()
+        self._made: dict[_AgentConnection, None] = {}  #: in the order of coming
         factory = WebSocketServerFactory(  # type: ignore[no-untyped-call]
             server="cumulusd", reactor=clock
         )
@@ -114,7 +114,7 @@ class AgentLinkFactory:
 
     def made(self, connection: "_AgentConnection") -> None:
         """A connection that may become a link."""
-        self._made.add(connection)
+        self._made[connection] = None
 
     def opened(self, connection: "_AgentConnection") -> None:
         """A link is up; an older one of that node is dropped."""
@@ -125,7 +125,7 @@ class AgentLinkFactory:
 
     def closed(self, connection: "_AgentConnection") -> None:
         """It is gone."""
-        self._made.discard(connection)
+        self._made.pop(connection, None)
         if self._links.get(connection.node_id) is connection:
             del self._links[connection.node_id]
         for job_id in connection.jobs:
