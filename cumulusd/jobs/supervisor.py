@@ -14,6 +14,7 @@ from twisted.logger import Logger, LogLevel
 from cumulus_wire.codes import EndReason
 from cumulusd.errors import CumulusError
 from cumulusd.jobs import ends, machine
+from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.effects import Effects
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
@@ -63,15 +64,23 @@ class Supervisor:
         self._accepting: set[tuple[str, str]] = set()
         self._accepted = Signal()
         self._stopping = False
+        self._clearing = Clearing(
+            platform=platform,
+            workers=workers,
+            clock=clock,
+            wall_clock=wall_clock,
+            journals=journals,
+            table=table,
+            is_gone=lambda node_id: self.placing.is_gone(node_id),
+        )
         self._effects = Effects(
             platform=platform,
             workers=workers,
             clock=clock,
             settings=settings,
             wall_clock=wall_clock,
-            journals=journals,
             table=table,
-            is_gone=lambda node_id: self.placing.is_gone(node_id),
+            clearing=self._clearing,
             tell=self.tell,
         )
         self.placing = Placing(
@@ -179,7 +188,7 @@ class Supervisor:
 
     def nudge(self, job_id: str) -> None:
         """The job's container is gone: what waits for that looks again now."""
-        self._effects.nudge(job_id)
+        self._clearing.nudge(job_id)
 
     async def stop(self) -> None:
         """Ends what is under way here; jobs go on where they are. Records are all on disk."""

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from cumulusd import submissions
 from cumulusd.agent import live_job, partitions
-from cumulusd.jobs import effects, machine, segments
+from cumulusd.jobs import clearing, machine, segments
 from cumulusd.jobs.model import JobRecord
 from tests.sim.sim_worker import SimRunnerSocket
 
@@ -86,7 +86,7 @@ def simulated(world: "World") -> Iterator[None]:
         mock.patch.object(live_job, "RunnerSocket", SimRunnerSocket),
         mock.patch.object(partitions, "secrets", _Secrets),
         mock.patch.object(submissions, "secrets", _Secrets),
-        mock.patch.object(effects, "_LIFETIME_MARGIN_S", 3.0),
+        mock.patch.object(clearing, "_LIFETIME_MARGIN_S", 3.0),
         mock.patch.object(machine, "step", _step),
         mock.patch.object(segments, "sync_files", _sync_files),
         mock.patch.object(segments, "write_at", _write_at),

@@ -12,7 +12,7 @@ from cumulusd.agent.live_job import LiveJob
 from cumulusd.agent.partitions import Partitions
 from cumulusd.chronos.ledger import Ledger
 from cumulusd.jobs import machine
-from cumulusd.jobs.effects import Effects
+from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journal_files import JournalFiles
 from cumulusd.jobs.machine import Effect
@@ -26,7 +26,7 @@ _received = Intake.received
 _save = Supervisor._save
 _begin = JournalSender.begin
 _release = Ledger.release
-_until_done = Effects._until_done
+_until_done = Clearing._until_done
 _after_restart = machine.effects_after_restart
 _alive = Watcher._alive
 
@@ -85,7 +85,7 @@ def _early_release() -> Iterator[None]:
         return True
 
     with (
-        mock.patch.object(Effects, "_end_container", gone),
+        mock.patch.object(Clearing, "_end_container", gone),
         mock.patch.object(LiveJob, "lock_free", lambda self: True),
     ):
         yield
@@ -115,10 +115,10 @@ MUTANTS: dict[str, Patch] = {
         Watcher, "_alive", _reaps_running_jobs
     ),
     "the next attempt doesn't wait for the last one's worker": lambda: mock.patch.object(
-        Effects, "_until_done", _not_waited_for
+        Clearing, "_until_done", _not_waited_for
     ),
     "what a worker that was given up has is dropped without a word": lambda: mock.patch.object(
-        Effects, "_until_done", _given_up_in_silence
+        Clearing, "_until_done", _given_up_in_silence
     ),
     "the cap takes what is not on disk for certain": lambda: mock.patch.object(
         JournalFiles, "_is_uncertain", lambda self, segment: False
