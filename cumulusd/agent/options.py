@@ -30,7 +30,8 @@ class AgentOptions:
     segment_bytes: int = 8 << 20
     #: no job is prepared while less is free on the disk of the agent's folder
     min_free_bytes: int = 256 << 20
-    stop_grace_s: float = 5.0
+    #: between TERM and KILL when a job is over its time: what ignores TERM is gone within 5 s
+    stop_grace_s: float = 3.0
     discovery_timeout_s: float = 30.0
     discovery_interval_s: float = 300.0
     package_timeout_s: float = 240.0  #: for fetching one package, retries included

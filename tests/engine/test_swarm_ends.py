@@ -237,6 +237,56 @@ def test_the_duration_holds_with_daemon_and_agent_dead(swarm: SwarmDaemon) -> No
     swarm.wait_nothing_left(60.0)
 
 
+#: Ignores TERM; a child has left its session and parent and ignores it too; a kernel never ends.
+CLINGING = """
+import pyopencl as cl, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "MARK"])
+    os._exit(0)
+os.wait()
+context = cl.create_some_context(interactive=False)
+queue = cl.CommandQueue(context)
+go = cl.Buffer(context, cl.mem_flags.READ_WRITE, 4)
+cl.enqueue_fill_buffer(queue, go, bytes(4), 0, 4)
+code = "__kernel void spin(__global volatile int *go) { while (!go[0]) {} }"
+cl.Program(context, code).build().spin(queue, (1,), None, go)
+queue.flush()
+print("said before the end", flush=True)
+queue.finish()
+"""
+
+
+@restarts
+def test_a_container_is_gone_within_5_s_of_its_time_whatever_is_in_it(swarm: SwarmDaemon) -> None:
+    mark = f"34{random.randrange(10**6):06d}"
+    duration_s = 20
+    job_id = begin(swarm, CLINGING.replace("MARK", mark), duration=duration_s)
+    worker = running(swarm, job_id)
+    ends_at = one(swarm, job_id)["started_at"] + duration_s
+    engine = swarm.cluster.api(worker)
+    agent = container_of(swarm, worker, "cumulus-agent-")
+    assert agent is not None
+    swarm.kill()
+    engine.call("POST", f"/containers/{agent}/pause")  # or the Swarm would start it anew
+    try:
+        assert processes_with(f"sleep {mark}"), "it runs on without them"
+        name = f"cumulus-job-{job_id}"
+        until(lambda: container_of(swarm, worker, name) is None, "gone", duration_s + 30.0)
+        assert time.time() < ends_at + 5.0
+        assert not processes_with(f"sleep {mark}")
+    finally:
+        engine.call("POST", f"/containers/{agent}/unpause")
+        swarm.start()
+    Told("timeout", "duration_exceeded", ("20 s",), ("duration",), signal=9).check(
+        ended(swarm, job_id)
+    )
+    swarm.wait_usable()
+    swarm.wait_nothing_left(60.0)
+
+
 # --- what is refused or can't start -------------------------------------------------------------
 
 

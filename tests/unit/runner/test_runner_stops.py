@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from runner_kit import WAIT_S, JobFolder, fake_agent, gone, until
+from runner_kit import REPOSITORY, WAIT_S, JobFolder, fake_agent, gone, until
 
 from cumulus_wire import folder
 from cumulus_wire.journal import Kind
+from cumulusd.agent.options import AgentOptions
 
 NewJob = Callable[..., JobFolder]
 
@@ -60,6 +61,65 @@ def test_the_deadline_ends_everything(new_job: NewJob) -> None:
     assert "0.7 s" in end["message"] and "duration" in end["hint"]
     assert job.jsons(Kind.STATUS)[-1]["phase"] == "stopping"
     assert gone(grandchild(job)) and lock_is_free(job)
+
+
+def test_what_ignores_term_is_gone_within_5_s_of_its_time(new_job: NewJob) -> None:
+    job = new_job(duration_s=0.5, stop_grace_s=AgentOptions().stop_grace_s).function(STUBBORN)
+    end = job.run()
+    assert end["reason"] == "duration_exceeded" and end["signal"] == signal.SIGKILL
+    assert end["run_s"] < 5.5
+    assert gone(grandchild(job)) and lock_is_free(job)
+
+
+def test_children_that_fork_on_and_on_are_gone_with_the_job(new_job: NewJob) -> None:
+    """Each of them is another process a moment later, in a session of its own."""
+    source = (
+        "import os, signal, time\n"
+        "def f():\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    for _ in range(4):\n"
+        "        if os.fork() == 0:\n"
+        "            while True:\n"
+        "                if os.fork(): os._exit(0)\n"
+        "                os.setsid()\n"
+        "                open('forked', 'a').write('x')\n"
+        "                time.sleep(0.002)\n"
+        "    time.sleep(600)"
+    )
+    job = new_job(duration_s=1.0, stop_grace_s=0.2).function(source)
+    end = job.run()
+    assert (end["reason"], end["signal"]) == ("duration_exceeded", signal.SIGKILL)
+    forked = job.path / folder.WORK / "forked"
+    assert forked.stat().st_size > 20, "they did fork on"
+    assert lock_is_free(job), "whoever lives has it open"
+
+
+def test_a_spinning_kernel_ends_with_the_job(new_job: NewJob) -> None:
+    source = (
+        "import pyopencl as cl, signal\n"
+        "CODE = '__kernel void spin(__global volatile int *go) { while (!go[0]) {} }'\n"
+        "def f():\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    context = cl.create_some_context(interactive=False)\n"
+        "    queue = cl.CommandQueue(context)\n"
+        "    go = cl.Buffer(context, cl.mem_flags.READ_WRITE, 4)\n"
+        "    cl.enqueue_fill_buffer(queue, go, bytes(4), 0, 4)\n"
+        "    event = cl.Program(context, CODE).build().spin(queue, (1,), None, go)\n"
+        "    queue.flush()\n"
+        "    while event.command_execution_status != cl.command_execution_status.RUNNING: pass\n"
+        "    print('spinning', flush=True)\n"
+        "    queue.finish()"
+    )
+    job = new_job(python=str(REPOSITORY / ".venv-job/bin/python")).function(source)
+    with fake_agent(job) as agent:
+        process = job.start()
+        agent.accept()
+        until(job.said(b"spinning"), "the kernel runs")
+        agent.stop("duration_exceeded", 0.2)
+        job.finish(process)
+    end = job.exit()
+    assert (end["reason"], end["signal"]) == ("duration_exceeded", signal.SIGKILL)
+    assert lock_is_free(job)
 
 
 def test_a_cancelled_job_is_gone_within_a_second(new_job: NewJob) -> None:
