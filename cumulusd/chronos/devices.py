@@ -47,6 +47,7 @@ def read_answer(data: bytes, selection: Selection) -> Discovered:
     try:
         value = json.loads(data)
         entries = [_Entry.read(one, place) for place, one in enumerate(value["devices"])]
+        entries = _with_nvidia(entries, [_Nvidia.read(one) for one in value.get("nvidia", ())])
         reason = value.get("reason")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProbeAnswerInvalid(f"the probe's answer can't be read: {error!r}") from None
@@ -64,7 +65,7 @@ def read_answer(data: bytes, selection: Selection) -> Discovered:
 @attrs.frozen(kw_only=True)
 class _Entry:
     place: int
-    platform: str
+    platform: str | None  #: None: OpenCL doesn't show it
     name: str
     kind: str
     ordinal: int
@@ -72,6 +73,7 @@ class _Entry:
     uuid: str | None
     pci: str | None
     cuda_uuid: str | None
+    slice: bool = False  #: shares its PCI address with others
 
     @classmethod
     def read(cls, entry: Mapping[str, Any], place: int) -> "_Entry":
@@ -111,9 +113,10 @@ def _numbered(entries: Iterable[_Entry], selection: Selection) -> dict[str, Devi
     addresses: set[str] = set()
     ordinals = _ordinals(entries)
     for one in order:
-        if one.device_id in devices or (one.pci is not None and one.pci in addresses):
+        alone = one.pci is not None and not one.slice
+        if one.device_id in devices or (alone and one.pci in addresses):
             continue
-        if one.pci is not None:
+        if one.pci is not None and alone:
             addresses.add(one.pci)
         devices[one.device_id] = Device(
             device_id=one.device_id,
@@ -132,12 +135,80 @@ def _numbered(entries: Iterable[_Entry], selection: Selection) -> dict[str, Devi
 
 def _ordinals(entries: Iterable[_Entry]) -> dict[int, int]:
     """By place: the how-manieth of its platform and name each is, in the drivers' own order."""
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str | None, str], int] = {}
     found = {}
     for one in sorted(entries, key=lambda one: one.place):
         found[one.place] = seen.get((one.platform, one.name), 0)
         seen[one.platform, one.name] = found[one.place] + 1
     return found
+
+
+@attrs.frozen(kw_only=True)
+class _Nvidia:
+    """A GPU or a MIG slice as NVML shows it."""
+
+    name: str
+    cuda_uuid: str
+    pci: str
+    memory_bytes: int
+    sliced: bool  #: in MIG mode: it is used by its slices
+    slice: bool
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> "_Nvidia":
+        memory_bytes = entry["memory_bytes"]
+        if type(memory_bytes) is not int:
+            raise ValueError(f"a GPU of NVIDIA's has {memory_bytes!r} bytes")
+        return cls(
+            name=str(entry["name"]),
+            cuda_uuid=str(entry["cuda_uuid"]),
+            pci=str(entry["pci"]),
+            memory_bytes=memory_bytes,
+            sliced=entry["sliced"] is True,
+            slice=entry["slice"] is True,
+        )
+
+    @property
+    def uuid(self) -> str:
+        """32 hexadecimal digits: NVIDIA's, or of a name of the older form MIG-GPU-<UUID>/1/0."""
+        digits = self.cuda_uuid.partition("-")[2].replace("-", "").lower()
+        if len(digits) == 32 and set(digits) <= set("0123456789abcdef"):
+            return digits
+        return hashlib.sha256(self.cuda_uuid.encode()).hexdigest()[:32]
+
+    def is_also(self, other: _Entry) -> bool:
+        """The same card, as OpenCL shows it."""
+        return self.pci == other.pci or self.uuid == other.uuid
+
+
+def _with_nvidia(entries: Iterable[_Entry], found: Iterable[_Nvidia]) -> list[_Entry]:
+    """With what NVML knows better: GPUs' CUDA names, slices in their place, GPUs without OpenCL."""
+    merged = list(entries)
+    for one in found:
+        same = [other for other in merged if not other.slice and one.is_also(other)]
+        if one.sliced:
+            merged = [other for other in merged if other not in same]
+        elif same and not one.slice:
+            named = attrs.evolve(same[0], cuda_uuid=one.cuda_uuid)
+            merged[merged.index(same[0])] = named
+        elif one.memory_bytes > 0:
+            merged.append(_only_cuda(one, 1 + max((other.place for other in merged), default=-1)))
+    return merged
+
+
+def _only_cuda(one: _Nvidia, place: int) -> _Entry:
+    return _Entry(
+        place=place,
+        platform=None,
+        name=one.name,
+        kind="gpu",
+        ordinal=0,
+        memory_bytes=one.memory_bytes,
+        uuid=one.uuid,
+        pci=one.pci,
+        cuda_uuid=one.cuda_uuid,
+        slice=one.slice,
+    )
 
 
 def _cuda_uuid(platform: str, uuid: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Lists this machine's OpenCL devices as JSON on stdout. Run as a program, never imported.
+"""Lists this machine's OpenCL devices, and NVIDIA's GPUs, as JSON on stdout. Run as a program.
 
 It stands alone (`python -I probe.py`), because a driver may hang for ever or take the process down.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 _DEVICE_UUID = 0x106A  # cl_khr_device_uuid: CL_DEVICE_UUID_KHR, 16 bytes
 _PCI_BUS_INFO = 0x410F  # cl_khr_pci_bus_info: domain, bus, device, function as cl_uint
+_NVML = "libnvidia-ml.so.1"
+_NVML_TEXT_BYTES = 96  # NVML_DEVICE_UUID_V2_BUFFER_SIZE, NVML_DEVICE_NAME_V2_BUFFER_SIZE
 _KINDS = ((1 << 2, "gpu"), (1 << 3, "accelerator"), (1 << 1, "cpu"))
 
 
@@ -69,20 +71,78 @@ def _describe(cl: Any, loader: Any, platform: Any, device: Any, ordinal: int) ->
     }
 
 
-def main() -> None:
-    """Prints {"devices": [...]} or {"devices": [], "reason": why there are none}."""
-    os.setsid()  # a group of its own, so that helpers a driver starts die with it
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+
+
+class _Pci(ctypes.Structure):
+    """nvmlPciInfo_t."""
+
+    _fields_ = [
+        ("busIdLegacy", ctypes.c_char * 16),
+        *((name, ctypes.c_uint) for name in ("domain", "bus", "device")),
+        *((name, ctypes.c_uint) for name in ("pciDeviceId", "pciSubSystemId")),
+        ("busId", ctypes.c_char * 32),
+    ]
+
+
+def nvidia_gpus(nvml: Any) -> list[dict[str, Any]]:
+    """GPUs and their MIG slices, by NVML (docs.nvidia.com/deploy/nvml-api, nvml.h)."""
+    if nvml.nvmlInit_v2() != 0:
+        return []
+    count, found = ctypes.c_uint(), []
+    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+        return []
+    for number in range(count.value):
+        gpu = ctypes.c_void_p()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(gpu)) != 0:
+            continue  # lost: it is none to be used
+        where = _Pci()
+        nvml.nvmlDeviceGetPciInfo_v3(gpu, ctypes.byref(where))
+        pci = f"{where.domain:04x}:{where.bus:02x}:{where.device:02x}.0"
+        mode, pending = ctypes.c_uint(), ctypes.c_uint()
+        # GPUs that know no slices answer with an error.
+        status = nvml.nvmlDeviceGetMigMode(gpu, ctypes.byref(mode), ctypes.byref(pending))
+        sliced = status == 0 and mode.value == 1
+        found.append({**_nvidia(nvml, gpu), "pci": pci, "sliced": sliced, "slice": False})
+        if not sliced:
+            continue
+        most = ctypes.c_uint()
+        nvml.nvmlDeviceGetMaxMigDeviceCount(gpu, ctypes.byref(most))
+        for place in range(most.value):
+            part = ctypes.c_void_p()
+            if nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place, ctypes.byref(part)) == 0:
+                found.append({**_nvidia(nvml, part), "pci": pci, "sliced": False, "slice": True})
+    return found
+
+
+def _nvidia(nvml: Any, device: Any) -> dict[str, Any]:
+    uuid = ctypes.create_string_buffer(_NVML_TEXT_BYTES)
+    name = ctypes.create_string_buffer(_NVML_TEXT_BYTES)
+    memory = _Memory()
+    nvml.nvmlDeviceGetUUID(device, uuid, _NVML_TEXT_BYTES)
+    nvml.nvmlDeviceGetName(device, name, _NVML_TEXT_BYTES)
+    nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
+    return {
+        "name": name.value.decode(errors="replace"),
+        "cuda_uuid": uuid.value.decode(errors="replace"),
+        "memory_bytes": int(memory.total),
+    }
+
+
+def _opencl() -> tuple[list[dict[str, Any]], str | None]:
+    """Its devices, or why there are none."""
     try:
         import pyopencl as cl
     except ImportError as error:
-        print(json.dumps({"devices": [], "reason": f"pyopencl can't be imported: {error}"}))
-        return
+        return [], f"pyopencl can't be imported: {error}"
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:
         # -1001: the loader found no driver.
-        print(json.dumps({"devices": [], "reason": f"no OpenCL driver is installed ({error})"}))
-        return
+        return [], f"no OpenCL driver is installed ({error})"
     loader = _loader()
     devices = []
     for platform in platforms:
@@ -93,9 +153,22 @@ def main() -> None:
             continue
         for ordinal, device in enumerate(found):
             devices.append(_describe(cl, loader, platform, device, ordinal))
-    answer: dict[str, Any] = {"devices": devices}
     if not devices:
-        answer["reason"] = "the OpenCL drivers that are installed show no device"
+        return [], "the OpenCL drivers that are installed show no device"
+    return devices, None
+
+
+def main() -> None:
+    """Prints {"devices": [...], "nvidia": [...]}; without any also "reason": why there is none."""
+    os.setsid()  # a group of its own, so that helpers a driver starts die with it
+    devices, reason = _opencl()
+    try:
+        nvidia = nvidia_gpus(ctypes.CDLL(_NVML))
+    except OSError:
+        nvidia = []  # no driver of NVIDIA's here
+    answer: dict[str, Any] = {"devices": devices, "nvidia": nvidia}
+    if reason is not None and not nvidia:
+        answer["reason"] = reason
     print(json.dumps(answer))
 
 

@@ -232,12 +232,14 @@ def _is_cuda(share: Share) -> bool:
 
 
 def _opencl_name(device: Device) -> dict[str, str] | None:
-    """How the layer finds the device; None where it can't be told apart."""
+    """How the layer finds the device; None where OpenCL doesn't show it, or can't tell it apart."""
+    if device.platform is None:
+        return None
     if device.uuid is not None:
         return {"device_uuid": device.uuid}
     if device.pci is not None:
         return {"device_pci": device.pci}
-    if device.platform is None or device.ordinal is None:
+    if device.ordinal is None:
         return None
     if not (device.platform.isprintable() and device.name.isprintable()):
         return None

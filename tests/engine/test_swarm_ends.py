@@ -265,6 +265,7 @@ def test_a_container_is_gone_within_5_s_of_its_time_whatever_is_in_it(swarm: Swa
     duration_s = 20
     job_id = begin(swarm, CLINGING.replace("MARK", mark), duration=duration_s)
     worker = running(swarm, job_id)
+    until(lambda: SAID in swarm.get(f"/api/jobs/{job_id}/logs")[1], "spinning", duration_s)
     ends_at = one(swarm, job_id)["started_at"] + duration_s
     engine = swarm.cluster.api(worker)
     agent = container_of(swarm, worker, "cumulus-agent-")
