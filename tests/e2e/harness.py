@@ -190,7 +190,10 @@ platform:
 
     def leftovers(self) -> list[str]:
         """Job folders, partitions, runner files and processes of jobs that are still there."""
-        left = [f"folder {path}" for path in (self.state_dir / "worker/jobs").glob("*")]
+        worker = self.state_dir / "worker"
+        left = [
+            f"folder {path}" for kind in ("jobs", "grants") for path in (worker / kind).glob("*")
+        ]
         left += [f"runner {path}" for path in (self.state_dir / "local").glob("*")]
         left += [f"process {pid}" for pid in processes_under(self.state_dir)]
         ledgers = list((self.state_dir / "worker").glob("ledger*.json"))

@@ -75,10 +75,10 @@ class SwarmDaemon(Daemon):
                     found += [f"{node.name}{name}" for name in container["Names"]]
         return [name for name in found if "cumulus-job-" in name]
 
-    def folders(self) -> list[Path]:
-        """Job folders on all workers."""
+    def folders(self, kind: str = "jobs") -> list[Path]:
+        """Job folders on all workers; or those of their `grants`."""
         roots = [self.cluster.layout.worker_root(node) for node in self.cluster.layout.workers]
-        return [path for root in roots for path in (root / "jobs").glob("job_*")]
+        return [path for root in roots for path in (root / kind).glob("job_*")]
 
     def partitions(self) -> dict[str, list[dict[str, Any]]]:
         """Worker's name -> the partitions in its agent's ledger."""
@@ -113,7 +113,7 @@ class SwarmDaemon(Daemon):
         """Services, containers, folders and partitions of jobs, wherever they are."""
         left = [f"service {name}" for name in self.services()]
         left += [f"container {name}" for name in self.containers()]
-        left += [f"folder {path}" for path in self.folders()]
+        left += [f"folder {path}" for path in (*self.folders(), *self.folders("grants"))]
         for worker, partitions in self.partitions().items():
             left += [f"partition on {worker}: {partition}" for partition in partitions]
         return left
