@@ -88,7 +88,7 @@ CODE = {
     "disk": (fill_the_disk, SPEC),
     "result": (return_what_cannot_travel, SPEC),
     "requirements": (succeed, {**SPEC, "requirements": ["numpy==99.99"]}),
-    "duration": (last, {**SPEC, "duration_s": 1.0}),
+    "duration": (last, {**SPEC, "duration_s": 4.0}),
 }
 
 
