@@ -1,6 +1,8 @@
 """The contract on a real Swarm, and what only real containers show."""
 
+import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +10,11 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from cumulus_wire.grant import OPENCL_LAYER, Tier
+from cumulusd.agent.grant_folder import GrantFolders
+from cumulusd.chronos.grant import make_grant
+from cumulusd.chronos.ledger import Device, Partition
+from cumulusd.chronos.tiers import HAMI_LIBRARY, MPS_PIPES, Offers
 from cumulusd.errors import Unavailable
 from engines.cluster import Cluster
 from engines.layout import WORKER_ROOT
@@ -75,6 +82,94 @@ async def test_a_container_as_its_job_sees_it(site: Contracted) -> None:
         "4096",
         str(64 << 20),
     ]
+
+
+#: Of a card that CUDA and OpenCL show, so that its grants have all there is to be mounted.
+CARD = Device(
+    device_id="d0",
+    index=0,
+    name="Card",
+    kind="gpu",
+    memory_bytes=8 << 30,
+    uuid="ab" * 16,
+    platform="NVIDIA CUDA",
+    ordinal=0,
+    cuda_uuid="GPU-x",
+)
+OPENCL_WORDS = [
+    "version=1",
+    "grant-read-only",  # and root's
+    "usage-kept",
+    "usage-written",
+]
+CUDA_WORDS = {
+    Tier.MPS: ["pipe", "shm-is-the-workers"],
+    Tier.HAMI: [OPENCL_LAYER, HAMI_LIBRARY, "library", "CUDA_DEVICE_MEMORY_LIMIT=2048m", "lock"],
+}
+CUDA_LOOKS = {
+    Tier.MPS: f"test -p {MPS_PIPES}/control && echo pipe;"
+    " test -e /dev/shm/of-the-worker && touch /dev/shm/a && echo shm-is-the-workers;",
+    Tier.HAMI: f"cat /etc/ld.so.preload; test -s {HAMI_LIBRARY} && echo library;"
+    " head -n 1 /overrideEnv; echo >> /overrideEnv; touch /tmp/vgpulock/a && echo lock;",
+}
+
+
+@pytest.mark.parametrize("tier", list(CUDA_WORDS))
+@pytest_twisted.ensureDeferred
+async def test_a_grants_files_as_its_job_sees_them(
+    site: Contracted, cluster: Cluster, tier: Tier
+) -> None:
+    root = cluster.layout.worker_root(cluster.workers[0])
+    job_id = new_job()
+    extra = root / "tiers" / job_id
+    for folder in ("pipe", "shm"):
+        (extra / folder).mkdir(parents=True)
+    (extra / "shm").chmod(0o777)
+    os.mkfifo(extra / "pipe" / "control")
+    (extra / "shm" / "of-the-worker").touch()
+    (extra / "libvgpu.so").write_bytes(b"no real one")
+    there = f"{site.worker_root}/tiers/{job_id}"
+    offers = Offers(
+        tiers=frozenset({tier, Tier.OPENCL}),
+        mps_pipes=f"{there}/pipe",
+        mps_shared_memory=f"{there}/shm",
+        hami_library=f"{there}/libvgpu.so",
+    )
+    partition = Partition(
+        partition_id="p",
+        job_id=job_id,
+        attempt=1,
+        device_id="d0",
+        units=2500,
+        gpu_memory_bytes=2 << 30,
+        boot_id="b",
+        expires_s=1.0,
+    )
+    grant = make_grant(partition, CARD, offers, f"{site.worker_root}/grants/{job_id}", 2.0)
+    assert (grant.tier, grant.opencl) == (tier, True)
+    trash = os.open(root, os.O_RDONLY)
+    grants = GrantFolders(root, trash)
+    script = (
+        "head -n 1 /run/cumulus/grant/opencl;"
+        " touch /run/cumulus/grant/a || echo > /run/cumulus/grant/opencl || echo grant-read-only;"
+        " rm -f /run/cumulus/usage/opencl || mv /run/cumulus/usage/opencl /run/cumulus/usage/b ||"
+        " touch /run/cumulus/usage/b || echo usage-kept;"
+        " echo > /run/cumulus/usage/opencl && echo usage-written;" + CUDA_LOOKS[tier] + " exit 0"
+    )
+    try:
+        grants.write(job_id, grant, {})
+        platform = site.platform(f"exec 2>/dev/null; {script}")
+        mounts = ((site.folder, site.folder, False), *grant.mounts)
+        await site.launch(platform, site.spec(job_id, mounts=mounts))
+        ended = await site.ended(platform, job_id)
+        assert ended.exit_code == 0, ended
+        said = (await platform.explain(job_id, 1)).split()
+    finally:
+        grants.close()
+        os.close(trash)
+        for left in (extra, root / "grants" / job_id):
+            shutil.rmtree(left)
+    assert said == OPENCL_WORDS + CUDA_WORDS[tier]
 
 
 @pytest_twisted.ensureDeferred
