@@ -135,7 +135,18 @@ def _worker(worker: Mapping[str, Any]) -> Iterator[Finding]:
     if why is not None:
         yield Finding(name, False, why, advice)
     else:
-        yield Finding(name, True, f"takes jobs, {_count(len(devices), 'device')}")
+        books = (worker.get("chronos") or {}).get("backend", "builtin")
+        said = f"takes jobs, {_count(len(devices), 'device')}, partitions by {books}"
+        yield Finding(name, True, said)
+    backend = worker.get("chronos") or {}
+    if backend.get("fault"):
+        yield Finding(
+            name,
+            False,
+            f"libchronos: {backend['fault']}",
+            "the agent's ledger books all the same; see what is wrong with the library, or set "
+            "chronos.backend to builtin",
+        )
     if why is None and worker.get("discovery_error"):
         yield Finding(
             name,

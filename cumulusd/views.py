@@ -111,6 +111,9 @@ def worker_views(
                 "usable": node.usable and agent is not None and agent.fault is None,
                 "fault": None if agent is None else agent.fault or agent.discovery_error,
                 "discovery_error": None if agent is None else agent.discovery_error,
+                "chronos": None
+                if agent is None
+                else {"backend": agent.backend.name, "fault": agent.backend.fault},
                 "devices": []
                 if agent is None
                 else [attrs.asdict(device) for device in agent.devices],

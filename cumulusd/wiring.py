@@ -104,6 +104,7 @@ class LocalParts:
                 ),
                 package_max_bytes=jobs.package_max_bytes * UNPACKED_FACTOR,
                 min_free_bytes=jobs.min_free_bytes,
+                **config.chronos.agent_options,
             ),
         )
 

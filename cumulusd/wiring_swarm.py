@@ -82,6 +82,7 @@ class SwarmParts:
                 options={
                     "count_cpu_devices": swarm.count_cpu_devices,
                     "tiers": list(config.chronos.allowed_tiers),
+                    **config.chronos.agent_options,
                     "package_max_bytes": jobs.package_max_bytes * UNPACKED_FACTOR,
                     "min_free_bytes": jobs.min_free_bytes,
                     "job_uid": JOB_UID,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
@@ -31,6 +32,7 @@ from cumulusd.agent.partitions import Partitions
 from cumulusd.agent.threads import Threads
 from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
 from cumulusd.chronos.grant import Grant
+from cumulusd.chronos.libchronos import BUILTIN, BookingFailed, Libchronos
 from cumulusd.disk import Disk, is_full
 from cumulusd.errors import Conflict, CumulusError, InternalError
 from cumulusd.tasks import Tasks, sleep, wait_at_most
@@ -58,9 +60,11 @@ class Agent:
         link: AgentLink,
         disk: Disk,
         run_in_thread: Callable[[Callable[[], None]], Deferred[None]],
+        libchronos: Libchronos | None = None,
         ca_bundle: str | None = None,
     ) -> None:
-        """`ca_bundle`: path of the bundle that jobs are given, mounted under the same path."""
+        """`libchronos`: books beside the ledger. `ca_bundle`: path of the bundle that jobs are
+        given, mounted under the same path."""
         self._reactor = reactor
         self._hostname = hostname
         self._options = options
@@ -70,6 +74,7 @@ class Agent:
         self._link = link
         self._room = DiskRoom(reactor, disk, hostname)
         self._threads = Threads(run_in_thread)
+        self._libchronos = libchronos
         self._ca_bundle = ca_bundle
         self._locks: dict[str, DeferredLock] = {}
         self._tasks = Tasks()
@@ -99,6 +104,9 @@ class Agent:
         self._jobs.recover()
         self._tasks.start(self._sweep(), "the sweep over journals and partitions")
         self._clear_trash()
+        if self._libchronos is not None:
+            self._partitions.watch(self._tell_libchronos)
+            self._libchronos.start()
 
     async def close(self) -> None:
         """Closes sockets and descriptors. Jobs go on; the next agent takes them up."""
@@ -107,6 +115,8 @@ class Agent:
         await self._threads.ended()
         self._jobs.close()
         self._folders.close()
+        if self._libchronos is not None:
+            await self._libchronos.stop()
 
     async def discover(self) -> None:
         """Looks at the drivers once. What is wrong with them stands in `devices`."""
@@ -118,6 +128,7 @@ class Agent:
             self._log.error("looking for devices failed: {error}", error=error)
             return
         self._partitions.learn(found)
+        self._tell_libchronos()
         if found.reason is not None:
             self._log.warn("there are no devices: {reason}", reason=found.reason)
 
@@ -131,7 +142,8 @@ class Agent:
             "hostname": self._hostname,
             "devices": self._partitions.devices(),
             "discovery_error": self._partitions.discovery_error,
-            "fault": self._room.fault(),
+            "fault": self._fault(),
+            "chronos": self._chronos(),
         }
 
     async def partitions(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +209,7 @@ class Agent:
                     self._partitions.lifetime_s(order),
                 )
                 try:
+                    await self._book(grant)
                     await self._make_folder(order, grant, answer, environments)
                 except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
@@ -234,6 +247,39 @@ class Agent:
             and live.socket.stop(order.reason.value, order.grace_s)
         )
         return {"taken": taken}
+
+    # -- libchronos, beside the ledger
+
+    def _tell_libchronos(self) -> None:
+        if self._libchronos is not None:
+            self._libchronos.want(self._partitions.bookings())
+
+    async def _book(self, grant: Grant) -> None:
+        """Where libchronos is required it has booked the partition when this fires. Elsewhere it
+        does in its own time; what it can't is shown."""
+        if self._libchronos is None or not self._libchronos.required:
+            return
+        job_id = grant.partition.job_id
+        try:
+            await self._libchronos.book(grant.partition.partition_id)
+        except BookingFailed as error:
+            raise InternalError(
+                f"libchronos has not booked the partition: {error}",
+                job_id=job_id,
+                hint="see what else holds shares there, or set chronos.backend to auto",
+            ) from error
+
+    def _chronos(self) -> dict[str, Any]:
+        if self._libchronos is None:
+            return {"backend": BUILTIN, "fault": None}
+        return attrs.asdict(self._libchronos.state)
+
+    def _fault(self) -> str | None:
+        """Why this worker takes no job now."""
+        why = self._room.fault()
+        if why is None and self._libchronos is not None:
+            why = self._libchronos.blocking_fault
+        return why
 
     # -- making and clearing
 

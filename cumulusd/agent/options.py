@@ -7,6 +7,9 @@ from pathlib import Path
 import attrs
 
 from cumulusd.chronos.devices import Selection
+from cumulusd.chronos.libchronos import AUTO, BUILTIN, DEFAULT_LOCKS, LIBCHRONOS
+
+CHRONOS_BACKENDS = (AUTO, LIBCHRONOS, BUILTIN)
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +45,10 @@ class AgentOptions:
     #: what may hold jobs to their shares where the worker offers it, see `cumulus_wire.grant`; for
     #: jobs in containers only, where the mounts are
     tiers: tuple[str, ...] = ()
+    #: whether libchronos books beside the ledger: one of `CHRONOS_BACKENDS`
+    chronos_backend: str = AUTO
+    chronos_library: str | None = None  #: its path; None: the one that is installed
+    chronos_locks: str = DEFAULT_LOCKS  #: the folder of its lock files, which it has built in
     #: who owns the jobs' folders where containers run as another user; None: the agent itself
     job_uid: int | None = None
     job_gid: int | None = None

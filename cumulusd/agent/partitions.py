@@ -1,7 +1,7 @@
 """The worker's devices and partitions as the agent answers for them; each change is on disk."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.logger import Logger
@@ -13,6 +13,7 @@ from cumulusd.chronos.devices import Discovered
 from cumulusd.chronos.grant import Grant, best_tier, make_grant
 from cumulusd.chronos.ledger import UNITS_PER_DEVICE, Device, Ledger, PartitionState
 from cumulusd.chronos.ledger_file import LedgerFile
+from cumulusd.chronos.libchronos import Booking, permille_of
 from cumulusd.chronos.tiers import Offers
 from cumulusd.errors import CumulusError, InsufficientResources
 
@@ -30,6 +31,12 @@ class Partitions:
         self._present: list[str] = []  #: ids of the devices there are now
         self.offers = Offers()  #: what holds jobs to their shares; its owner keeps it true
         self.discovery_error: str | None = None
+        self._places: Mapping[str, int] = {}  #: of devices, in their OpenCL platforms
+        self._changed: Callable[[], None] = lambda: None
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """`changed()` is called when `bookings` may give something else."""
+        self._changed = changed
 
     def load(self) -> None:
         """Reads the ledger. Until the drivers were looked at, the devices are those of before.
@@ -50,6 +57,7 @@ class Partitions:
 
     def learn(self, found: Discovered) -> None:
         """The drivers were looked at."""
+        self._places = found.places
         self._save(self._ledger.with_devices(found.devices))
         self._present = list(found.devices)
         self.discovery_error = found.reason
@@ -57,6 +65,21 @@ class Partitions:
     def discovery_failed(self, why: str) -> None:
         """They could not be looked at: what was known stays."""
         self.discovery_error = why
+
+    def bookings(self) -> dict[str, Booking]:
+        """All that is held here, in libchronos' terms, by partition id. It counts the devices of
+        one OpenCL platform."""
+        now_s = self._clock.seconds()
+        found = {}
+        for one in self._ledger.partitions.values():
+            index = self._ledger.devices[one.device_id].index
+            found[one.partition_id] = Booking(
+                partition_id=one.partition_id,
+                device=self._places.get(one.device_id, index),
+                permille=permille_of(one.units),
+                remaining_s=one.remaining_s(now_s, self._clock.boot_id),
+            )
+        return found
 
     def attempt_of(self, job_id: str) -> int | None:
         """The newest attempt of the job that holds a partition."""
@@ -176,3 +199,4 @@ class Partitions:
         if ledger != self._ledger:
             self._file.save(ledger)
             self._ledger = ledger
+            self._changed()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cumulusd.agent.wamp import Calls, session_factory
 from cumulusd.chronos.boot_clock import BootClock, system_boot_clock
 from cumulusd.chronos.discovery import Discovery
 from cumulusd.chronos.ledger_file import LedgerFile
+from cumulusd.chronos.libchronos import BUILTIN, LIBCHRONOS, Libchronos
 from cumulusd.disk import Disk
 from cumulusd.errors import Conflict, CumulusError, InternalError
 from cumulusd.tasks import Tasks, sleep
@@ -115,7 +117,21 @@ class AgentService(Service):
             link=link,
             disk=Disk(self._root, options.min_free_bytes),
             run_in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+            libchronos=self._libchronos(),
             ca_bundle=ca_bundle,
+        )
+
+    def _libchronos(self) -> Libchronos | None:
+        options = self._options
+        if options.chronos_backend == BUILTIN:
+            return None
+        return Libchronos(
+            self._reactor,
+            required=options.chronos_backend == LIBCHRONOS,
+            python=sys.executable,
+            library=options.chronos_library,
+            locks=options.chronos_locks,
+            start_s=options.discovery_timeout_s,
         )
 
     async def _serve(self, agent: Agent, calls: Calls) -> None:

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
 from cumulus_wire.grant import Tier
-from cumulusd.agent.options import AgentOptions
+from cumulusd.agent.options import CHRONOS_BACKENDS, AgentOptions
 from cumulusd.log import Format
 
 PREFIX = "CUMULUS_AGENT_"
@@ -69,6 +69,12 @@ def _tiers(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _backend(value: Any) -> str:
+    if value not in CHRONOS_BACKENDS:
+        raise ValueError(f"must be one of {', '.join(CHRONOS_BACKENDS)}")
+    return str(value)
+
+
 #: The options that may be set, and what they must be.
 OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "count_cpu_devices": _bool,
@@ -84,6 +90,8 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "job_uid": _whole,
     "job_gid": _whole,
     "tiers": _tiers,
+    "chronos_backend": _backend,
+    "chronos_library": _text_or_null,
     "job_python": _text_or_null,
     "uv": _text_or_null,
 }

@@ -40,6 +40,8 @@ class Discovered:
 
     devices: Mapping[str, Device]  #: by id, in the order of their index
     reason: str | None  #: why there are none
+    #: by id: the device's place among those of its OpenCL platform
+    places: Mapping[str, int] = attrs.field(factory=dict)
 
 
 def read_answer(data: bytes, selection: Selection) -> Discovered:
@@ -58,7 +60,9 @@ def read_answer(data: bytes, selection: Selection) -> Discovered:
             "they count when count_cpu_devices is set"
         )
     return Discovered(
-        devices=_numbered(counted, selection), reason=None if counted else str(reason)
+        devices=_numbered(counted, selection),
+        reason=None if counted else str(reason),
+        places={one.device_id: one.ordinal for one in reversed(counted)},
     )
 
 

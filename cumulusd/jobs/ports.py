@@ -65,6 +65,14 @@ class Device:
 
 
 @attrs.frozen(kw_only=True)
+class Backend:
+    """What books partitions on a worker, beside its agent's ledger."""
+
+    name: str  #: "builtin": nothing but the ledger; "libchronos"
+    fault: str | None = None  #: what is wrong with it, or why it isn't used
+
+
+@attrs.frozen(kw_only=True)
 class AgentView:
     """An agent that is connected."""
 
@@ -75,6 +83,7 @@ class AgentView:
     discovery_error: str | None = None
     #: why it takes no job now, its disk for one; None: it does
     fault: str | None = None
+    backend: Backend = Backend(name="builtin")
 
 
 @attrs.frozen(kw_only=True)

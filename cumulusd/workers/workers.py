@@ -12,7 +12,7 @@ from cumulus_wire.variables import is_protected
 from cumulusd.errors import CumulusError, InsufficientResources, NotFound
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import Grant, JobRecord, Placement
-from cumulusd.jobs.ports import AgentView, Clock, Device, Inventory
+from cumulusd.jobs.ports import AgentView, Backend, Clock, Device, Inventory
 from cumulusd.tasks import Tasks, sleep
 
 #: `call(uri, kwargs, timeout_s)`: one procedure of one agent; raises CumulusError.
@@ -232,6 +232,7 @@ class AgentWorkers:
             devices=_devices(answer.get("devices", ())),
             discovery_error=_optional_text(answer.get("discovery_error")),
             fault=_optional_text(answer.get("fault")),
+            backend=_backend(answer.get("chronos") or {}),
         )
         known = self._agents.get(node_id)
         if view.fault != (None if known is None else known.fault):
@@ -264,6 +265,12 @@ def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _optional_text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _backend(value: Mapping[str, Any]) -> Backend:
+    return Backend(
+        name=str(value.get("backend", "builtin")), fault=_optional_text(value.get("fault"))
+    )
 
 
 def _devices(entries: Any) -> tuple[Device, ...]:

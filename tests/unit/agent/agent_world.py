@@ -251,7 +251,9 @@ class World:
             NODE,
             "host-1",
             root,
-            AgentOptions(discovery_python=str(self.python), **self.options),
+            AgentOptions(
+                discovery_python=str(self.python), **{"chronos_backend": "builtin", **self.options}
+            ),
             BootClock(boot_id=self.boot_id, seconds=lambda: self.now_s),
         )
 

@@ -26,6 +26,7 @@ WORKER = {
     "usable": True,
     "fault": None,
     "discovery_error": None,
+    "chronos": {"backend": "libchronos", "fault": None},
     "devices": [DEVICE],
 }
 INFO = {"server_version": "0.1.7", "owner": "ann", "role": "client"}
@@ -69,7 +70,7 @@ def test_all_is_well() -> None:
         "ok     token         you are ann (client)",
         "ok     version       daemon 0.1.7, this client 0.1.0",
         "ok     workers       1 of 1 can take jobs",
-        "ok     one           takes jobs, 1 device",
+        "ok     one           takes jobs, 1 device, partitions by libchronos",
         "ok     one           device 0: Card (gpu), 8.0 GiB, 25 % free, tier advisory",
     ]
     assert as_json(findings)["ok"] is True
@@ -126,6 +127,7 @@ def test_a_pool_without_workers() -> None:
         ({"agent": "away", "usable": False, "devices": []}, "its agent is away"),
         ({"usable": False, "fault": "its disk is full"}, "its disk is full"),
         ({"devices": [], "discovery_error": "it hangs"}, "it has no devices: it hangs"),
+        ({"chronos": {"backend": "builtin", "fault": "it crashed"}}, "libchronos: it crashed"),
         ({"discovery_error": "it hangs"}, "the last look at its drivers failed: it hangs"),
     ],
 )

@@ -64,7 +64,12 @@ jobs:
   environment: {{A: b}}
   ca_bundle: ca.pem
   index_url: https://packages.example/simple
-chronos: {{tiers: [opencl, mig]}}
+chronos:
+  tiers: [opencl, mig]
+  backend: libchronos
+  library: /opt/chronos/libchronos.so
+  discovery_interval_s: 5
+  discovery_timeout_s: 2.5
 agent_grace_s: 5.5
 log: {{level: debug, format: json}}
 tokens:
@@ -83,6 +88,12 @@ tokens:
     assert (config.jobs.history_max_bytes, config.jobs.min_free_bytes) == (3_000_000, 0)
     assert config.agent_grace_s == 5.5
     assert config.chronos.allowed_tiers == ("opencl", "mig")
+    assert config.chronos.agent_options == {
+        "chronos_backend": "libchronos",
+        "chronos_library": "/opt/chronos/libchronos.so",
+        "discovery_interval_s": 5,
+        "discovery_timeout_s": 2.5,
+    }
     doors = Authenticator(config.authenticator_tokens())
     who = doors.authenticate(SECRET)
     assert who is not None and (who.name, who.owner, who.role) == ("ops.1", "ops", Role.ADMIN)

@@ -118,6 +118,7 @@ async def test_what_a_later_look_finds_is_learnt() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_worker_with_a_fault_is_asked_more_often() -> None:
     answer: dict[str, Any] = {"hostname": "one", "devices": [DEVICE], "fault": "its disk is full"}
+    answer["chronos"] = {"backend": "libchronos", "fault": "it books slowly"}
 
     async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         return answer
@@ -133,6 +134,7 @@ async def test_a_worker_with_a_fault_is_asked_more_often() -> None:
     node = Node(node_id="n1", hostname="one", state="ready", availability="active", is_worker=True)
     (view,) = worker_views([node], workers.agents())
     assert (view["usable"], view["fault"]) == (False, "its disk is full")
+    assert view["chronos"] == {"backend": "libchronos", "fault": "it books slowly"}
     answer["fault"] = None
     clock.advance(5.0)
     assert workers.agents()["n1"].fault is None
