@@ -346,5 +346,6 @@ _STOPPED = {
     EndReason.CANCELLED_BY_USER: "cancelled by its user",
     EndReason.DURATION_EXCEEDED: "stopped: its duration is over",
     EndReason.WORKER_DRAINED: "stopped: its worker is being drained",
+    EndReason.DEVICE_LOST: "stopped: its driver doesn't show its device any more",
     EndReason.WORKER_LOST: "stopped: its worker was given up for lost",
 }

@@ -23,6 +23,7 @@ class EndReason(StrEnum):
     CANCELLED_BY_USER = "cancelled_by_user"
     WORKER_LOST = "worker_lost"
     WORKER_DRAINED = "worker_drained"
+    DEVICE_LOST = "device_lost"  #: its driver doesn't show the job's device any more
     IMAGE_MISSING = "image_missing"
     UNSCHEDULABLE = "unschedulable"
     PARTITION_FAILED = "partition_failed"
@@ -36,6 +37,7 @@ RETRIED = frozenset(
     {
         EndReason.WORKER_LOST,
         EndReason.WORKER_DRAINED,
+        EndReason.DEVICE_LOST,
         EndReason.RUNNER_FAILED,
         EndReason.LAUNCH_FAILED,
         EndReason.PARTITION_FAILED,

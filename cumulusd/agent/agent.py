@@ -78,7 +78,7 @@ class Agent:
         self._ca_bundle = ca_bundle
         self._locks: dict[str, DeferredLock] = {}
         self._tasks = Tasks()
-        self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks)
+        self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks, options.stop_grace_s)
 
     def verbs(self) -> dict[str, Verb]:
         """What the daemon may call, as `docs/protocol.md` section 2 says."""
@@ -118,19 +118,22 @@ class Agent:
         if self._libchronos is not None:
             await self._libchronos.stop()
 
-    async def discover(self) -> None:
-        """Looks at the drivers once. What is wrong with them stands in `devices`."""
+    async def discover(self) -> bool:
+        """Looks at the drivers once. What is wrong with them stands in `devices`. True: another
+        look is wanted soon."""
         self._partitions.offers = offers.look(self._folders.root, self._options.tiers)
         try:
             found = await self._discovery.look()
         except DiscoveryFailed as error:
             self._partitions.discovery_failed(str(error))
             self._log.error("looking for devices failed: {error}", error=error)
-            return
-        self._partitions.learn(found)
+            return False
+        again = self._partitions.learn(found)
+        self._jobs.stop_deviceless()
         self._tell_libchronos()
         if found.reason is not None:
             self._log.warn("there are no devices: {reason}", reason=found.reason)
+        return again
 
     # -- the verbs
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from cumulus_wire.codes import EndReason
 from cumulusd.agent.job_folder import JobFolder, JobFolders
 from cumulusd.agent.link import AgentLink
 from cumulusd.agent.live_job import UNKNOWN_ATTEMPT, LiveJob
@@ -28,13 +29,16 @@ class LiveJobs:
         partitions: Partitions,
         link: AgentLink,
         tasks: Tasks,
+        stop_grace_s: float,
     ) -> None:
-        """`tasks`: the caller's, who stops them before `close`."""
+        """`tasks`: the caller's, who stops them before `close`. `stop_grace_s`: what jobs have to
+        end in that are stopped from here."""
         self._reactor = reactor
         self._folders = folders
         self._partitions = partitions
         self._link = link
         self._tasks = tasks
+        self._stop_grace_s = stop_grace_s
         self._jobs: dict[str, LiveJob] = {}
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -63,6 +67,17 @@ class LiveJobs:
         self._jobs[live.job_id] = live
         self._link.sender.add(live.job_id, attempt, live.journal)
         return live
+
+    def stop_deviceless(self) -> None:
+        """Ends the jobs whose device is lost, also with the daemon away."""
+        for live in self._jobs.values():
+            self._stop_if_deviceless(live)
+
+    def _stop_if_deviceless(self, live: LiveJob) -> None:
+        if not self._partitions.has_lost(live.job_id, live.attempt):
+            return
+        if live.socket.stop(EndReason.DEVICE_LOST.value, self._stop_grace_s):
+            self._log.warn("job {job_id} is stopped: its device is lost", job_id=live.job_id)
 
     def watch(self, live: LiveJob) -> None:
         """Tells the daemon as soon as the lock is free."""
@@ -111,6 +126,7 @@ class LiveJobs:
         live.folder.pin_lock()
         self._link.forget(live.job_id)
         self._log.info("the runner of job {job_id} is there", job_id=live.job_id)
+        self._stop_if_deviceless(live)
 
     async def _watch_lock(self, live: LiveJob) -> None:
         pause_s = _FIRST_LOCK_PAUSE_S

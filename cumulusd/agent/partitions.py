@@ -30,8 +30,12 @@ class Partitions:
         self._ledger = Ledger()
         self._present: list[str] = []  #: ids of the devices there are now
         self.offers = Offers()  #: what holds jobs to their shares; its owner keeps it true
-        self.discovery_error: str | None = None
+        self.discovery_error: str | None = "its drivers have not answered yet"
         self._places: Mapping[str, int] = {}  #: of devices, in their OpenCL platforms
+        #: what was there and the last look didn't show, by id, and of those the ones that the look
+        #: before didn't show either
+        self._missing: dict[str, Device] = {}
+        self._lost: set[str] = set()
         self._changed: Callable[[], None] = lambda: None
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -45,9 +49,7 @@ class Partitions:
         self._ledger = self._file.load()
         known = self._ledger.devices.values()
         self._present = [
-            one.device_id
-            for one in sorted(known, key=lambda one: one.index)
-            if one.kind != "cpu" or self._options.count_cpu_devices
+            one.device_id for one in sorted(known, key=lambda one: one.index) if self._counts(one)
         ]
         try:
             self.expire()
@@ -55,12 +57,37 @@ class Partitions:
             # A full disk must not keep the agent from its jobs; the next sweep marks them.
             self._log.error("expired partitions can't be marked: {error}", error=error)
 
-    def learn(self, found: Discovered) -> None:
-        """The drivers were looked at."""
+    def learn(self, found: Discovered) -> bool:
+        """The drivers were looked at. True: something is missing that was there before, so another
+        look is wanted soon.
+
+        From one look to the next a device that is missing takes no jobs; after the second it is
+        lost, and its partitions are draining."""
+        missing = self._not_in(found)
+        lost = set(missing) & set(self._missing)
+        ledger = self._ledger.with_devices(found.devices)
+        for one in ledger.partitions.values():
+            if one.device_id in lost:
+                ledger = ledger.mark_draining(one.job_id, one.attempt)
+        for device_id in lost:
+            ledger = ledger.without_device(device_id)
+        self._save(ledger)
+        for device_id in lost - self._lost:
+            self._log.error(
+                "device {device} is lost: its driver doesn't show it any more",
+                device=missing[device_id].name,
+                device_id=device_id,
+            )
         self._places = found.places
-        self._save(self._ledger.with_devices(found.devices))
         self._present = list(found.devices)
-        self.discovery_error = found.reason
+        self._missing, self._lost = missing, lost
+        self.discovery_error = _told(found.reason, missing)
+        return bool(set(missing) - lost)
+
+    def has_lost(self, job_id: str, attempt: int) -> bool:
+        """Whether the device of that attempt's partition is lost."""
+        held = self._ledger.find(job_id, attempt)
+        return held is not None and held.device_id in self._lost
 
     def discovery_failed(self, why: str) -> None:
         """They could not be looked at: what was known stays."""
@@ -181,14 +208,25 @@ class Partitions:
         ]
 
     def _refuse_absent(self, order: PrepareOrder) -> None:
-        if order.device_id in self._ledger.devices and order.device_id not in self._present:
+        device_id = order.device_id
+        device = self._missing.get(device_id) or self._ledger.devices.get(device_id)
+        if device is not None and device_id not in self._present:
             raise InsufficientResources(
-                f"device {self._ledger.devices[order.device_id].name} was on this worker, "
-                "but its driver doesn't show it now",
+                f"device {device.name} was on this worker, but its driver doesn't show it now",
                 job_id=order.job_id,
-                details={"device_id": order.device_id, "discovery": self.discovery_error},
+                details={"device_id": device_id, "discovery": self.discovery_error},
                 hint="look at the driver on the worker, or place the job elsewhere",
             )
+
+    def _not_in(self, found: Discovered) -> dict[str, Device]:
+        """By id: what should be there and isn't."""
+        held = {one.device_id for one in self._ledger.partitions.values()}
+        known = {**self._ledger.devices, **self._missing}
+        expected = {*self._present, *self._missing, *held} - set(found.devices)
+        return {one: known[one] for one in sorted(expected) if self._counts(known[one])}
+
+    def _counts(self, device: Device) -> bool:
+        return device.kind != "cpu" or self._options.count_cpu_devices
 
     def _known(self, device_ids: list[str]) -> list[Device]:
         devices: Mapping[str, Device] = self._ledger.devices
@@ -200,3 +238,10 @@ class Partitions:
             self._file.save(ledger)
             self._ledger = ledger
             self._changed()
+
+
+def _told(reason: str | None, missing: Mapping[str, Device]) -> str | None:
+    """What is wrong with the drivers, in words."""
+    names = ", ".join(device.name for device in missing.values())
+    gone = f"no longer shown by its driver: {names}" if missing else None
+    return "; ".join(part for part in (reason, gone) if part is not None) or None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -26,9 +26,14 @@ from cumulusd.chronos.ledger_file import LedgerFile
 from cumulusd.chronos.libchronos import BUILTIN, LIBCHRONOS, Libchronos
 from cumulusd.disk import Disk
 from cumulusd.errors import Conflict, CumulusError, InternalError
-from cumulusd.tasks import Tasks, sleep
+from cumulusd.tasks import Signal, Tasks, sleep, wait_at_most
 
 LEDGER = "ledger.json"
+#: How long the session waits for the first look at the drivers: one that hangs must not keep a
+#: worker away whose devices are known from before.
+FIRST_LOOK_S = 5.0
+#: Something that was there is missing: how soon it is looked for again.
+SECOND_LOOK_S = 5.0
 _ROOT_LOCK = "agent.lock"
 
 
@@ -64,6 +69,8 @@ class AgentService(Service):
         self._agent: Agent | None = None
         self._calls: Calls | None = None
         self._root_lock: int | None = None
+        self._looked = Signal()
+        self._has_looked = False
 
     def startService(self) -> None:
         """Raises CumulusError when the folder or the ledger can't be used."""
@@ -78,6 +85,7 @@ class AgentService(Service):
             self._unlock_root()
             raise
         self._agent = agent
+        self._has_looked = False
         self._calls = Calls(agent.verbs())
         self._tasks.start(
             Connector(
@@ -88,6 +96,7 @@ class AgentService(Service):
             ).run(),
             "the agent's bulk link",
         )
+        self._tasks.start(self._look(agent), "looking at the drivers")
         self._tasks.start(self._serve(agent, self._calls), "the agent's session")
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -135,24 +144,34 @@ class AgentService(Service):
         )
 
     async def _serve(self, agent: Agent, calls: Calls) -> None:
-        """The session comes after the first look at the drivers: before, the daemon would take
-        this worker for one without devices."""
-        await self._discover(agent)
+        """The session comes after the first look at the drivers, within a bound: before, the daemon
+        would take a new worker for one without devices."""
+        if not self._has_looked:
+            await wait_at_most(self._reactor, FIRST_LOOK_S, self._looked.wait())
         factory = session_factory(
             self._reactor, calls, self._node_id, self._token, self._options.host
         )
         connector = Connector(self._reactor, self._endpoint, factory, what="the agent's session")
         self._tasks.start(connector.run(), "the agent's session")
-        while True:
-            await sleep(self._reactor, self._options.discovery_interval_s)
-            await self._discover(agent)
 
-    async def _discover(self, agent: Agent) -> None:
-        try:
-            await agent.discover()
-        except CumulusError as error:
-            # The ledger could not be written: what was known stays, the next look tries again.
-            self._log.error("{error}; {hint}", error=error, hint=error.hint)
+    async def _look(self, agent: Agent) -> None:
+        """Looks at the drivers, again and again."""
+        while True:
+            pause_s = self._options.discovery_interval_s
+            try:
+                if await agent.discover():
+                    pause_s = min(pause_s, SECOND_LOOK_S)
+            except CumulusError as error:
+                # The ledger could not be written: what was known stays, the next look tries again.
+                self._log.error("{error}; {hint}", error=error, hint=error.hint)
+            except CancelledError:
+                raise
+            except Exception:
+                # One bad look must not be the last.
+                self._log.failure("looking at the drivers failed, going on")
+            self._has_looked = True
+            self._looked.fire()
+            await sleep(self._reactor, pause_s)
 
     async def _stop(self) -> None:
         agent, self._agent = self._agent, None

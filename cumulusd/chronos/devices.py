@@ -61,7 +61,7 @@ def read_answer(data: bytes, selection: Selection) -> Discovered:
         )
     return Discovered(
         devices=_numbered(counted, selection),
-        reason=None if counted else str(reason),
+        reason=None if counted else str(reason or "the drivers show no device"),
         places={one.device_id: one.ordinal for one in reversed(counted)},
     )
 

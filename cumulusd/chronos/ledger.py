@@ -98,6 +98,13 @@ class Ledger:
             devices[device_id] = device
         return attrs.evolve(self, devices=devices)
 
+    def without_device(self, device_id: str) -> "Ledger":
+        """With that device forgotten; nothing when a partition is of it."""
+        if any(one.device_id == device_id for one in self.partitions.values()):
+            return self
+        devices = {k: one for k, one in self.devices.items() if k != device_id}
+        return attrs.evolve(self, devices=devices) if device_id in self.devices else self
+
     def reserve(
         self,
         *,

@@ -38,6 +38,7 @@ HINTS: Mapping[EndReason, str] = {
     EndReason.CANCELLED_BY_USER: "submit the job again if it is wanted after all",
     EndReason.WORKER_LOST: "submit the job again, or with retries",
     EndReason.WORKER_DRAINED: "submit the job again, or with retries",
+    EndReason.DEVICE_LOST: "submit the job again, or with retries; see the worker's driver",
     EndReason.IMAGE_MISSING: "the operator loads the job image on the manager and every worker",
     EndReason.UNSCHEDULABLE: "the operator looks at the pool: `docker node ls`, the agents' logs",
     EndReason.PARTITION_FAILED: "submit the job again, or with retries; see the agent's log",

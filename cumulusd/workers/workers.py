@@ -26,8 +26,8 @@ class Timeouts:
     prepare_s: float = 300.0  #: it fetches the package meanwhile
     release_s: float = 30.0
     ask_s: float = 15.0
-    refresh_s: float = 30.0  #: how often a present agent is asked for its devices again
-    refresh_faulty_s: float = 5.0  #: the same for one that takes no jobs now
+    refresh_s: float = 10.0  #: how often a present agent is asked for its devices again
+    refresh_faulty_s: float = 5.0  #: the same for one with which something is wrong
 
 
 class AgentWorkers:
@@ -185,7 +185,10 @@ class AgentWorkers:
             raise
         if "devices" in answer and verb != "devices" and node_id in self._agents:
             known = self._agents[node_id]
-            self._learn(attrs.evolve(known, devices=_devices(answer["devices"])))
+            devices = _devices(answer["devices"])
+            self._learn(attrs.evolve(known, devices=devices))
+            if {one.device_id for one in devices} != {one.device_id for one in known.devices}:
+                self._greet(node_id)  # why they are others, only `devices` tells
         return answer
 
     def _learn(self, view: AgentView) -> None:
@@ -221,7 +224,7 @@ class AgentWorkers:
                 if node_id not in self._agents:
                     pause_s = 1.0
             known = self._agents.get(node_id)
-            if known is not None and known.fault is not None:
+            if known is not None and (known.fault or known.discovery_error):
                 pause_s = min(pause_s, self._timeouts.refresh_faulty_s)
             await sleep(self._clock, pause_s)
 

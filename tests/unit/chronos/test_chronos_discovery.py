@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 
 from cumulusd.chronos.devices import ProbeAnswerInvalid, Selection, read_answer
 from cumulusd.chronos.discovery import PROBE, Discovery, DiscoveryFailed
+from tests.unit.chronos.bad_drivers import BadDriver
 
 CPU_TOO = Selection(count_cpu_devices=True)
 
@@ -209,3 +210,20 @@ async def test_cancelling_kills_the_probe(tmp_path: Path) -> None:
     looking.cancel()
     with pytest.raises(CancelledError):
         await looking
+
+
+@pytest_twisted.ensureDeferred
+async def test_real_drivers_that_hang_and_crash_are_told_from_each_other(tmp_path: Path) -> None:
+    """The loader's own way into a library, not a fake probe."""
+    driver = BadDriver(tmp_path / "drivers", alone=True)
+    environment = {**os.environ, **driver.environment}
+    patient = Discovery(reactor, selection=CPU_TOO, environment=environment)
+    hasty = Discovery(reactor, selection=CPU_TOO, environment=environment, timeout_s=3)
+    driver.order("crash")
+    with pytest.raises(DiscoveryFailed, match=r"crashed.*the driver is broken"):
+        await patient.look()
+    driver.order("hang")
+    with pytest.raises(DiscoveryFailed, match="no answer within 3 s"):
+        await hasty.look()
+    driver.order("")
+    assert not (await patient.look()).devices

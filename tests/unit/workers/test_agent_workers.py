@@ -116,6 +116,25 @@ async def test_what_a_later_look_finds_is_learnt() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_other_devices_in_an_answer_make_it_ask_why() -> None:
+    answers: dict[str, dict[str, Any]] = {
+        "devices": {"hostname": "one", "devices": [DEVICE], "discovery_error": None},
+        "release": {"released": True, "devices": []},
+    }
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        return answers[uri.rpartition(".")[2]]
+
+    workers = AgentWorkers(call, Clock(), environment={})
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    answers["devices"] = {"hostname": "one", "devices": [], "discovery_error": "it is gone"}
+    assert await workers.release("n1", "job-1", 1)
+    assert workers.agents()["n1"].discovery_error == "it is gone"
+    await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_worker_with_a_fault_is_asked_more_often() -> None:
     answer: dict[str, Any] = {"hostname": "one", "devices": [DEVICE], "fault": "its disk is full"}
     answer["chronos"] = {"backend": "libchronos", "fault": "it books slowly"}

@@ -1,0 +1,86 @@
+"""The agent's devices: those that vanish, and drivers that take their time."""
+
+from collections.abc import Callable
+
+import pytest
+import pytest_twisted
+from agent_world import DEVICE, DEVICE_ID, CallFailed, World
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_device_that_is_lost_ends_its_jobs_by_name(make: Callable[..., World]) -> None:
+    world = await make(discovery_interval_s=0.1).start()
+    await world.prepare()
+    await world.prepare("job-2")
+    runner, late = world.runner(), world.runner("job-2")
+    try:
+        runner.lock()
+        runner.connect()
+        world.devices({**DEVICE, "uuid": "cd" * 16, "name": "Another card"})
+        await world.until(lambda: (heard := runner.hear()) and b"device_lost" in heard)
+        answer = await world.router.call("devices")
+        assert [device["name"] for device in answer["devices"]] == ["Another card"]
+        assert answer["discovery_error"] == "no longer shown by its driver: Fake card"
+        assert answer["fault"] is None  # there is another one
+        held = (await world.router.call("partitions"))["partitions"]
+        assert {one["state"] for one in held} == {"draining"}
+        # One whose runner comes only now is stopped then.
+        late.connect()
+        await world.until(lambda: (heard := late.hear()) and b"device_lost" in heard)
+    finally:
+        runner.close()
+        late.close()
+    for job_id in ("job-1", "job-2"):
+        released = await world.router.call("release", job_id=job_id, attempt=1)
+        assert released["released"] is True
+    # Forgotten by the ledger, not by the words: an operator wants to know. A stale wish for it is
+    # told as before.
+    await world.until(lambda: "Fake card" not in (world.root / "ledger.json").read_text())
+    with pytest.raises(CallFailed, match="doesn't show it now"):
+        await world.prepare("job-3")
+    assert "Fake card" in (await world.router.call("devices"))["discovery_error"]
+    world.devices(DEVICE)
+    for _ in range(300):
+        if (await world.router.call("devices"))["devices"][0]["device_id"] == DEVICE_ID:
+            break
+        await deferLater(reactor, 0.02)
+    await world.prepare("job-3")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_device_that_one_look_misses_costs_no_job(make: Callable[..., World]) -> None:
+    world = await make(discovery_interval_s=0.2).start()
+    await world.prepare()
+    runner = world.runner()
+    try:
+        runner.lock()
+        runner.connect()
+        # Missing once, then there again: the script counts its own runs.
+        runs = world.root / "runs"
+        again = f"echo >> {runs}; [ $(wc -l < {runs}) -gt 1 ]"
+        code = f"{again} || {{ echo '{{\"devices\": []}}'; exit; }}"
+        world.devices(DEVICE, code=code)
+        await world.until(lambda: runs.exists() and runs.read_text().count("\n") > 2)
+        assert runner.hear() is None
+        (held,) = (await world.router.call("partitions"))["partitions"]
+        assert held["state"] == "active"
+        assert (await world.router.call("devices"))["discovery_error"] is None
+    finally:
+        runner.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_driver_that_hangs_at_the_start_keeps_no_worker_away(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cumulusd.agent.service.FIRST_LOOK_S", 0.2)
+    world = make()
+    world.devices(DEVICE, code="exec sleep 600")
+    await world.start()
+    answer = await world.router.call("devices")
+    assert (answer["devices"], answer["discovery_error"]) == (
+        [],
+        "its drivers have not answered yet",
+    )
