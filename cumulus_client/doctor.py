@@ -138,6 +138,13 @@ def _worker(worker: Mapping[str, Any]) -> Iterator[Finding]:
         books = (worker.get("chronos") or {}).get("backend", "builtin")
         said = f"takes jobs, {_count(len(devices), 'device')}, partitions by {books}"
         yield Finding(name, True, said)
+    for one in worker.get("disagreements") or ():
+        yield Finding(
+            name,
+            False,
+            f"ledger and platform disagree: {one}",
+            "see `docker service ls` and the daemon's log; what jobs may have, the ledger says",
+        )
     backend = worker.get("chronos") or {}
     if backend.get("fault"):
         yield Finding(

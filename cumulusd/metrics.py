@@ -37,6 +37,7 @@ class MetricsSnapshot:
     workers_by_state: Mapping[str, int] = attrs.field(factory=dict)
     agents_connected: int = 0
     devices: tuple[DeviceShare, ...] = ()
+    disagreements: Mapping[str, int] = attrs.field(factory=dict)  #: by worker, all there are
     sessions_by_role: Mapping[str, int] = attrs.field(factory=dict)
     calls_in_flight: int = 0
     events_dropped: int = 0  #: since the start, for slow subscribers
@@ -146,6 +147,12 @@ class _Now(Collector):
             {part: int(why == "ok") for part, why in now.parts.items()},
         )
         yield from _devices(now.devices)
+        yield _by(
+            "cumulus_share_disagreements",
+            "Differences between ledger, jobs and what the platform reserves",
+            "worker",
+            now.disagreements,
+        )
         # Ratios are for people; rates come from the counters. Without jobs there is no ratio.
         if totals.ended:
             yield _one(

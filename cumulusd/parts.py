@@ -1,6 +1,7 @@
 """The parts of one daemon as a value, and what can be said of them together."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import attrs
 from twisted.web.server import Site
@@ -10,6 +11,7 @@ from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord
+from cumulusd.jobs.ports import Node
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
@@ -79,6 +81,7 @@ class Parts:
                 for agent in agents.values()
                 for device in agent.devices
             ),
+            disagreements=self._disagreements(workers),
             sessions_by_role={role.value: count for role, count in router.sessions.items()},
             calls_in_flight=router.calls_in_flight,
             events_dropped=router.events_dropped,
@@ -87,3 +90,8 @@ class Parts:
             store_commits=self.store.stats.commits,
             parts=self.relay.health(),
         )
+
+    def _disagreements(self, workers: Iterable[Node]) -> dict[str, int]:
+        """By host name, 0 for those without."""
+        counts = Counter(one.node_id for one in self.watcher.agreement.shown)
+        return {node.hostname: counts[node.node_id] for node in workers}

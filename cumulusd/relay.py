@@ -28,7 +28,7 @@ from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.packages import Packages
-from cumulusd.jobs.ports import Clock
+from cumulusd.jobs.ports import Clock, Disagreement
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.submissions import Submissions, SubmitLimits
@@ -76,6 +76,7 @@ class Relay:
         platform_name: str,
         refused: Callable[[str], None] = lambda code: None,
         no_room: Callable[[], CumulusError | None] = lambda: None,
+        disagreements: Callable[[], Sequence[Disagreement]] = lambda: (),
     ) -> None:
         """`refused` and `no_room` as of `Submissions`."""
         self._table = table
@@ -87,6 +88,7 @@ class Relay:
         self._wall_clock = wall_clock
         self._limits = limits
         self._platform_name = platform_name
+        self._disagreements = disagreements
         self._submissions = Submissions(
             packages=packages,
             supervisor=supervisor,
@@ -303,7 +305,7 @@ class Relay:
     def workers(self, who: Principal) -> Sequence[dict[str, Any]]:
         """All workers with their devices and free shares."""
         placing = self._supervisor.placing
-        return worker_views(placing.nodes, placing.agents())
+        return worker_views(placing.nodes, placing.agents(), self._disagreements())
 
     def info(self, who: Principal) -> dict[str, Any]:
         """What the old SDK's `get_server_info` gives, and some more."""

@@ -218,6 +218,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         platform_name=platform.name,
         refused=refused,
         no_room=no_room,
+        disagreements=lambda: watcher.agreement.shown,
     )
     procedures = Procedures(relay, session)
     procedures.register()

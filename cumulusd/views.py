@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from cumulusd.jobs.model import EndedAttempt, Grant, JobRecord
-from cumulusd.jobs.ports import AgentView, Node
+from cumulusd.jobs.ports import AgentView, Disagreement, Node
 
 #: A view names at most so many ended attempts, the last ones.
 MAX_SHOWN_ATTEMPTS = 20
@@ -93,9 +93,14 @@ def _partition(grant: Grant) -> dict[str, Any]:
 
 
 def worker_views(
-    nodes: Iterable[Node], agents: Mapping[str, AgentView]
+    nodes: Iterable[Node],
+    agents: Mapping[str, AgentView],
+    disagreements: Iterable[Disagreement] = (),
 ) -> Sequence[dict[str, Any]]:
-    """The workers as platform and agents report them."""
+    """The workers as platform and agents report them, and where these disagree."""
+    told: dict[str, list[str]] = {}
+    for one in disagreements:
+        told.setdefault(one.node_id, []).append(one.message)
     views = []
     for node in nodes:
         if not node.is_worker:
@@ -114,6 +119,7 @@ def worker_views(
                 "chronos": None
                 if agent is None
                 else {"backend": agent.backend.name, "fault": agent.backend.fault},
+                "disagreements": told.get(node.node_id, []),
                 "devices": []
                 if agent is None
                 else [attrs.asdict(device) for device in agent.devices],

@@ -199,6 +199,7 @@ class Partitions:
                 "job_id": one.job_id,
                 "attempt": one.attempt,
                 "device_id": one.device_id,
+                "device_index": self._ledger.devices[one.device_id].index,
                 "units": one.units,
                 "gpu_memory_bytes": one.gpu_memory_bytes,
                 "state": PartitionState(one.state).value,

@@ -111,6 +111,26 @@ class Container:
     message: str  #: the platform's own words
 
 
+@attrs.frozen(kw_only=True)
+class Holding:
+    """A partition as its worker's ledger has it."""
+
+    node_id: str
+    job_id: str
+    attempt: int
+    device_index: int | None  #: None: an agent of an earlier version, which doesn't say
+    units: int
+    runs: bool = False  #: the attempt's container should be there now
+
+
+@attrs.frozen(kw_only=True)
+class Disagreement:
+    """Where two say different things of a worker's shares. The same one is equal each time."""
+
+    node_id: str
+    message: str
+
+
 class Platform(Protocol):
     """Who runs containers. Every call is idempotent; errors are CumulusError subclasses."""
 
@@ -140,6 +160,10 @@ class Platform(Protocol):
     async def explain(self, job_id: str, attempt: int) -> str:
         """The end of the container's own log, for one whose runner never started."""
 
+    async def disagreements(self, held: Mapping[str, Sequence[Holding]]) -> Sequence[Disagreement]:
+        """Where what the platform itself reserves of devices isn't what the ledgers of these nodes
+        hold. Also what is so for a moment only, while a job comes or goes."""
+
 
 @attrs.frozen(kw_only=True)
 class Inventory:
@@ -147,6 +171,7 @@ class Inventory:
 
     #: (job id, attempt), for every folder or partition there is
     jobs: Set[tuple[str, int]]
+    holdings: tuple[Holding, ...] = ()  #: its partitions
 
 
 class Workers(Protocol):

@@ -6,12 +6,13 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from cumulusd.errors import CumulusError, NotFound
-from cumulusd.jobs import ends, waits
+from cumulusd.jobs import agreement, ends, waits
+from cumulusd.jobs.agreement import Agreement
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
-from cumulusd.jobs.ports import Clock, Container, Platform, Workers
+from cumulusd.jobs.ports import Clock, Container, Inventory, Platform, Workers
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Tasks, sleep
@@ -48,6 +49,8 @@ class Watcher:
         #: (job id, attempt) -> when it was first seen without a word of its runner
         self._started: dict[tuple[str, int], float] = {}
         self._reaped_at = clock.seconds()
+        self._known_agents: frozenset[str] = frozenset()
+        self.agreement = Agreement()
         self.platform_error: str | None = None
 
     def start(self) -> None:
@@ -62,7 +65,7 @@ class Watcher:
         while True:
             try:
                 await self._look()
-                if self._clock.seconds() - self._reaped_at >= self._settings.reap_interval_s:
+                if self._is_time_to_reap():
                     self._reaped_at = self._clock.seconds()
                     await self.reap()
                 self.platform_error = None
@@ -76,6 +79,14 @@ class Watcher:
                 self.platform_error = repr(error)
                 self._log.failure("watching containers failed, going on")
             await sleep(self._clock, self._settings.watch_interval_s)
+
+    def _is_time_to_reap(self) -> bool:
+        """It is from time to time, and when an agent has come: what it holds may have changed."""
+        before, self._known_agents = self._known_agents, frozenset(self._workers.agents())
+        has_come = bool(self._known_agents - before)
+        return has_come or (
+            self._clock.seconds() - self._reaped_at >= self._settings.reap_interval_s
+        )
 
     async def _look(self) -> None:
         watched = [
@@ -170,6 +181,7 @@ class Watcher:
 
     async def reap(self) -> None:
         """Clears what no live job owns: containers of this instance, and the agents' leftovers.
+        Then compares what jobs, ledgers and platform say of shares.
 
         What can't be cleared now is left to the next pass; it holds up nothing else.
         """
@@ -184,6 +196,7 @@ class Watcher:
                 end = self._platform.stop if container.alive else self._platform.remove
                 await self._try(end(container.job_id, container.attempt), container.job_id)
         there = {(container.job_id, container.attempt) for container in containers}
+        inventories: dict[str, Inventory] = {}
         for node_id in list(self._workers.agents()):
             try:
                 inventory = await self._workers.inventory(node_id)
@@ -192,6 +205,7 @@ class Watcher:
                     "{node_id} can't be asked: {why}", node_id=node_id, why=error.message
                 )
                 continue
+            inventories[node_id] = inventory
             for job_id, attempt in sorted(inventory.jobs):
                 if not self._alive(job_id, attempt, node_id) and (job_id, attempt) not in there:
                     self._log.warn(
@@ -202,6 +216,15 @@ class Watcher:
                         node_id=node_id,
                     )
                     await self._try(self._workers.release(node_id, job_id, attempt), job_id)
+
+        await self._compare(inventories)
+
+    async def _compare(self, inventories: Mapping[str, Inventory]) -> None:
+        placed = self._table.placed()
+        held = agreement.expected_of(inventories, placed)
+        found = agreement.unbooked(inventories, placed)
+        found += await self._platform.disagreements(held)
+        self.agreement.take(found)
 
     async def _try(self, clearing: Awaitable[object], job_id: str) -> None:
         try:

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 import cumulus_runner
 from cumulus_wire import folder
 from cumulusd.errors import CumulusError, NotFound, Unavailable
-from cumulusd.jobs.ports import Clock, Container, ContainerSpec, Node
+from cumulusd.jobs.ports import Clock, Container, ContainerSpec, Disagreement, Holding, Node
 from cumulusd.local import processes
 from cumulusd.tasks import Tasks, sleep
 
@@ -166,6 +166,10 @@ class LocalPlatform:
                 message="" if alive or exit_code is None else _words(exit_code),
             )
         return found
+
+    async def disagreements(self, held: Mapping[str, Sequence[Holding]]) -> Sequence[Disagreement]:
+        """None: it reserves nothing beside the ledger."""
+        return ()
 
     async def all_containers(self) -> Sequence[Container]:
         """The same: a job's attempts follow one another, and each has the folder to itself."""

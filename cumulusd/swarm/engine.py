@@ -164,7 +164,7 @@ class Engine:
         """Fires when it is forgotten, or was; its container may run on for a moment."""
         await self._delete(f"/services/{_quoted(name_or_id)}")
 
-    async def tasks(self, labels: Mapping[str, str | None]) -> list[TaskInfo]:
+    async def tasks(self, labels: Mapping[str, str | None] | None = None) -> list[TaskInfo]:
         """Tasks of all services that have these labels, in one look."""
         found = await self._json("GET", "/tasks", params=_filters(labels))
         return self._read_all(TaskInfo.read, found, "/tasks")

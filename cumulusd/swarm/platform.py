@@ -7,8 +7,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
-from cumulusd.jobs.ports import Container, ContainerSpec, Node
-from cumulusd.swarm import container_states, labels, log_frames
+from cumulusd.jobs.ports import Container, ContainerSpec, Disagreement, Holding, Node
+from cumulusd.swarm import agreement, container_states, labels, log_frames
 from cumulusd.swarm.answers import ApiVersion, NodeInfo, ServiceInfo
 from cumulusd.swarm.engine import Engine
 from cumulusd.swarm.image_reference import ImageBy, resolve_image
@@ -160,6 +160,19 @@ class SwarmPlatform:
             words = error.details.get("platform", error.message)
             return f"[the container's own log can't be read: {words}]"
         return log_frames.text_of(data, at_most_bytes=_EXPLAIN_BYTES)
+
+    async def disagreements(self, held: Mapping[str, Sequence[Holding]]) -> Sequence[Disagreement]:
+        """What services reserve, those of others too, against what the ledgers hold."""
+        if not held:
+            return ()
+        services = await self._engine.services()
+        return agreement.disagreements(
+            services,
+            await self._engine.tasks(),
+            held,
+            instance_id=self._settings.instance_id,
+            prefix=self._settings.resource_prefix,
+        )
 
     async def close(self) -> None:
         """Ends waits and the engine's idle connections; containers go on and are found again at

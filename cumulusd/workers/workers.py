@@ -12,7 +12,7 @@ from cumulus_wire.variables import is_protected
 from cumulusd.errors import CumulusError, InsufficientResources, NotFound
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import Grant, JobRecord, Placement
-from cumulusd.jobs.ports import AgentView, Backend, Clock, Device, Inventory
+from cumulusd.jobs.ports import AgentView, Backend, Clock, Device, Holding, Inventory
 from cumulusd.tasks import Tasks, sleep
 
 #: `call(uri, kwargs, timeout_s)`: one procedure of one agent; raises CumulusError.
@@ -141,12 +141,15 @@ class AgentWorkers:
     async def inventory(self, node_id: str) -> Inventory:
         """Every attempt of which the agent holds a folder or a partition."""
         jobs: set[tuple[str, int]] = set()
+        holdings: list[Holding] = []
         for verb, key in (("journals", "journals"), ("partitions", "partitions")):
             answer = await self._ask(node_id, verb, self._timeouts.ask_s)
             for entry in answer.get(key, ()):
                 # 0: a folder that doesn't say of which attempt it is; any release clears it.
                 jobs.add((str(entry["job_id"]), max(1, int(entry["attempt"]))))
-        return Inventory(jobs=frozenset(jobs))
+                if verb == "partitions":
+                    holdings.append(_holding(node_id, entry))
+        return Inventory(jobs=frozenset(jobs), holdings=tuple(holdings))
 
     # -- inside
 
@@ -268,6 +271,17 @@ def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _optional_text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _holding(node_id: str, entry: Mapping[str, Any]) -> Holding:
+    index = entry.get("device_index")
+    return Holding(
+        node_id=node_id,
+        job_id=str(entry["job_id"]),
+        attempt=int(entry["attempt"]),
+        device_index=None if index is None else int(index),
+        units=int(entry["units"]),
+    )
 
 
 def _backend(value: Mapping[str, Any]) -> Backend:

@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
+from cumulusd.jobs.ports import Holding
 from cumulusd.swarm import labels
 from cumulusd.tasks import Tasks, sleep
 from tests.contract.site import UNITS, Contracted
@@ -147,6 +148,45 @@ class PlatformContract:
         await site.ended(platform, job_id)
         await platform.remove(job_id, 1)
         assert job_id not in await platform.containers()
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_is_reserved_is_compared_with_the_ledgers(self, site: Contracted) -> None:
+        platform, job_id, theirs = site.platform("sleep 30"), new_job(), new_job()
+        node_id = site.worker_id
+
+        async def told(*holdings: Holding) -> list[str]:
+            found = await platform.disagreements({node_id: holdings})
+            assert {one.node_id for one in found} <= {node_id}
+            return [one.message for one in found]
+
+        def holding(units: int = 1000) -> Holding:
+            return Holding(
+                node_id=node_id,
+                job_id=job_id,
+                attempt=1,
+                device_index=0,
+                units=units,
+                runs=True,
+            )
+
+        assert await platform.disagreements({}) == ()
+        (why,) = await told(holding())
+        assert "the Swarm reserves none" in why
+        await site.launch(platform, site.spec(job_id))
+        await site.until(platform, job_id, lambda one: one.alive and not one.message, "running")
+        assert await told(holding()) == []
+        (why,) = await told(holding(units=900))
+        assert "999 of device 0" in why and "900 of device 0" in why
+        (why,) = await told()
+        assert job_id in why and "no partition" in why
+        other = site.platform("sleep 30", instance_id=site.instance_id + "-other")
+        await site.launch(other, site.spec(theirs, units=500))
+        await site.until(other, theirs, lambda one: one.alive and not one.message, "running")
+        (why,) = await told(holding())
+        assert "reserve 499 units of device 0" in why
+        await other.stop(theirs, 1)
+        await site.ended(other, theirs)
+        assert await told(holding()) == []
 
     @pytest_twisted.ensureDeferred
     async def test_one_that_ignores_term_is_killed(self, site: Contracted) -> None:

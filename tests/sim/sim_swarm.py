@@ -101,7 +101,7 @@ class Service:
             version=self.version,
             labels=self.labels,
             replicas=self.replicas,
-            spec={},
+            spec=self.payload,
         )
 
 
@@ -426,11 +426,11 @@ class ManagerApi:
         await self._trip()
         return [node.info() for node in self._swarm.nodes.values()]
 
-    async def services(self, labels: Mapping[str, str | None]) -> list[ServiceInfo]:
+    async def services(self, labels: Mapping[str, str | None] | None = None) -> list[ServiceInfo]:
         await self._trip()
         return [service.info() for service in self._swarm.services.values()]
 
-    async def tasks(self, labels: Mapping[str, str | None]) -> list[TaskInfo]:
+    async def tasks(self, labels: Mapping[str, str | None] | None = None) -> list[TaskInfo]:
         await self._trip()
         return [task.info() for task in self._swarm.all_tasks]
 

@@ -290,6 +290,9 @@ class World:
         an error that was injected."""
         if self._say is not None and self.daemon is not None:
             self._say(f"{self._at():9.4f}   log: {formatEvent(dict(event))}")
+        if str(event.get("log_format")).startswith("ledger and platform disagree"):
+            # Nothing but a real one lasts from one comparison to the next.
+            self.violations.append(formatEvent(dict(event)))
         failure = event.get("log_failure")
         if event["log_level"] < LogLevel.critical or failure is None or self.over:
             return

@@ -128,6 +128,7 @@ def test_a_pool_without_workers() -> None:
         ({"usable": False, "fault": "its disk is full"}, "its disk is full"),
         ({"devices": [], "discovery_error": "it hangs"}, "it has no devices: it hangs"),
         ({"chronos": {"backend": "builtin", "fault": "it crashed"}}, "libchronos: it crashed"),
+        ({"disagreements": ["of 5 units"]}, "ledger and platform disagree: of 5 units"),
         ({"discovery_error": "it hangs"}, "the last look at its drivers failed: it hangs"),
     ],
 )

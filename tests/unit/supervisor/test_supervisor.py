@@ -21,6 +21,7 @@ from cumulusd.jobs.history import History
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.placing import Placing
+from cumulusd.jobs.ports import Disagreement
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.watcher import Watcher
 from tests.unit.supervisor.test_job_machine import GRANT, PLACEMENT
@@ -446,6 +447,40 @@ async def test_the_reaper_clears_what_nobody_owns(world: World) -> None:
     world.platform.remove_error = None
     await world.watcher.reap()
     assert set(world.platform.running) == {"a"}
+    assert set(world.workers.partitions) == {"a"}
+
+
+@in_world
+async def test_shares_are_compared_at_each_reconcile(world: World) -> None:
+    await running_job(world)
+    await world.watcher.reap()
+    ((held,),) = world.platform.asked_about.values()
+    assert (held.node_id, held.job_id, held.attempt, held.runs) == ("n1", "a", 1, True)
+    assert world.watcher.agreement.shown == ()
+    # The ledger loses it, and a stranger's service takes some: both are there twice, and shown.
+    world.workers.partitions.pop("a")
+    world.platform.differences = [Disagreement(node_id="n1", message="a stranger has 5 units")]
+    await world.watcher.reap()
+    assert world.watcher.agreement.shown == ()
+    await world.watcher.reap()
+    told = [one.message for one in world.watcher.agreement.shown]
+    assert told[0].startswith("job a runs in attempt 1") and told[1:] == ["a stranger has 5 units"]
+    world.platform.differences = []
+    world.workers.partitions["a"] = held.units
+    await world.watcher.reap()
+    assert world.watcher.agreement.shown == ()
+
+
+@in_world
+async def test_an_agent_that_comes_back_is_reconciled_with_at_once(world: World) -> None:
+    await running_job(world)
+    world.workers.present = False
+    world.workers.changed()
+    world.pass_time(world.settings.watch_interval_s)
+    world.workers.partitions["ghost"] = 100
+    world.workers.present = True
+    world.workers.changed()
+    world.pass_time(world.settings.watch_interval_s)
     assert set(world.workers.partitions) == {"a"}
 
 

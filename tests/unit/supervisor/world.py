@@ -14,7 +14,16 @@ from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import Grant, JobRecord, JobSpec, Phase, Placement, units_for_fraction
-from cumulusd.jobs.ports import AgentView, Container, ContainerSpec, Device, Inventory, Node
+from cumulusd.jobs.ports import (
+    AgentView,
+    Container,
+    ContainerSpec,
+    Device,
+    Disagreement,
+    Holding,
+    Inventory,
+    Node,
+)
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
@@ -67,6 +76,12 @@ class MemoryPlatform:
         self.stop_ends = True
         self.remove_error: CumulusError | None = None
         self.silence: Deferred[None] | None = None
+        self.differences: list[Disagreement] = []
+        self.asked_about: Mapping[str, Sequence[Holding]] = {}
+
+    async def disagreements(self, held: Mapping[str, Sequence[Holding]]) -> Sequence[Disagreement]:
+        self.asked_about = held
+        return self.differences
 
     async def nodes(self) -> Sequence[Node]:
         if self.silence is not None:
@@ -211,7 +226,19 @@ class MemoryWorkers:
         return self.journal_ends.get(job_id, 0), not alive and job_id not in self.locks_held
 
     async def inventory(self, node_id: str) -> Inventory:
-        return Inventory(jobs={(job, self.attempts.get(job, 1)) for job in self.partitions})
+        return Inventory(
+            jobs={(job, self.attempts.get(job, 1)) for job in self.partitions},
+            holdings=tuple(
+                Holding(
+                    node_id=node_id,
+                    job_id=job,
+                    attempt=self.attempts.get(job, 1),
+                    device_index=0,
+                    units=units,
+                )
+                for job, units in self.partitions.items()
+            ),
+        )
 
 
 def run_at_once(function: Callable[[], _T]) -> Awaitable[_T]:

@@ -62,6 +62,7 @@ def test_gauges_come_from_the_snapshot() -> None:
             devices=(
                 DeviceShare(hostname="lab", device_index=0, units_total=10_000, units_free=2_500),
             ),
+            disagreements={"lab": 2, "attic": 0},
             sessions_by_role={"client": 4},
             journal_bytes=77,
             parts={"store": "ok", "platform": "away"},
@@ -73,6 +74,8 @@ def test_gauges_come_from_the_snapshot() -> None:
     assert found["cumulus_queue_length", ()] == 3
     assert found["cumulus_workers", ("ready",)] == 1
     assert found["cumulus_device_units_free", ("0", "lab")] == 2_500
+    assert found["cumulus_share_disagreements", ("lab",)] == 2
+    assert found["cumulus_share_disagreements", ("attic",)] == 0
     assert found["cumulus_sessions", ("client",)] == 4
     assert found["cumulus_journal_bytes", ()] == 77
     assert found["cumulus_part_ok", ("platform",)] == 0

@@ -11,7 +11,7 @@ from cumulus_wire import uris
 from cumulusd.errors import CumulusError, InternalError, TooMany, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Placement
-from cumulusd.jobs.ports import Node
+from cumulusd.jobs.ports import Disagreement, Holding, Node
 from cumulusd.views import worker_views
 from cumulusd.workers.workers import AgentWorkers
 
@@ -55,10 +55,15 @@ async def test_an_agent_that_cannot_tell_its_devices_is_asked_again() -> None:
 async def test_a_folder_of_no_known_attempt_can_be_released() -> None:
     async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         entry = {"job_id": "a", "attempt": 0}
-        return {"journals": [entry]} if uri.endswith("journals") else {"partitions": []}
+        held = {"job_id": "b", "attempt": 2, "device_index": 1, "units": 5}
+        return {"journals": [entry]} if uri.endswith("journals") else {"partitions": [held]}
 
     workers = AgentWorkers(call, Clock(), environment={})
-    assert (await workers.inventory("n1")).jobs == {("a", 1)}, "agents refuse attempt 0"
+    inventory = await workers.inventory("n1")
+    assert inventory.jobs == {("a", 1), ("b", 2)}, "agents refuse attempt 0"
+    assert inventory.holdings == (
+        Holding(node_id="n1", job_id="b", attempt=2, device_index=1, units=5),
+    )
     await workers.stop()
 
 
@@ -158,6 +163,8 @@ async def test_a_worker_with_a_fault_is_asked_more_often() -> None:
     clock.advance(5.0)
     assert workers.agents()["n1"].fault is None
     assert changes == ["n1", "n1"]
-    (view,) = worker_views([node], workers.agents())
+    differ = [Disagreement(node_id=node_id, message=node_id) for node_id in ("n2", "n1")]
+    (view,) = worker_views([node], workers.agents(), differ)
     assert (view["usable"], view["fault"]) == (True, None)
+    assert view["disagreements"] == ["n1"]
     await workers.stop()
