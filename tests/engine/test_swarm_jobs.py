@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.cluster import Cluster
+from engines.docker_api import DockerError
 from tests.e2e.harness import Daemon, alive, gone_within
 
 # The very tests of the local platform; those that look at process ids are rewritten below.
@@ -303,7 +305,26 @@ print(json.dumps({"waits": sorted(filter(None, waits)), "result": job.result(tim
     swarm.wait_nothing_left(30.0)
 
 
-def test_fifty_random_jobs_leave_ledger_and_swarm_agreed(swarm: SwarmDaemon) -> None:
+def kill_one(swarm: SwarmDaemon, chance: random.Random) -> str | None:
+    """Kills a job's container that runs, as somebody else might; the job's id."""
+    node = chance.choice(swarm.cluster.layout.workers)
+    api = swarm.cluster.api(node)
+    running = [
+        one
+        for one in api.call("GET", "/containers/json")
+        if "cumulus.job" in one["Labels"] and one["State"] == "running"
+    ]
+    if not running:
+        return None
+    container = chance.choice(running)
+    try:
+        api.call("POST", f"/containers/{container['Id']}/kill")
+    except DockerError:
+        return None  # it has ended by itself just now
+    return str(container["Labels"]["cumulus.job"])
+
+
+def test_200_random_jobs_leave_ledger_and_swarm_agreed(swarm: SwarmDaemon) -> None:
     seed = random.randrange(10**6)
     process = swarm.begin(
         HEAD
@@ -322,11 +343,13 @@ def work(kind, pause):
     return kind
 
 jobs = []
-for i in range(50):
+for i in range(200):
     kind = chance.choice(["return", "return", "raise", "exit", "cancel"])
-    share = chance.choice([0.1, 0.25, 0.34, 0.5, 1.0])
-    jobs.append((kind, client.submit(work, args=[kind, chance.random() * 0.4],
-                                     gpu_memory=share, duration=60)))
+    share = chance.choice([0.03, 0.05, 0.1, 0.1, 0.25, 0.5])
+    job = client.submit(work, args=[kind, chance.random() * 0.4], gpu_memory=share, duration=120)
+    jobs.append((kind, job))
+    if kind == "cancel" and chance.random() < 0.5:
+        job.cancel()
 for kind, job in jobs:
     if kind == "cancel":
         try:
@@ -336,13 +359,15 @@ for kind, job in jobs:
 ends = []
 for kind, job in jobs:
     try:
-        job.result(timeout=200)
+        job.result(timeout=240)
     except RuntimeError:
         pass
-    ends.append([kind, job.status()])
+    ends.append([kind, job.job_id, job.status()])
 print(json.dumps(ends))
 """
     )
+    chance = random.Random(seed)
+    killed: set[str | None] = set()
     worst: dict[str, int] = {}
     with process:
         while process.poll() is None:
@@ -351,6 +376,8 @@ print(json.dumps(ends))
             for worker, partitions in swarm.partitions().items():
                 held = sum(partition["units"] for partition in partitions)
                 assert held <= 10_000, f"{worker} (seed {seed})"
+            if chance.random() < 0.2:
+                killed.add(kill_one(swarm, chance))
             time.sleep(0.2)
         out, err = process.communicate(timeout=10)
     assert process.returncode == 0, f"seed {seed}: {err}\n{swarm.log_text()[-5000:]}"
@@ -360,12 +387,17 @@ print(json.dumps(ends))
         "exit": {"failed"},
         "cancel": {"cancelled", "completed"},
     }
-    for kind, status in json.loads(out.strip().splitlines()[-1]):
-        assert status in allowed[kind], f"seed {seed}: a {kind} job is {status}"
+    for kind, job_id, status in json.loads(out.strip().splitlines()[-1]):
+        ends = allowed[kind] | ({"failed"} if job_id in killed else set())
+        assert status in ends, f"seed {seed}: a {kind} job is {status}"
+    assert killed - {None}, f"seed {seed}: nothing was killed"
     assert all(0 < units <= 10_000 for units in worst.values()), (seed, worst)
     swarm.wait_nothing_left(60.0)
     assert swarm.reserved_units() == {"worker1": 0, "worker2": 0}
     assert all(partitions == [] for partitions in swarm.partitions().values())
+    text = swarm.get("/metrics", TOKENS["admin"])[1]
+    told = dict(re.findall(r'cumulus_share_disagreements\{worker="(\w+)"\} (\S+)', text))
+    assert told == {"worker1": "0.0", "worker2": "0.0"}, f"seed {seed}: {swarm.log_text()[-3000:]}"
 
 
 def test_an_unhealthy_node_leaves_the_pool_by_swarms_own_word(swarm: SwarmDaemon) -> None:
