@@ -5,13 +5,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from cumulusd.tasks import Signal, sleep, wait_at_most
+from cumulusd.tasks import Signal, sleep, wait_at_most, waiting_for
 
 CONNECT_TIMEOUT_S = 15.0
 READY_TIMEOUT_S = 15.0
@@ -105,16 +103,19 @@ class Connector:
 
     async def _once(self) -> tuple[bool, str]:
         """One connection from beginning to end: (it was of use, why it is gone)."""
+        connecting: Deferred[Any] = self._endpoint.connect(self._factory)
         try:
-            connecting: Deferred[Any] = self._endpoint.connect(self._factory)
-            connecting.addErrback(_as_cancelled)
+            # Endpoints make errors of their own out of having been cancelled, of a look-up that was
+            # cancelled a name that isn't found: what is cancelled is our waiting.
             connection: Connection | None = await wait_at_most(
-                self._clock, CONNECT_TIMEOUT_S, connecting
+                self._clock, CONNECT_TIMEOUT_S, waiting_for(connecting)
             )
         except CancelledError:
             raise
         except Exception as error:
             return False, f"no connection: {error}"
+        finally:
+            connecting.cancel()
         if connection is None:
             return False, f"no connection within {CONNECT_TIMEOUT_S:g} s"
         life = connection.life
@@ -132,10 +133,3 @@ class Connector:
                 connection.drop()
                 leaving = Deferred.fromCoroutine(life.until_gone())
                 await wait_at_most(self._clock, _GONE_TIMEOUT_S, leaving)
-
-
-def _as_cancelled(failure: Failure) -> Failure:
-    """Endpoints have an error of their own for having been cancelled."""
-    if isinstance(failure.value, ConnectingCancelledError):
-        return Failure(CancelledError())  # type: ignore[no-untyped-call]
-    return failure
