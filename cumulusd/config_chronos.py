@@ -33,6 +33,11 @@ class ChronosSection(Section):
             raise ValueError("a tier is there twice")
         return value
 
+    #: What of a device's memory no share has: for the driver, and for contexts, which are outside
+    #: of any limit. Another value counts for each device when no job is on it.
+    gpu_reserve_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.05
+    cpu_reserve_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+
     @field_validator("library")
     @classmethod
     def _library_is_a_path(cls, value: str | None) -> str | None:
@@ -54,6 +59,8 @@ class ChronosSection(Section):
             "chronos_library": self.library,
             "discovery_interval_s": self.discovery_interval_s,
             "discovery_timeout_s": self.discovery_timeout_s,
+            "gpu_reserve_fraction": self.gpu_reserve_fraction,
+            "cpu_reserve_fraction": self.cpu_reserve_fraction,
         }
 
     @property

@@ -17,7 +17,8 @@ class AgentOptions:
     """Settings of one agent; every bound has its unit in its name."""
 
     count_cpu_devices: bool = False
-    gpu_reserve_fraction: float = 0.05
+    gpu_reserve_fraction: float = 0.05  #: of a GPU's memory, for driver and contexts
+    cpu_reserve_fraction: float = 0.0  #: the same of CPU devices
     #: the interpreter of the jobs' code, for `job.json`; None: the runner's own
     job_python: str | None = None
     #: an interpreter with pyopencl, for the look at the drivers
@@ -61,4 +62,5 @@ class AgentOptions:
         return Selection(
             count_cpu_devices=self.count_cpu_devices,
             gpu_reserve_fraction=self.gpu_reserve_fraction,
+            cpu_reserve_fraction=self.cpu_reserve_fraction,
         )

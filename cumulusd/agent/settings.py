@@ -69,6 +69,12 @@ def _tiers(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _fraction(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise ValueError("must be a number from 0 to less than 1")
+    return float(value)
+
+
 def _backend(value: Any) -> str:
     if value not in CHRONOS_BACKENDS:
         raise ValueError(f"must be one of {', '.join(CHRONOS_BACKENDS)}")
@@ -90,6 +96,8 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "job_uid": _whole,
     "job_gid": _whole,
     "tiers": _tiers,
+    "gpu_reserve_fraction": _fraction,
+    "cpu_reserve_fraction": _fraction,
     "chronos_backend": _backend,
     "chronos_library": _text_or_null,
     "job_python": _text_or_null,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import attrs
 
-from cumulusd.chronos.ledger import Device
+from cumulusd.chronos.ledger import Device, less_reserve
 
 KINDS = ("gpu", "accelerator", "cpu")
 #: What NVIDIA's OpenCL driver calls its platform.
@@ -27,11 +27,9 @@ class Selection:
     gpu_reserve_fraction: float = 0.05  #: of a GPU's memory, for driver and contexts
     cpu_reserve_fraction: float = 0.0
 
-    def shareable_bytes(self, kind: str, total_bytes: int) -> int:
-        """What the shares of a device of that kind divide."""
-        cpu = kind == "cpu"
-        reserve = self.cpu_reserve_fraction if cpu else self.gpu_reserve_fraction
-        return total_bytes - int(total_bytes * reserve)
+    def reserve_fraction(self, kind: str) -> float:
+        """Of a device of that kind."""
+        return self.cpu_reserve_fraction if kind == "cpu" else self.gpu_reserve_fraction
 
 
 @attrs.frozen(kw_only=True)
@@ -127,7 +125,9 @@ def _numbered(entries: Iterable[_Entry], selection: Selection) -> dict[str, Devi
             index=len(devices),
             name=one.name,
             kind=one.kind,
-            memory_bytes=selection.shareable_bytes(one.kind, one.memory_bytes),
+            memory_bytes=less_reserve(one.memory_bytes, selection.reserve_fraction(one.kind)),
+            total_bytes=one.memory_bytes,
+            reserve_fraction=selection.reserve_fraction(one.kind),
             uuid=one.uuid,
             pci=one.pci,
             platform=one.platform,

@@ -34,12 +34,31 @@ class Device:
     name: str
     kind: str  #: "gpu", "cpu" or "accelerator"
     memory_bytes: int  #: what the shares divide: the total less the reserve
+    total_bytes: int | None = None  #: None: from a ledger that didn't say
+    reserve_fraction: float = 0.0  #: of the total
     #: how its drivers name it, as far as they told at the last look
     uuid: str | None = None  #: OpenCL's, 32 hexadecimal digits
     pci: str | None = None  #: "0000:01:00.0"
     platform: str | None = None  #: OpenCL's
     ordinal: int | None = None  #: among the devices of equal platform and name
     cuda_uuid: str | None = None  #: NVIDIA's: "GPU-..." or, of a slice, "MIG-..."
+
+    def seen_as(self, found: "Device", *, is_held: bool) -> "Device":
+        """As it is found now, with the size that it had: another reserve counts as soon as nobody
+        holds a share of it, another total never."""
+        if is_held or found.total_bytes is None or not self._is_sized_otherwise(found):
+            return attrs.evolve(
+                found,
+                memory_bytes=self.memory_bytes,
+                total_bytes=self.total_bytes,
+                reserve_fraction=self.reserve_fraction,
+            )
+        total_bytes = self.total_bytes or found.total_bytes
+        memory_bytes = less_reserve(total_bytes, found.reserve_fraction)
+        return attrs.evolve(found, memory_bytes=memory_bytes, total_bytes=total_bytes)
+
+    def _is_sized_otherwise(self, found: "Device") -> bool:
+        return self.total_bytes is None or self.reserve_fraction != found.reserve_fraction
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +78,11 @@ class Partition:
     def remaining_s(self, now_s: float, boot_id: str) -> float:
         """Seconds until it expires; 0 when it has, or when the machine has rebooted."""
         return max(0.0, self.expires_s - now_s) if boot_id == self.boot_id else 0.0
+
+
+def less_reserve(total_bytes: int, reserve_fraction: float) -> int:
+    """What the shares of a device divide."""
+    return total_bytes - int(total_bytes * reserve_fraction)
 
 
 def share_bytes(memory_bytes: int, units: int) -> int:
@@ -89,12 +113,14 @@ class Ledger:
         return UNITS_PER_DEVICE - held
 
     def with_devices(self, found: Mapping[str, Device]) -> "Ledger":
-        """With these devices known. A device known before keeps its memory size (totals drift)."""
+        """With these devices known. A device known before keeps its size, since what drivers say
+        of it drifts; another reserve than before counts as soon as nobody holds a share of it."""
+        held = {one.device_id for one in self.partitions.values()}
         devices = dict(self.devices)
         for device_id, device in found.items():
             known = devices.get(device_id)
             if known is not None:
-                device = attrs.evolve(device, memory_bytes=known.memory_bytes)
+                device = known.seen_as(device, is_held=device_id in held)
             devices[device_id] = device
         return attrs.evolve(self, devices=devices)
 
@@ -276,6 +302,8 @@ def _device(record: Mapping[str, Any]) -> Device:
         name=_field(record, "name", str),
         kind=_field(record, "kind", str),
         memory_bytes=_field(record, "memory_bytes", int),
+        total_bytes=_optional(record, "total_bytes", int),
+        reserve_fraction=_optional(record, "reserve_fraction", float) or 0.0,
         uuid=_optional(record, "uuid", str),
         pci=_optional(record, "pci", str),
         platform=_optional(record, "platform", str),

@@ -1,4 +1,4 @@
-"""OpenCL drivers that hang and crash under a daemon that runs jobs."""
+"""What is beneath a daemon that runs jobs: OpenCL drivers that hang and crash, and libchronos."""
 
 import json
 import time
@@ -9,6 +9,7 @@ from typing import Any
 from tests.e2e.harness import Daemon
 from tests.e2e.test_e2e_jobs import HEAD, last_json
 from tests.unit.chronos.bad_drivers import BadDriver
+from tests.unit.chronos.c_libraries import build
 
 JOB = """
 def three():
@@ -95,3 +96,25 @@ def test_a_job_whose_device_vanishes_ends_by_name(
     worker_when(daemon, lambda worker: not worker["devices"] and gone in worker["fault"])
     status, _ = daemon.get("/health")
     assert status == 200
+
+
+def test_where_libchronos_is_required_it_books_what_jobs_hold(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    folder = tmp_path / "chronos"
+    (folder / "locks").mkdir(parents=True)
+    (folder / "devices").write_text("1")
+    library = build("libchronos_double", folder)
+    daemon = make_daemon(extra=f"chronos: {{backend: libchronos, library: {library}}}\n")
+    daemon.environment = {"CHRONOS_DOUBLE": str(folder)}
+    daemon.start()
+    books = {"backend": "libchronos", "fault": None}
+    worker_when(daemon, lambda worker: worker["chronos"] == books and worker["usable"])
+    assert daemon.run(HEAD + JOB).stdout.splitlines()[-1] == "3"
+    calls = (folder / "calls").read_text().splitlines()
+    assert sum(line.split()[1:4] == ["create", "0", "0.250"] for line in calls) == 1
+    daemon.wait_nothing_left()
+    deadline = time.monotonic() + 30
+    while list((folder / "locks").iterdir()):
+        assert time.monotonic() < deadline, "its booking outlives the job"
+        time.sleep(0.05)

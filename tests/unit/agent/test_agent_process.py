@@ -69,6 +69,7 @@ def test_what_is_set(tmp_path: Path) -> None:
         ({"TOKEN_FILE": "/dev/zero"}, "over"),
         ({"OPTIONS": "{"}, "no JSON"),
         ({"OPTIONS": "[]"}, "JSON object"),
+        ({"OPTIONS": '{"gpu_reserve_fraction": 1}'}, "from 0 to less than 1"),
         ({"OPTIONS": '{"chronos_backend": "both"}'}, "one of auto, libchronos, builtin"),
         ({"OPTIONS": '{"job_uid": "1000"}'}, "job_uid must be a whole number"),
         ({"OPTIONS": '{"job_user": 1}'}, "'job_user' is not known"),

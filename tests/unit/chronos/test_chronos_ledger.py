@@ -18,6 +18,7 @@ from cumulusd.chronos.ledger import (
     Partition,
     PartitionState,
     dump,
+    less_reserve,
     load,
     share_bytes,
 )
@@ -116,6 +117,43 @@ def test_a_total_that_drifts_is_frozen_and_the_rest_is_taken_over() -> None:
     drifted = attrs.evolve(device(memory_bytes=7 * GIB), index=3, name="Card v2")
     found = ledger.with_devices({"d0": drifted}).devices["d0"]
     assert (found.memory_bytes, found.index, found.name) == (8 * GIB, 3, "Card v2")
+
+
+def sized(total_bytes: int, reserve_fraction: float) -> Device:
+    memory_bytes = less_reserve(total_bytes, reserve_fraction)
+    return attrs.evolve(
+        device(memory_bytes=memory_bytes),
+        total_bytes=total_bytes,
+        reserve_fraction=reserve_fraction,
+    )
+
+
+def test_another_reserve_counts_when_nobody_holds_a_share() -> None:
+    ledger, made = book(ledger_with(sized(1000, 0.05)), units=5000)
+    assert made.gpu_memory_bytes == 475
+    other = {"d0": sized(900, 0.2)}  # the total has drifted too
+    assert ledger.with_devices(other).devices["d0"].memory_bytes == 950
+    found = load(dump(ledger.release("j1", 1).with_devices(other))).devices["d0"]
+    assert (found.memory_bytes, found.total_bytes) == (800, 1000)
+    again = ledger_with(found).with_devices({"d0": sized(990, 0.2)}).devices["d0"]
+    assert again == found
+
+
+def test_a_ledger_that_knew_no_totals_learns_them_when_nobody_holds_a_share() -> None:
+    ledger, _ = book(ledger_with(device(memory_bytes=950)))
+    found = {"d0": sized(2000, 0.1)}
+    held = ledger.with_devices(found).devices["d0"]
+    assert (held.memory_bytes, held.total_bytes) == (950, None)
+    free = ledger.release("j1", 1).with_devices(found).devices["d0"]
+    assert (free.memory_bytes, free.total_bytes) == (1800, 2000)
+
+
+def test_a_device_is_forgotten_when_no_partition_is_of_it() -> None:
+    ledger, _ = book(ledger_with(device(), device("d1")))
+    assert ledger.without_device("d0") is ledger
+    assert list(ledger.without_device("d1").devices) == ["d0"]
+    assert list(ledger.release("j1", 1).without_device("d0").devices) == ["d1"]
+    assert ledger.without_device("nowhere") is ledger
 
 
 ACTIONS = st.lists(

@@ -70,6 +70,7 @@ chronos:
   library: /opt/chronos/libchronos.so
   discovery_interval_s: 5
   discovery_timeout_s: 2.5
+  gpu_reserve_fraction: 0.1
 agent_grace_s: 5.5
 log: {{level: debug, format: json}}
 tokens:
@@ -93,6 +94,8 @@ tokens:
         "chronos_library": "/opt/chronos/libchronos.so",
         "discovery_interval_s": 5,
         "discovery_timeout_s": 2.5,
+        "gpu_reserve_fraction": 0.1,
+        "cpu_reserve_fraction": 0.0,
     }
     doors = Authenticator(config.authenticator_tokens())
     who = doors.authenticate(SECRET)
