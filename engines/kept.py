@@ -22,7 +22,7 @@ from engines import sweep
 from engines.cluster import Cluster, ClusterError
 from engines.layout import WORKER_ROOT, Layout
 
-__all__ = ["PORT", "Kept", "archived_image", "build_images", "configuration"]
+__all__ = ["PORT", "Kept", "archived_image", "build_images", "build_ml_image", "configuration"]
 
 PORT = 50051
 IMAGES = ("job", "agent")
@@ -216,8 +216,23 @@ def build_images() -> dict[str, tuple[Path, str]]:
 
     ClusterError when they can't be built.
     """
+    _build("all")
+    images = {}
+    for name in IMAGES:
+        archive = _ROOT / f"var/images/cumulus-{name}.tar"
+        images[f"cumulus-{name}:latest"] = (archive, archived_image(archive))
+    return images
+
+
+def build_ml_image() -> Path:
+    """The archive of the job image's variant `ml`, built where that is needed. ClusterError."""
+    _build("job", "--variant", "ml")
+    return _ROOT / "var/images/cumulus-job-ml.tar"
+
+
+def _build(*arguments: str) -> None:
     done = subprocess.run(
-        [str(_ROOT / "images/build"), "all"],
+        [str(_ROOT / "images/build"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,  # its notes go to stderr as they come
         text=True,
@@ -225,11 +240,6 @@ def build_images() -> dict[str, tuple[Path, str]]:
     )
     if done.returncode != 0:
         raise ClusterError(f"images/build failed ({done.returncode}); it said why on stderr")
-    images = {}
-    for name in IMAGES:
-        archive = _ROOT / f"var/images/cumulus-{name}.tar"
-        images[f"cumulus-{name}:latest"] = (archive, archived_image(archive))
-    return images
 
 
 def archived_image(archive: Path) -> str:

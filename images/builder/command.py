@@ -9,19 +9,34 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 from builder.archive import write_image
 from builder.engine import build_image, missing_for_engine
 from builder.errors import BuildError, say
-from builder.recipe import DEFAULT_BASE, NAMES, REPOSITORY, Recipe, make_context, read_recipe
+from builder.recipe import (
+    CUDA,
+    DEFAULT_BASE,
+    ML,
+    NAMES,
+    REPOSITORY,
+    SLIM,
+    VARIANTS,
+    Recipe,
+    make_context,
+    read_recipe,
+)
 from builder.rootfs import LayerCache, install_tools, make_layers, missing_for_rootfs, remove_tree
 from builder.settings import Settings, gather
 
 DEFAULT_OUTPUT = REPOSITORY / "var" / "images"
 LOCK_TIMEOUT_S = 3600
+_NO_CPU_TORCH = (
+    "PyTorch's builds for CPUs (`+cpu`) come from an index or a folder of wheels that you name in "
+    "PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS; see images/README.md, The variant `ml`"
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +74,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "an image; see images/README.md.",
     )
     parser.add_argument("image", choices=[*NAMES, "all"])
+    parser.add_argument(
+        "--variant",
+        choices=[SLIM, ML],
+        default=SLIM,
+        help="of the job image: without or with frameworks of machine learning",
+    )
+    parser.add_argument(
+        "--cuda",
+        action="store_true",
+        help="those for CUDA, on the CUDA runtime image that --base is",
+    )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: OUTPUT's cache/")
     parser.add_argument("--rootfs", choices=["auto", "debootstrap", "registry"], default="auto")
-    parser.add_argument("--base", default=DEFAULT_BASE, metavar="IMAGE", help="for `registry`")
+    parser.add_argument("--base", metavar="IMAGE", help=f"for `registry`; default: {DEFAULT_BASE}")
     parser.add_argument("--ca-bundle", metavar="FILE")
     parser.add_argument("--index-url", metavar="URL")
     parser.add_argument("--apt-mirror", metavar="URL")
@@ -74,6 +100,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     options = parse(arguments)
+    if fault := unfit(options):
+        say(fault)
+        return 2
+    options.base = options.base or DEFAULT_BASE
+    if options.cuda:
+        options.rootfs = "registry"
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
     try:
@@ -87,6 +119,24 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def unfit(options: argparse.Namespace) -> str | None:
+    """What of the command line can't go together. Pure."""
+    if options.variant != SLIM and options.image != "job":
+        return f"--variant {options.variant}: only the job image has variants"
+    if not options.cuda:
+        return None
+    if options.variant != ML:
+        return "--cuda goes with --variant ml"
+    if options.base is None or options.rootfs == "debootstrap":
+        return (
+            "--cuda can't be made by debootstrap: give a CUDA runtime image, with Python 3.11 or "
+            "newer, that a Docker engine here has or can pull: --base IMAGE"
+        )
+    if options.apt_mirror:
+        return "--apt-mirror is for Debian; with --cuda the base's own sources are used"
+    return None
 
 
 def leave(number: int, frame: FrameType | None) -> None:
@@ -126,6 +176,8 @@ def build(options: argparse.Namespace) -> None:
         apt_mirror=options.apt_mirror,
         install_ca=options.install_ca,
     )
+    if options.cuda:
+        settings = replace(settings, archives=())  # the base's own, which needn't be Debian's
     work.mkdir(mode=0o755)
     try:
         context = work / "context"
@@ -151,29 +203,34 @@ class _Build:
 
     def run(self) -> None:
         names = NAMES if self._options.image == "all" else (self._options.image,)
+        variant = CUDA if self._options.cuda else self._options.variant
         refresh = self._options.refresh
         for name in names:
-            stamp, built = self._make(read_recipe(name), refresh)
+            stamp, built = self._make(read_recipe(name, variant), refresh)
             print(json.dumps({**asdict(stamp), "built": built}), flush=True)
             # Shared layers that were just made anew are new enough for the other image.
             refresh = refresh and self._way == "registry"
         if self._way == "debootstrap":
             recipes = [read_recipe(name) for name in NAMES]
+            recipes += [read_recipe("job", variant) for variant in VARIANTS]
             self._cache.keep_only({k for one in recipes for k in one.layer_keys(self._context)})
 
     def _make(self, recipe: Recipe, refresh: bool) -> tuple[Stamp, bool]:
         content = recipe.content(self._context)
-        archive = self._output / f"cumulus-{recipe.image}.tar"
+        archive = self._output / f"cumulus-{recipe.name}.tar"
         stamp_path = archive.with_suffix(".json")
         stamp = Stamp.read(stamp_path)
         if stamp and not self._options.refresh and self._is_good(stamp, content, archive):
-            say(f"{recipe.image}: nothing has changed since {archive} was made")
+            say(f"{recipe.name}: nothing has changed since {archive} was made")
             return stamp, False
         self._way = self._way or choose_way(self._options.rootfs, self._options.base)
         draft = archive.with_suffix(".tar.new")
         began = time.monotonic()
         try:
-            image_id = self._write(recipe, content, draft, refresh)
+            try:
+                image_id = self._write(recipe, content, draft, refresh)
+            except BuildError as error:
+                raise BuildError(f"{error}{advice(recipe, str(error))}") from error
             stamp = Stamp(
                 image=recipe.image,
                 archive=str(archive),
@@ -190,7 +247,7 @@ class _Build:
         finally:
             draft.unlink(missing_ok=True)
         seconds = time.monotonic() - began
-        say(f"{recipe.image}: {archive}, {stamp.size_bytes / 1e6:.0f} MB in {seconds:.0f} s")
+        say(f"{recipe.name}: {archive}, {stamp.size_bytes / 1e6:.0f} MB in {seconds:.0f} s")
         return stamp, True
 
     def _write(self, recipe: Recipe, content: str, draft: Path, refresh: bool) -> str:
@@ -200,6 +257,7 @@ class _Build:
                 content=content,
                 base=self._options.base,
                 context=self._context,
+                wheels=self._settings.wheels,
                 target=draft,
                 refresh=refresh,
             )
@@ -224,6 +282,11 @@ class _Build:
             and wanted in ("auto", stamp.way)
             and (stamp.way != "registry" or stamp.base == self._options.base)
         )
+
+
+def advice(recipe: Recipe, fault: str) -> str:
+    """What to do about a fault, where that is known, in a line of its own. Pure."""
+    return f"\n{_NO_CPU_TORCH}" if recipe.variant == ML and "+cpu" in fault else ""
 
 
 def choose_way(wanted: str, base: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from builder.archive import loaded_id
 from builder.errors import BuildError
 from builder.recipe import Recipe
+from builder.wheels import Wheels
 
 LOOK_TIMEOUT_S = 30
 PULL_TIMEOUT_S = 300
@@ -29,10 +30,20 @@ def missing_for_engine(base: str) -> str | None:
 
 
 def build_image(
-    recipe: Recipe, *, content: str, base: str, context: Path, target: Path, refresh: bool
+    recipe: Recipe,
+    *,
+    content: str,
+    base: str,
+    context: Path,
+    wheels: Wheels,
+    target: Path,
+    refresh: bool,
 ) -> str:
     """Builds with the engine and saves the image to `target`; its id. Raises BuildError."""
+    wheels.copy(context)
     command = ["docker", "build", "--network", "host", "--build-arg", f"BASE={base}"]
+    if recipe.image == "job":
+        command += ["--build-arg", f"VARIANT={recipe.variant}"]
     command += ["--file", str(recipe.dockerfile), "--tag", recipe.tag]
     for name, value in recipe.labels(content).items():
         command += ["--label", f"{name}={value}"]
@@ -43,7 +54,7 @@ def build_image(
         (["docker", "save", "--output", str(target), recipe.tag], PULL_TIMEOUT_S),
     ):
         if (fault := _try(argv, timeout_s, lines=25)) is not None:
-            raise BuildError(f"{recipe.image}: {argv[0]} {argv[1]} failed: {fault}")
+            raise BuildError(f"{recipe.name}: {argv[0]} {argv[1]} failed: {fault}")
     target.chmod(0o644)  # as the other way writes it
     return loaded_id(target)
 

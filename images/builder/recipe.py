@@ -26,11 +26,18 @@ AGENT_TLS = ("pyopenssl", "service-identity")
 #: Image -> the packages of this checkout in it.
 CODE = {"job": ("cumulus_runner", "cumulus_wire"), "agent": ("cumulusd", "cumulus_wire")}
 NAMES = tuple(CODE)
+#: What the job image may hold beyond the layers that all images share: nothing, frameworks of
+#: machine learning for CPUs, and those for CUDA. `frameworks.txt` lists them.
+SLIM, ML, CUDA = VARIANTS = ("slim", "ml", "ml-cuda")
 #: Where steps find the build context.
 MOUNT = "/cumulus-build"
+#: In the build context: this machine's folders of packages.
+WHEELS = "wheels"
 #: Part of each layer's key: raise it when layers are written differently.
 LAYOUT = 1
-_STEP = re.compile(rf"sh {MOUNT}/common/(steps/[a-z]+\.sh)((?: [a-z./]+)*)")
+_STEP = re.compile(rf"sh {MOUNT}/common/(steps/[a-z]+\.sh)((?: [a-z./-]+)*)")
+#: In a step: the variant, as an engine is told it by `--build-arg`.
+_VARIANT = "${VARIANT}"
 #: How an engine brings in and clears away what is mounted, or told from before, without one.
 _FOR_ENGINES = (
     f"RUN touch {MOUNT}/began",
@@ -67,23 +74,29 @@ class Step:
             code = context / self.arguments[0] / "code"
             found += sorted(path for path in code.rglob("*") if path.is_file())
         else:
-            found += [context / argument for argument in self.arguments]
+            found += [context / one for one in self.arguments if not one.startswith("--")]
         return found
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One image's Dockerfile, read."""
+    """One image's Dockerfile, read for one of its variants."""
 
     image: str
+    variant: str
     steps: tuple[Step, ...]
     environment: tuple[str, ...]
     user: str
     command: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        """Of its archive, and in messages: `job`, `job-ml`."""
+        return self.image if self.variant == SLIM else f"{self.image}-{self.variant}"
+
+    @property
     def tag(self) -> str:
-        return f"cumulus-{self.image}:latest"
+        return f"cumulus-{self.image}:{'latest' if self.variant == SLIM else self.variant}"
 
     @property
     def dockerfile(self) -> Path:
@@ -111,6 +124,7 @@ class Recipe:
         """What is written on the image."""
         return {
             "cumulus.image": self.image,
+            "cumulus.variant": self.variant,
             "cumulus.content": content,
             "org.opencontainers.image.version": version(),
         }
@@ -120,13 +134,13 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def read_recipe(image: str) -> Recipe:
+def read_recipe(image: str, variant: str = SLIM) -> Recipe:
     """The recipe in that image's Dockerfile. Raises BuildError for what isn't known here."""
     path = IMAGES / image / "Dockerfile"
-    return parse_recipe(image, path.read_text(encoding="utf-8"), str(path))
+    return parse_recipe(image, path.read_text(encoding="utf-8"), str(path), variant)
 
 
-def parse_recipe(image: str, text: str, name: str) -> Recipe:
+def parse_recipe(image: str, text: str, name: str, variant: str = SLIM) -> Recipe:
     """See `read_recipe`; `name` is for messages."""
     steps: list[Step] = []
     environment: tuple[str, ...] = ()
@@ -137,7 +151,9 @@ def parse_recipe(image: str, text: str, name: str) -> Recipe:
             continue
         if instruction in ("ARG", "FROM", "COPY") or line in _FOR_ENGINES:
             continue
-        if instruction == "RUN" and (step := _STEP.fullmatch(rest)):
+        if variant == SLIM and _VARIANT in rest:
+            continue  # it has nothing to install: an engine's step does nothing
+        if instruction == "RUN" and (step := _STEP.fullmatch(rest.replace(_VARIANT, variant))):
             steps.append(Step(step[1], tuple(step[2].split())))
         elif instruction == "ENV":
             environment += tuple(rest.split())
@@ -150,7 +166,7 @@ def parse_recipe(image: str, text: str, name: str) -> Recipe:
                 f"{name}:{number}: {line!r} can't be done without an engine; "
                 f"steps are `RUN sh {MOUNT}/common/steps/NAME.sh ARGUMENT...`"
             )
-    return Recipe(image, tuple(steps), environment, user, command)
+    return Recipe(image, variant, tuple(steps), environment, user, command)
 
 
 def version() -> str:
@@ -193,10 +209,27 @@ def _name(requirement: str) -> str:
     return found[0].lower() if found else requirement
 
 
+def frameworks(variant: str) -> list[str]:
+    """What a variant of the job image has beyond the shared layers. Raises BuildError."""
+    parts: dict[str, list[str]] = {"": [], **{one: [] for one in VARIANTS if one != SLIM}}
+    part = ""
+    path = IMAGES / "frameworks.txt"
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if text.startswith("["):
+            part = text.strip("[]")
+        elif text and part in parts and re.fullmatch(r"[a-z0-9-]+={2,3}[^\s,*]+(; .+)?", text):
+            parts[part].append(text)
+        elif text:
+            raise BuildError(f"{path}:{number}: {text!r} isn't NAME==VERSION in a variant's part")
+    return [] if variant == SLIM else parts[""] + parts[variant]
+
+
 def make_context(folder: Path) -> None:
     """Writes the build context, all but the settings."""
     common = folder / "common"
     common.mkdir(parents=True)
+    (folder / WHEELS).mkdir()
     shutil.copytree(IMAGES / "steps", common / "steps", ignore=_IGNORED)
     shutil.copyfile(IMAGES / "packages.apt", common / "packages.apt")
     shared, agent = python_lists()
@@ -208,6 +241,8 @@ def make_context(folder: Path) -> None:
                 REPOSITORY / package, folder / image / "code" / package, ignore=_IGNORED
             )
     _write_lines(folder / "agent" / "python.txt", agent)
+    for variant in VARIANTS:
+        _write_lines(folder / "job" / f"{variant}.txt", frameworks(variant))
 
 
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")

@@ -31,7 +31,8 @@ _TOOLS = {
 #: How debootstrap makes each release.
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _KEEP_XATTRS = ("--xattrs", "--xattrs-include=security.capability")
-#: $1 the root, $2 the build context, $3 where it is mounted; then the script and its arguments.
+#: $1 the root, $2 the build context, $3 where it is mounted; then pairs: a folder, and its place
+#: in the context; `--`; the script and its arguments.
 _ENTER = r"""
 set -eu
 root=$1 context=$2 place=$3
@@ -39,6 +40,12 @@ shift 3
 mkdir -p "$root$place"
 mount --bind "$context" "$root$place"
 mount -o remount,bind,ro "$root$place"
+while [ "$1" != -- ]; do
+    mount --bind "$1" "$root$place/$2"
+    mount -o remount,bind,ro "$root$place/$2"
+    shift 2
+done
+shift
 mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
 mount -t tmpfs -o mode=0755,nosuid,noexec tmpfs "$root/dev"
 for device in null zero full random urandom tty; do
@@ -140,9 +147,9 @@ def make_layers(
             layers.append(cached)
             continue
         if root is None:
-            root = work / f"root-{recipe.image}"
+            root = work / f"root-{recipe.name}"
             _unpack(layers, root)
-        layers.append(_make(step, key, root, bool(layers), context, settings, cache, recipe.image))
+        layers.append(_make(step, key, root, bool(layers), context, settings, cache, recipe.name))
     if root is not None:
         remove_tree(root)
     return layers
@@ -167,9 +174,12 @@ def _make(
         say(f"{image}: debootstrap {SUITE} (a minute or two)")
         debootstrap(root, settings, work=context.parent)
     say(f"{image}: {name}")
-    script = f"{MOUNT}/common/{step.script}"
+    mounts: list[str | Path] = []
+    for folder, place in settings.wheels.mount_points(context):
+        mounts += [folder, place.relative_to(context)]
+    command = ["--", f"{MOUNT}/common/{step.script}", *step.arguments]
     _run(
-        [*_CONFINED, "sh", "-c", _ENTER, "enter", root, context, MOUNT, script, *step.arguments],
+        [*_CONFINED, "sh", "-c", _ENTER, "enter", root, context, MOUNT, *mounts, *command],
         f"{image}: {name}",
         {"PATH": _PATH, "SOURCE_DATE_EPOCH": str(BUILD_TIME_S), "HOME": "/root"},
     )

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from builder.errors import BuildError
 from builder.recipe import MOUNT, SUITE
+from builder.wheels import Wheels, pip_variables
 
 HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 #: pip's own settings that are handed on as they are.
-_PIP = ("PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES")
+_PIP = ("PIP_NO_INDEX", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
 
 
@@ -43,9 +44,9 @@ class Settings:
 
     archives: tuple[Archive, ...]  #: of SUITE; empty: none is known here
     ca_bundle: Path | None
-    index_url: str | None
     proxies: Mapping[str, str]
     pip: Mapping[str, str]
+    wheels: Wheels  #: folders of packages here that `pip` names
     apt_lines: tuple[str, ...]  #: this machine's `Acquire` settings
     install_ca: bool
 
@@ -64,8 +65,6 @@ class Settings:
         folder.mkdir(mode=0o700)
         variables = {**self.proxies, **self.pip}
         variables |= {name.upper(): value for name, value in self.proxies.items()}
-        if self.index_url:
-            variables["PIP_INDEX_URL"] = self.index_url
         apt = list(self.apt_lines)
         if self.ca_bundle:
             shutil.copyfile(self.ca_bundle, folder / "ca.crt")
@@ -118,12 +117,14 @@ def gather(
         )
     else:
         archives = _archives(Path("/etc/apt"))
+    index = index_url or environ.get("UV_DEFAULT_INDEX") or environ.get("PIP_INDEX_URL")
+    told, wheels = pip_variables(environ, index)
     return Settings(
         archives=archives,
         ca_bundle=bundle,
-        index_url=index_url or environ.get("UV_DEFAULT_INDEX") or environ.get("PIP_INDEX_URL"),
         proxies=proxies,
-        pip={name: environ[name] for name in _PIP if environ.get(name)},
+        pip={name: environ[name] for name in _PIP if environ.get(name)} | told,
+        wheels=wheels,
         apt_lines=_apt_lines(),
         install_ca=install_ca,
     )

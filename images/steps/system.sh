@@ -43,6 +43,10 @@ apt-get "$@" -qq -y --no-install-recommends upgrade
 # shellcheck disable=SC2046  # a list
 apt-get "$@" -qq -y --no-install-recommends install $(sed 's/#.*//' "$build/packages.apt")
 apt-get "$@" -qq clean
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "system.sh: the base has $(python3 --version): 3.11 or newer is needed, take a newer base" >&2
+    exit 1
+}
 
 if [ -d "$build/settings/install-ca" ]; then
     # Those that Debian has already would stand twice.
@@ -68,4 +72,6 @@ find /usr/share/doc -depth -type d -empty -delete
 rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old \
     /var/cache/ldconfig/aux-cache /var/log/*.log /var/log/apt/* /usr/share/man/* \
     /usr/share/info/* /usr/share/locale/* /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- \
-    /etc/subuid- /etc/subgid- /etc/apt/sources.list /etc/apt/sources.list.d/*
+    /etc/subuid- /etc/subgid-
+# Where the base's own sources are used, later steps need them too.
+[ ! -s "$build/settings/sources.list" ] || rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from engines.cluster import Cluster
-from engines.kept import archived_image, build_images
+from engines.kept import archived_image, build_images, build_ml_image
 from engines.packages import install_missing, missing_packages
 from engines.release import RELEASES, Release, make_tree
 from engines.tiny_image import find_busybox, make_tiny_image
@@ -94,6 +94,8 @@ def preparations(items: Sequence[pytest.Item]) -> dict[str, Callable[[], object]
         wanted["engine_packages"] = install_missing
     if "image_archives" in names:
         wanted["image_archives"] = build_images
+    if "ml_archive" in names:
+        wanted["ml_archive"] = build_ml_image
     for item in items:
         if "engine_tree" in getattr(item, "fixturenames", ()):
             release: Release = item.callspec.params["engine_tree"]  # type: ignore[attr-defined]
@@ -125,6 +127,13 @@ def image_archives(request: pytest.FixtureRequest, engine_packages: None) -> dic
 
 def _archive(name: str) -> Path:
     return ROOT / f"var/images/cumulus-{name}.tar"
+
+
+@pytest.fixture(scope="session")
+def ml_archive(request: pytest.FixtureRequest, engine_packages: None) -> Path:
+    """The `docker save` archive of `cumulus-job:ml`: over 2 GB, built in minutes the first time."""
+    _require(request, "ml_archive")
+    return _archive("job-ml")
 
 
 @pytest.fixture(scope="module", params=RELEASES, ids=[each.suite for each in RELEASES])

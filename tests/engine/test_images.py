@@ -380,11 +380,15 @@ def test_by_docker_build_from_a_base_image_nothing_secret_stays(
         lowest = extracted(tar, manifest["Layers"][0])
         query = {"fromSrc": "-", "repo": "cumulus-test-base", "tag": "latest"}
         api.call("POST", "/images/create", lowest, query=query, timeout_s=300.0)
+    wheels = tmp_path / f"wheels-{SECRET}"
+    wheels.mkdir()
+    (wheels / f"{SECRET}-1-py3-none-any.whl").touch()
     (made,) = build(
         "job",
         *("--rootfs", "registry", "--base", base, "--output", str(tmp_path / "out")),
         **docker,
         PIP_TRUSTED_HOST=f"{SECRET}.invalid",
+        PIP_FIND_LINKS=str(wheels),
     )
     assert made["way"] == "registry" and made["id"] == api.image_id(made["tag"])
     search = subprocess.run(["grep", "-c", SECRET, made["archive"]], capture_output=True, text=True)

@@ -11,6 +11,7 @@ import pytest
 from builder import archive, recipe, rootfs, settings, tree
 from builder.errors import BuildError
 from builder.rootfs import LayerCache, remove_tree
+from builder.wheels import Wheels
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
@@ -97,8 +98,9 @@ def test_the_context_holds_code_and_no_byte_code(context: Path) -> None:
 
 def test_flags_come_before_the_environment(tmp_path: Path) -> None:
     environ = {"UV_DEFAULT_INDEX": "http://uv/simple", "PIP_INDEX_URL": "http://pip/simple"}
-    assert gather(environ).index_url == "http://uv/simple"
-    assert gather(environ, index_url="http://flag/simple").index_url == "http://flag/simple"
+    assert gather(environ).pip["PIP_INDEX_URL"] == "http://uv/simple"
+    by_flag = gather(environ, index_url="http://flag/simple")
+    assert by_flag.pip["PIP_INDEX_URL"] == "http://flag/simple"
     missing = tmp_path / "missing.pem"
     with pytest.raises(BuildError, match=r"no CA bundle at .*missing\.pem"):
         gather({"SSL_CERT_FILE": str(missing)})
@@ -178,9 +180,9 @@ def test_without_a_mirror_it_says_what_to_give(tmp_path: Path) -> None:
     none = settings.Settings(
         archives=settings._archives(tmp_path),
         ca_bundle=None,
-        index_url=None,
         proxies={},
         pip={},
+        wheels=Wheels(),
         apt_lines=(),
         install_ca=False,
     )
