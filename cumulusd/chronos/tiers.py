@@ -188,7 +188,7 @@ def advisory(share: Share) -> Measures:
             "CUMULUS_GPU_MEMORY_FRACTION": fraction,
             "CUMULUS_GPU_MEMORY_BYTES": str(share.partition.gpu_memory_bytes),
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction,
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": _of_total(share),
             "CUPY_GPU_MEMORY_LIMIT": str(share.partition.gpu_memory_bytes),
         },
     )
@@ -248,6 +248,15 @@ def _opencl_name(device: Device) -> dict[str, str] | None:
         "device_name": device.name,
         "device_ordinal": str(device.ordinal),
     }
+
+
+def _of_total(share: Share) -> str:
+    """The share as a part of all that the device has, which is what JAX takes a fraction of: the
+    share's own is one of what the driver's reserve leaves."""
+    total_bytes = share.device.total_bytes
+    if total_bytes is None:
+        return _decimal(share.partition.units)
+    return _decimal(max(1, share.partition.gpu_memory_bytes * UNITS_PER_DEVICE // total_bytes))
 
 
 def _decimal(units: int) -> str:

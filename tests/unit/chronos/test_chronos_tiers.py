@@ -211,6 +211,23 @@ def test_a_tier_of_cudas_has_the_opencl_layer_beside_it(tier: Tier) -> None:
     assert len({target for _, target, _ in made.mounts}) == len(made.mounts)
 
 
+def test_jax_has_a_fraction_of_all_that_the_device_has() -> None:
+    reserved = attrs.evolve(CARD, total_bytes=20 << 30)  # of which 16 GiB are for shares
+    quarter = attrs.evolve(PARTITION, units=2500, gpu_memory_bytes=4 << 30)
+    assert (
+        grant(device=reserved, partition=quarter).environment.items()
+        >= {
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2",
+            "CUMULUS_GPU_MEMORY_FRACTION": "0.25",
+        }.items()
+    )
+    tiny = attrs.evolve(PARTITION, units=1, gpu_memory_bytes=1)
+    assert (
+        grant(device=reserved, partition=tiny).environment["XLA_PYTHON_CLIENT_MEM_FRACTION"]
+        == "0.0001"
+    )
+
+
 def test_the_strongest_comes_first_and_only_what_is_allowed() -> None:
     assert grant(*Tier).tier is Tier.MPS
     nothing = Offers()
