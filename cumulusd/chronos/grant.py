@@ -54,12 +54,16 @@ def make_grant(
     advice = tiers.advisory(share)
     if not held:
         held = {Tier.ADVISORY: Measures(note=advice.note)}
-    notes = [f"{PROMISES[tier]}: {measures.note}" for tier, measures in held.items()]
+    first = next(iter(held))
+    notes = [
+        f"{_promise(tier, device) if tier is first else PROMISES[tier]}: {measures.note}"
+        for tier, measures in held.items()
+    ]
     taken = (*held.values(), advice)
     return Grant(
         partition=partition,
         device=device,
-        tier=next(iter(held)),
+        tier=first,
         tier_note=". ".join(notes),
         opencl=Tier.OPENCL in held,
         environment={
@@ -86,7 +90,14 @@ def best_tier(device: Device, offers: Offers) -> tuple[Tier, str]:
         expires_s=0.0,
     )
     tier = make_grant(whole, device, offers).tier
-    return tier, PROMISES[tier]
+    return tier, _promise(tier, device)
+
+
+def _promise(tier: Tier, device: Device) -> str:
+    """What the strongest tier in force says of itself, and what it leaves open on that device."""
+    if tier is Tier.OPENCL and device.cuda_uuid is not None:
+        return f"{PROMISES[tier]}, not in CUDA"
+    return PROMISES[tier]
 
 
 def _held(share: Share, offers: Offers) -> dict[Tier, Measures]:

@@ -242,6 +242,13 @@ def test_a_tier_of_cudas_is_for_gpus_that_cuda_knows() -> None:
     assert grant(Tier.MPS, Tier.HAMI, device=other).tier is Tier.ADVISORY
 
 
+def test_the_opencl_layer_alone_on_a_card_of_cudas_says_what_it_leaves_open() -> None:
+    made = grant(Tier.OPENCL)
+    assert made.tier is Tier.OPENCL
+    assert made.tier_note.startswith("enforced in OpenCL, not in CUDA: ")
+    assert best_tier(CARD, Offers(tiers=ALL)) == (Tier.OPENCL, "enforced in OpenCL, not in CUDA")
+
+
 def test_a_device_tells_its_best_tier_in_a_few_words() -> None:
     assert best_tier(POCL, EVERYTHING) == (Tier.OPENCL, "enforced in OpenCL")
     assert best_tier(POCL, Offers()) == (Tier.ADVISORY, "booked, not enforced")
