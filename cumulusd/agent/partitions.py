@@ -62,8 +62,12 @@ class Partitions:
         look is wanted soon.
 
         From one look to the next a device that is missing takes no jobs; after the second it is
-        lost, and its partitions are draining."""
+        lost, and its partitions are draining. One whose driver could not be asked isn't missing:
+        all stays as it was."""
         missing = self._not_in(found)
+        if missing and found.failed is not None:
+            self.discovery_failed(found.failed)
+            return True
         lost = set(missing) & set(self._missing)
         ledger = self._ledger.with_devices(found.devices)
         for one in ledger.partitions.values():
@@ -81,7 +85,7 @@ class Partitions:
         self._places = found.places
         self._present = list(found.devices)
         self._missing, self._lost = missing, lost
-        self.discovery_error = _told(found.reason, missing)
+        self.discovery_error = _told(found, missing)
         return bool(set(missing) - lost)
 
     def has_lost(self, job_id: str, attempt: int) -> bool:
@@ -241,8 +245,10 @@ class Partitions:
             self._changed()
 
 
-def _told(reason: str | None, missing: Mapping[str, Device]) -> str | None:
+def _told(found: Discovered, missing: Mapping[str, Device]) -> str | None:
     """What is wrong with the drivers, in words."""
     names = ", ".join(device.name for device in missing.values())
     gone = f"no longer shown by its driver: {names}" if missing else None
-    return "; ".join(part for part in (reason, gone) if part is not None) or None
+    return (
+        "; ".join(part for part in (found.reason, found.failed, gone) if part is not None) or None
+    )

@@ -40,6 +40,7 @@ class Discovered:
     reason: str | None  #: why there are none
     #: by id: the device's place among those of its OpenCL platform
     places: Mapping[str, int] = attrs.field(factory=dict)
+    failed: str | None = None  #: what could not be asked: nothing is known of its devices
 
 
 def read_answer(data: bytes, selection: Selection) -> Discovered:
@@ -49,6 +50,7 @@ def read_answer(data: bytes, selection: Selection) -> Discovered:
         entries = [_Entry.read(one, place) for place, one in enumerate(value["devices"])]
         entries = _with_nvidia(entries, [_Nvidia.read(one) for one in value.get("nvidia", ())])
         reason = value.get("reason")
+        failed = "; ".join(str(one) for one in value.get("failed", ()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProbeAnswerInvalid(f"the probe's answer can't be read: {error!r}") from None
     counted = [one for one in entries if one.kind != "cpu" or selection.count_cpu_devices]
@@ -61,6 +63,7 @@ def read_answer(data: bytes, selection: Selection) -> Discovered:
         devices=_numbered(counted, selection),
         reason=None if counted else str(reason or "the drivers show no device"),
         places={one.device_id: one.ordinal for one in reversed(counted)},
+        failed=failed or None,
     )
 
 

@@ -6,13 +6,13 @@ It stands alone (`python -I probe.py`), because a driver may hang for ever or ta
 import ctypes
 import json
 import os
-import sys
 from typing import Any
 
 _DEVICE_UUID = 0x106A  # cl_khr_device_uuid: CL_DEVICE_UUID_KHR, 16 bytes
 _PCI_BUS_INFO = 0x410F  # cl_khr_pci_bus_info: domain, bus, device, function as cl_uint
 _NVML = "libnvidia-ml.so.1"
 _NVML_TEXT_BYTES = 96  # NVML_DEVICE_UUID_V2_BUFFER_SIZE, NVML_DEVICE_NAME_V2_BUFFER_SIZE
+_NVML_NOT_LOADED = 9  # NVML_ERROR_DRIVER_NOT_LOADED: the library alone is there
 _KINDS = ((1 << 2, "gpu"), (1 << 3, "accelerator"), (1 << 1, "cpu"))
 
 
@@ -88,13 +88,20 @@ class _Pci(ctypes.Structure):
     ]
 
 
+class NvmlFailed(Exception):
+    """NVIDIA's driver is there and doesn't answer: that says nothing of its GPUs."""
+
+
 def nvidia_gpus(nvml: Any) -> list[dict[str, Any]]:
-    """GPUs and their MIG slices, by NVML (docs.nvidia.com/deploy/nvml-api, nvml.h)."""
-    if nvml.nvmlInit_v2() != 0:
-        return []
+    """GPUs and their MIG slices, by NVML (docs.nvidia.com/deploy/nvml-api, nvml.h). Raises
+    NvmlFailed."""
     count, found = ctypes.c_uint(), []
-    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+    # A driver that was replaced while jobs run on it answers with a mismatch (18) until a reboot.
+    status = nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    if status == _NVML_NOT_LOADED:
         return []
+    if status != 0:
+        raise NvmlFailed(f"NVML answers with error {status}")
     for number in range(count.value):
         gpu = ctypes.c_void_p()
         if nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(gpu)) != 0:
@@ -132,8 +139,8 @@ def _nvidia(nvml: Any, device: Any) -> dict[str, Any]:
     }
 
 
-def _opencl() -> tuple[list[dict[str, Any]], str | None]:
-    """Its devices, or why there are none."""
+def _opencl(failed: list[str]) -> tuple[list[dict[str, Any]], str | None]:
+    """Its devices, or why there are none. `failed` gets what could not be asked."""
     try:
         import pyopencl as cl
     except ImportError as error:
@@ -149,7 +156,7 @@ def _opencl() -> tuple[list[dict[str, Any]], str | None]:
         try:
             found = platform.get_devices()
         except cl.Error as error:
-            print(f"platform {platform.name}: {error}", file=sys.stderr)
+            failed.append(f"the platform {platform.name} can't be asked: {error}")
             continue
         for ordinal, device in enumerate(found):
             devices.append(_describe(cl, loader, platform, device, ordinal))
@@ -159,14 +166,19 @@ def _opencl() -> tuple[list[dict[str, Any]], str | None]:
 
 
 def main() -> None:
-    """Prints {"devices": [...], "nvidia": [...]}; without any also "reason": why there is none."""
+    """Prints {"devices": [...], "nvidia": [...], "failed": [str]}: what there is, and what could
+    not be asked; without any device also "reason": why there is none."""
     os.setsid()  # a group of its own, so that helpers a driver starts die with it
-    devices, reason = _opencl()
+    failed: list[str] = []
+    devices, reason = _opencl(failed)
     try:
         nvidia = nvidia_gpus(ctypes.CDLL(_NVML))
     except OSError:
         nvidia = []  # no driver of NVIDIA's here
-    answer: dict[str, Any] = {"devices": devices, "nvidia": nvidia}
+    except NvmlFailed as error:
+        nvidia = []
+        failed.append(str(error))
+    answer: dict[str, Any] = {"devices": devices, "nvidia": nvidia, "failed": failed}
     if reason is not None and not nvidia:
         answer["reason"] = reason
     print(json.dumps(answer))

@@ -1,5 +1,6 @@
 """The agent's devices: those that vanish, and drivers that take their time."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -67,6 +68,39 @@ async def test_a_device_that_one_look_misses_costs_no_job(make: Callable[..., Wo
         (held,) = (await world.router.call("partitions"))["partitions"]
         assert held["state"] == "active"
         assert (await world.router.call("devices"))["discovery_error"] is None
+    finally:
+        runner.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_driver_that_cant_be_asked_loses_no_device(make: Callable[..., World]) -> None:
+    """As NVIDIA's, when it was replaced under running jobs, which go on."""
+    world = await make(discovery_interval_s=0.1).start()
+    known = (await world.router.call("devices"))["devices"]
+    await world.prepare()
+    runner = world.runner()
+    try:
+        runner.lock()
+        runner.connect()
+        runs = world.root / "runs"
+        answer = json.dumps({"devices": [], "failed": ["NVML answers with error 18"]})
+        world.devices(code=f"echo >> {runs}; echo '{answer}'; exit")
+        await world.until(lambda: runs.exists() and runs.read_text().count("\n") > 4)
+        told = await world.router.call("devices")
+        assert [one["device_id"] for one in told["devices"]] == [known[0]["device_id"]]
+        assert told["discovery_error"] == "NVML answers with error 18"
+        assert runner.hear() is None
+        await world.prepare("job-2")
+        # What else is found counts as soon as nothing is missing.
+        other = {**DEVICE, "uuid": "cd" * 16}
+        answer = json.dumps({"devices": [DEVICE, other], "failed": ["one platform fails"]})
+        world.devices(code=f"echo '{answer}'; exit")
+        for _ in range(300):
+            told = await world.router.call("devices")
+            if len(told["devices"]) == 2:
+                break
+            await deferLater(reactor, 0.02)
+        assert told["discovery_error"] == "one platform fails"
     finally:
         runner.close()
 

@@ -108,6 +108,12 @@ def test_a_device_keeps_the_names_that_grants_need() -> None:
     assert (twins, named["other"].ordinal) == ([0, 1], 0)
 
 
+def test_what_could_not_be_asked_is_told_beside_what_was_found() -> None:
+    found = read_answer(answer(entry(), failed=["a fails", "b fails"]), Selection())
+    assert (len(found.devices), found.failed, found.reason) == (1, "a fails; b fails", None)
+    assert read_answer(answer(entry()), Selection()).failed is None
+
+
 def test_a_gpu_keeps_a_reserve_for_its_driver_and_a_cpu_doesnt() -> None:
     found = read_answer(answer(entry(), entry("c", kind="cpu")), CPU_TOO)
     assert [one.memory_bytes for one in found.devices.values()] == [950, 1000]

@@ -154,12 +154,16 @@ CALLS: dict[str, Any] = {
 }
 
 
-def probed(nvml: Any) -> list[dict[str, Any]]:
+def probe() -> Any:
     spec = importlib.util.spec_from_file_location("probe_of_the_test", PROBE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: list[dict[str, Any]] = module.nvidia_gpus(nvml)
+    return module
+
+
+def probed(nvml: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = probe().nvidia_gpus(nvml)
     return found
 
 
@@ -172,8 +176,11 @@ def test_nvml_is_asked_for_gpus_and_their_slices() -> None:
 
 
 @pytest.mark.parametrize("call", ["nvmlInit_v2", "nvmlDeviceGetCount_v2"])
-def test_a_driver_that_doesnt_answer_has_none(call: str) -> None:
-    assert probed(Nvml(**{call: 9})) == []
+def test_a_driver_that_isnt_loaded_has_none_and_one_that_fails_says_so(call: str) -> None:
+    assert probed(Nvml(**{call: 9})) == [], "no driver is loaded"
+    module = probe()
+    with pytest.raises(module.NvmlFailed, match="error 18"):  # a mismatch, until the next boot
+        module.nvidia_gpus(Nvml(**{call: 18}))
 
 
 def test_a_lost_gpu_is_left_out() -> None:
