@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from cumulusd.agent import offers
+from cumulusd.agent.books import Books
 from cumulusd.agent.disk_room import DiskRoom
 from cumulusd.agent.job_folder import JobFolder, JobFolders
 from cumulusd.agent.link import AgentLink
@@ -32,7 +32,7 @@ from cumulusd.agent.partitions import Partitions
 from cumulusd.agent.threads import Threads
 from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
 from cumulusd.chronos.grant import Grant
-from cumulusd.chronos.libchronos import BUILTIN, BookingFailed, Libchronos
+from cumulusd.chronos.libchronos import Libchronos
 from cumulusd.disk import Disk, is_full
 from cumulusd.errors import Conflict, CumulusError, InternalError
 from cumulusd.tasks import Tasks, sleep, wait_at_most
@@ -74,7 +74,7 @@ class Agent:
         self._link = link
         self._room = DiskRoom(reactor, disk, hostname)
         self._threads = Threads(run_in_thread)
-        self._libchronos = libchronos
+        self._books = Books(partitions, libchronos)
         self._ca_bundle = ca_bundle
         self._locks: dict[str, DeferredLock] = {}
         self._tasks = Tasks()
@@ -104,9 +104,7 @@ class Agent:
         self._jobs.recover()
         self._tasks.start(self._sweep(), "the sweep over journals and partitions")
         self._clear_trash()
-        if self._libchronos is not None:
-            self._partitions.watch(self._tell_libchronos)
-            self._libchronos.start()
+        self._books.start()
 
     async def close(self) -> None:
         """Closes sockets and descriptors. Jobs go on; the next agent takes them up."""
@@ -115,8 +113,7 @@ class Agent:
         await self._threads.ended()
         self._jobs.close()
         self._folders.close()
-        if self._libchronos is not None:
-            await self._libchronos.stop()
+        await self._books.stop()
 
     async def discover(self) -> bool:
         """Looks at the drivers once. What is wrong with them stands in `devices`. True: another
@@ -130,7 +127,7 @@ class Agent:
             return False
         again = self._partitions.learn(found)
         self._jobs.stop_deviceless()
-        self._tell_libchronos()
+        self._books.update()
         if found.reason is not None:
             self._log.warn("there are no devices: {reason}", reason=found.reason)
         return again
@@ -145,8 +142,8 @@ class Agent:
             "hostname": self._hostname,
             "devices": self._partitions.devices(),
             "discovery_error": self._partitions.discovery_error,
-            "fault": self._fault(),
-            "chronos": self._chronos(),
+            "fault": self._room.fault() or self._books.fault(),
+            "chronos": self._books.state(),
         }
 
     async def partitions(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +209,7 @@ class Agent:
                     self._partitions.lifetime_s(order),
                 )
                 try:
-                    await self._book(grant)
+                    await self._books.require(grant)
                     await self._make_folder(order, grant, answer, environments)
                 except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
@@ -250,39 +247,6 @@ class Agent:
             and live.socket.stop(order.reason.value, order.grace_s)
         )
         return {"taken": taken}
-
-    # -- libchronos, beside the ledger
-
-    def _tell_libchronos(self) -> None:
-        if self._libchronos is not None:
-            self._libchronos.want(self._partitions.bookings())
-
-    async def _book(self, grant: Grant) -> None:
-        """Where libchronos is required it has booked the partition when this fires. Elsewhere it
-        does in its own time; what it can't is shown."""
-        if self._libchronos is None or not self._libchronos.required:
-            return
-        job_id = grant.partition.job_id
-        try:
-            await self._libchronos.book(grant.partition.partition_id)
-        except BookingFailed as error:
-            raise InternalError(
-                f"libchronos has not booked the partition: {error}",
-                job_id=job_id,
-                hint="see what else holds shares there, or set chronos.backend to auto",
-            ) from error
-
-    def _chronos(self) -> dict[str, Any]:
-        if self._libchronos is None:
-            return {"backend": BUILTIN, "fault": None}
-        return attrs.asdict(self._libchronos.state)
-
-    def _fault(self) -> str | None:
-        """Why this worker takes no job now."""
-        why = self._room.fault()
-        if why is None and self._libchronos is not None:
-            why = self._libchronos.blocking_fault
-        return why
 
     # -- making and clearing
 
