@@ -16,7 +16,6 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -201,20 +200,9 @@ cl_int accounts_open(void)
 
 /* --- the lock --------------------------------------------------------------------------------- */
 
-/* Can it be read, or is the page behind it gone (the file was truncated)? The kernel looks for us and
- * says EFAULT, where our own look would end in SIGBUS; with an impossible `how` it does nothing else. */
-static bool is_there(const void *address)
-{
-    int before = errno;
-    long status = syscall(SYS_rt_sigprocmask, -1, address, NULL, sizeof(uint64_t));
-    bool there = !(status != 0 && errno == EFAULT);
-    errno = before;
-    return there;
-}
-
 static bool is_sound(void)
 {
-    /* With the last page all are there. */
+    /* Has the file been truncated? With the last page all are there. */
     return is_there(&shared->tail_magic) &&
            atomic_load_explicit(&shared->magic, memory_order_acquire) == MAGIC &&
            shared->tail_magic == TAIL_MAGIC;

@@ -17,10 +17,13 @@ static cl_context CL_API_CALL create_context(const cl_context_properties *proper
     cl_int status = may_make();
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    for (cl_uint i = 0; devices != NULL && i < count; i++)
+    if (devices == NULL || count == 0)
+        return no_object(errcode, CL_INVALID_VALUE);
+    for (cl_uint i = 0; i < count; i++)
         if (!is_granted(devices[i]))
             return no_object(errcode, CL_INVALID_DEVICE);
-    return target.clCreateContext(properties, count, devices, tell, user_data, errcode);
+    return objects_adopt_context(
+        driver->clCreateContext(properties, count, devices, tell, user_data, errcode));
 }
 
 static cl_context CL_API_CALL create_context_from_type(const cl_context_properties *properties,
@@ -38,7 +41,8 @@ static cl_context CL_API_CALL create_context_from_type(const cl_context_properti
     cl_device_id device = device_of_type(wanted, type);
     if (device == NULL)
         return no_object(errcode, CL_DEVICE_NOT_FOUND);
-    return target.clCreateContext(properties, 1, &device, tell, user_data, errcode);
+    return objects_adopt_context(
+        driver->clCreateContext(properties, 1, &device, tell, user_data, errcode));
 }
 
 static cl_command_queue CL_API_CALL create_queue(cl_context context, cl_device_id device,
@@ -48,7 +52,8 @@ static cl_command_queue CL_API_CALL create_queue(cl_context context, cl_device_i
     cl_int status = may_make();
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    return target.clCreateCommandQueue(context, device, properties, errcode);
+    return objects_adopt_queue(
+        driver->clCreateCommandQueue(context, device, properties, errcode));
 }
 
 static cl_command_queue CL_API_CALL create_queue_with_properties(
@@ -61,7 +66,8 @@ static cl_command_queue CL_API_CALL create_queue_with_properties(
     for (const cl_queue_properties *at = properties; at != NULL && at[0] != 0; at += 2)
         if (at[0] == CL_QUEUE_PROPERTIES && (at[1] & CL_QUEUE_ON_DEVICE) != 0)
             return no_object(errcode, CL_INVALID_QUEUE_PROPERTIES);
-    return target.clCreateCommandQueueWithProperties(context, device, properties, errcode);
+    return objects_adopt_queue(
+        driver->clCreateCommandQueueWithProperties(context, device, properties, errcode));
 }
 
 void install_contexts(cl_icd_dispatch *table)

@@ -30,14 +30,14 @@ static cl_device_id granted_device_id;
 
 static bool number(cl_device_id device, cl_device_info what, cl_uint *value)
 {
-    return target.clGetDeviceInfo(device, what, sizeof *value, value, NULL) == CL_SUCCESS;
+    return driver->clGetDeviceInfo(device, what, sizeof *value, value, NULL) == CL_SUCCESS;
 }
 
 static bool has_uuid(cl_device_id device)
 {
     unsigned char uuid[16];
     size_t size = 0;
-    return target.clGetDeviceInfo(device, DEVICE_UUID_KHR, sizeof uuid, uuid, &size) == CL_SUCCESS &&
+    return driver->clGetDeviceInfo(device, DEVICE_UUID_KHR, sizeof uuid, uuid, &size) == CL_SUCCESS &&
            size == sizeof uuid && memcmp(uuid, grant.device_uuid, sizeof uuid) == 0;
 }
 
@@ -45,7 +45,7 @@ static bool has_pci(cl_device_id device)
 {
     cl_uint place[4]; /* domain, bus, device, function */
     size_t size = 0;
-    if (target.clGetDeviceInfo(device, DEVICE_PCI_BUS_INFO_KHR, sizeof place, place, &size) !=
+    if (driver->clGetDeviceInfo(device, DEVICE_PCI_BUS_INFO_KHR, sizeof place, place, &size) !=
             CL_SUCCESS ||
         size != sizeof place) {
         cl_uint slot;
@@ -74,10 +74,10 @@ static bool is_called(const char *found, const char *wanted)
 static bool has_name(cl_platform_id platform, cl_device_id device)
 {
     char name[GRANT_TEXT_BYTES * 2] = "";
-    return target.clGetPlatformInfo(platform, CL_PLATFORM_NAME, sizeof name - 1, name, NULL) ==
+    return driver->clGetPlatformInfo(platform, CL_PLATFORM_NAME, sizeof name - 1, name, NULL) ==
                CL_SUCCESS &&
            is_called(name, grant.device_platform) &&
-           target.clGetDeviceInfo(device, CL_DEVICE_NAME, sizeof name - 1, name, NULL) ==
+           driver->clGetDeviceInfo(device, CL_DEVICE_NAME, sizeof name - 1, name, NULL) ==
                CL_SUCCESS &&
            is_called(name, grant.device_name);
 }
@@ -99,17 +99,18 @@ static void find(void)
     cl_platform_id platforms[MAX_PLATFORMS];
     cl_device_id devices[MAX_DEVICES];
     cl_uint platform_count = 0, alike = 0;
-    if (target.clGetPlatformIDs(MAX_PLATFORMS, platforms, &platform_count) != CL_SUCCESS)
+    if (driver->clGetPlatformIDs(MAX_PLATFORMS, platforms, &platform_count) != CL_SUCCESS)
         return;
     for (cl_uint p = 0; p < platform_count && p < MAX_PLATFORMS; p++) {
         cl_uint device_count = 0;
-        if (target.clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices,
+        if (driver->clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices,
                                   &device_count) != CL_SUCCESS)
             continue;
         for (cl_uint d = 0; d < device_count && d < MAX_DEVICES; d++)
             if (matches(platforms[p], devices[d], &alike)) {
                 granted_platform_id = platforms[p];
                 granted_device_id = devices[d];
+                objects_use_driver(devices[d]);
                 return;
             }
     }
@@ -139,8 +140,11 @@ bool is_granted(cl_device_id device)
     for (int depth = 0; device != NULL && depth < MAX_NESTING; depth++) {
         if (device == granted)
             return true;
+        /* Each begins with its driver's table (cl_khr_icd): another driver's we mustn't ask ours. */
+        if (*(void **)device != *(void **)granted)
+            return false;
         cl_device_id parent = NULL;
-        if (target.clGetDeviceInfo(device, CL_DEVICE_PARENT_DEVICE, sizeof parent, &parent, NULL) !=
+        if (driver->clGetDeviceInfo(device, CL_DEVICE_PARENT_DEVICE, sizeof parent, &parent, NULL) !=
             CL_SUCCESS)
             return false;
         device = parent;
@@ -172,7 +176,11 @@ static cl_int CL_API_CALL get_platform_info(cl_platform_id platform, cl_platform
 {
     if (what == CUMULUS_REPORT)
         return report(capacity, value, size);
-    return target.clGetPlatformInfo(platform, what, capacity, value, size);
+    cl_platform_id own;
+    cl_device_id device;
+    if (granted_device(&own, &device) != CL_SUCCESS || platform != own)
+        return CL_INVALID_PLATFORM;
+    return driver->clGetPlatformInfo(platform, what, capacity, value, size);
 }
 
 cl_device_id device_of_type(cl_platform_id platform, cl_device_type type)
@@ -185,7 +193,7 @@ cl_device_id device_of_type(cl_platform_id platform, cl_device_type type)
     /* To the job, the only one is the default. */
     if (type == CL_DEVICE_TYPE_ALL || (type & CL_DEVICE_TYPE_DEFAULT) != 0)
         return device;
-    if (target.clGetDeviceInfo(device, CL_DEVICE_TYPE, sizeof types, &types, NULL) != CL_SUCCESS)
+    if (driver->clGetDeviceInfo(device, CL_DEVICE_TYPE, sizeof types, &types, NULL) != CL_SUCCESS)
         return NULL;
     return (types & type & ~(cl_device_type)CL_DEVICE_TYPE_DEFAULT) != 0 ? device : NULL;
 }
@@ -216,7 +224,7 @@ static cl_int CL_API_CALL get_device_info(cl_device_id device, cl_device_info wh
 {
     if (!is_granted(device))
         return CL_INVALID_DEVICE;
-    cl_int status = target.clGetDeviceInfo(device, what, capacity, value, size);
+    cl_int status = driver->clGetDeviceInfo(device, what, capacity, value, size);
     if (status != CL_SUCCESS || value == NULL || capacity < sizeof(uint64_t))
         return status;
     uint64_t used;
@@ -242,7 +250,7 @@ static cl_int CL_API_CALL create_sub_devices(cl_device_id device,
 {
     if (!is_granted(device))
         return CL_INVALID_DEVICE;
-    return target.clCreateSubDevices(device, properties, capacity, devices, count);
+    return driver->clCreateSubDevices(device, properties, capacity, devices, count);
 }
 
 static cl_int CL_API_CALL create_sub_devices_ext(cl_device_id device,
@@ -252,7 +260,7 @@ static cl_int CL_API_CALL create_sub_devices_ext(cl_device_id device,
 {
     if (!is_granted(device))
         return CL_INVALID_DEVICE;
-    return target.clCreateSubDevicesEXT(device, properties, capacity, devices, count);
+    return driver->clCreateSubDevicesEXT(device, properties, capacity, devices, count);
 }
 
 void install_devices(cl_icd_dispatch *table)

@@ -9,7 +9,7 @@
     static cl_int CL_API_CALL enqueue_##name parameters                                            \
     {                                                                                              \
         cl_int status = gate();                                                                    \
-        return status == CL_SUCCESS ? target.clEnqueue##name arguments : status;                   \
+        return status == CL_SUCCESS ? driver->clEnqueue##name arguments : status;                   \
     }
 
 GATED(ReadBuffer,
@@ -112,7 +112,7 @@ static void *CL_API_CALL enqueue_map_buffer(cl_command_queue queue, cl_mem buffe
     cl_int status = gate();
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    return target.clEnqueueMapBuffer(queue, buffer, blocking, flags, offset, size, THE_WAITS,
+    return driver->clEnqueueMapBuffer(queue, buffer, blocking, flags, offset, size, THE_WAITS,
                                      errcode);
 }
 
@@ -124,7 +124,7 @@ static void *CL_API_CALL enqueue_map_image(cl_command_queue queue, cl_mem image,
     cl_int status = gate();
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    return target.clEnqueueMapImage(queue, image, blocking, flags, origin, region, row, slice,
+    return driver->clEnqueueMapImage(queue, image, blocking, flags, origin, region, row, slice,
                                     THE_WAITS, errcode);
 }
 

@@ -7,7 +7,7 @@
 typedef void (*function)(void);
 
 /* Functions that only ask or tell something. Those of ours, which bound the same in the standard's
- * names, stand in `ours`. */
+ * names, come first. */
 static const char *const HARMLESS[] = {
     "clGetICDLoaderInfoOCLICD",
     "clGetKernelSubGroupInfoKHR",
@@ -18,13 +18,11 @@ static const char *const HARMLESS[] = {
     "clTerminateContextKHR",
 };
 
-static const cl_icd_dispatch *ours;
-
 /* Ours for the name, or NULL. */
 static function own_function(const char *name)
 {
     if (strcmp(name, "clCreateSubDevicesEXT") == 0)
-        return (function)ours->clCreateSubDevicesEXT;
+        return (function)layer->clCreateSubDevicesEXT;
     return NULL;
 }
 
@@ -43,7 +41,7 @@ static void *CL_API_CALL get_address(const char *name)
     function own = own_function(name);
     if (own != NULL)
         return (void *)own;
-    return is_harmless(name) ? target.clGetExtensionFunctionAddress(name) : NULL;
+    return is_harmless(name) ? loader.clGetExtensionFunctionAddress(name) : NULL;
 }
 
 static void *CL_API_CALL get_address_for_platform(cl_platform_id platform, const char *name)
@@ -53,7 +51,7 @@ static void *CL_API_CALL get_address_for_platform(cl_platform_id platform, const
     function own = own_function(name);
     if (own != NULL)
         return (void *)own;
-    return is_harmless(name) ? target.clGetExtensionFunctionAddressForPlatform(platform, name)
+    return is_harmless(name) ? loader.clGetExtensionFunctionAddressForPlatform(platform, name)
                              : NULL;
 }
 
@@ -110,7 +108,6 @@ static cl_int no_direct3d_call(void)
 
 void install_extensions(cl_icd_dispatch *table)
 {
-    ours = table;
     table->clGetExtensionFunctionAddress = get_address;
     table->clGetExtensionFunctionAddressForPlatform = get_address_for_platform;
     table->clCreateFromGLBuffer = no_gl_buffer;

@@ -9,9 +9,10 @@
 
 enum { ENTRIES = sizeof(cl_icd_dispatch) / sizeof(void *) };
 
-cl_icd_dispatch target;
+cl_icd_dispatch loader;
 
 static cl_icd_dispatch own;
+const cl_icd_dispatch *const layer = &own;
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool ready;
 
@@ -53,8 +54,8 @@ static void pin(const void *function)
 
 static void take_in(cl_uint count, const cl_icd_dispatch *below)
 {
-    memcpy(&target, below, (count < ENTRIES ? count : ENTRIES) * sizeof(void *));
-    pin((void *)target.clGetPlatformInfo);
+    memcpy(&loader, below, (count < ENTRIES ? count : ENTRIES) * sizeof(void *));
+    pin((void *)loader.clGetPlatformInfo);
     install_devices(&own);
     install_contexts(&own);
     install_memory(&own);

@@ -23,8 +23,21 @@
 
 /* --- layer.c ---------------------------------------------------------------------------------- */
 
-/* The functions below us: the loader's own, or another layer's. Those it lacks are NULL. */
-extern cl_icd_dispatch target;
+/* The functions below us, the loader's or another layer's. Those it lacks are NULL. */
+extern cl_icd_dispatch loader;
+/* Ours, for the loader. */
+extern const cl_icd_dispatch *const layer;
+
+/* --- objects.c: past an idle loader -------------------------------------------------------------- */
+
+/* What takes our calls: the loader, and as soon as the granted device is known its driver. */
+extern const cl_icd_dispatch *driver;
+
+/* From now on calls go to the driver of that device. */
+void objects_use_driver(cl_device_id device);
+/* Lets calls for these go through the layer, whichever loader they are made to. NULL: nothing. */
+cl_context objects_adopt_context(cl_context context);
+cl_command_queue objects_adopt_queue(cl_command_queue queue);
 
 /* --- grant.c: what the agent granted, read once from GRANT_PATH ------------------------------- */
 
@@ -63,6 +76,9 @@ const char *gate_reason(void);
 /* One line on stderr, the first time for each `kind`. */
 enum notice { NOTICE_CLOSED, NOTICE_EXPIRED, NOTICE_QUOTA, NOTICE_KINDS };
 void notice(enum notice kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Can it be read? No: its page is gone, or none was there. */
+bool is_there(const void *address);
 
 /* --- process.c -------------------------------------------------------------------------------- */
 

@@ -21,7 +21,7 @@ static void CL_CALLBACK give_back(cl_mem memory, void *data)
 /* Refuses an object that was made already; nothing of it stays. */
 static cl_mem unmake(cl_mem memory, uint64_t charged, cl_int *errcode, cl_int why)
 {
-    target.clReleaseMemObject(memory);
+    driver->clReleaseMemObject(memory);
     accounts_return(charged);
     return no_object(errcode, why);
 }
@@ -35,7 +35,7 @@ static cl_mem settle(cl_mem memory, uint64_t bytes, bool measured, cl_int status
         return no_object(errcode, status);
     }
     size_t size = 0;
-    if (measured && target.clGetMemObjectInfo(memory, CL_MEM_SIZE, sizeof size, &size, NULL) ==
+    if (measured && driver->clGetMemObjectInfo(memory, CL_MEM_SIZE, sizeof size, &size, NULL) ==
                         CL_SUCCESS) {
         if (size > bytes) {
             cl_int refused = accounts_charge(size - bytes);
@@ -50,7 +50,7 @@ static cl_mem settle(cl_mem memory, uint64_t bytes, bool measured, cl_int status
     if (charge == NULL)
         return unmake(memory, bytes, errcode, CL_OUT_OF_HOST_MEMORY);
     *charge = (struct charge){bytes, accounts_generation()};
-    status = target.clSetMemObjectDestructorCallback(memory, give_back, charge);
+    status = driver->clSetMemObjectDestructorCallback(memory, give_back, charge);
     if (status != CL_SUCCESS) {
         free(charge);
         return unmake(memory, bytes, errcode, CL_OUT_OF_HOST_MEMORY);
@@ -68,7 +68,7 @@ static cl_mem CL_API_CALL create_buffer(cl_context context, cl_mem_flags flags, 
     cl_int status = accounts_charge(size);
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    cl_mem memory = target.clCreateBuffer(context, flags, size, host, &status);
+    cl_mem memory = driver->clCreateBuffer(context, flags, size, host, &status);
     return settle(memory, size, false, status, errcode);
 }
 
@@ -81,7 +81,7 @@ static cl_mem CL_API_CALL create_buffer_with_properties(cl_context context,
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
     cl_mem memory =
-        target.clCreateBufferWithProperties(context, properties, flags, size, host, &status);
+        driver->clCreateBufferWithProperties(context, properties, flags, size, host, &status);
     return settle(memory, size, false, status, errcode);
 }
 
@@ -93,7 +93,7 @@ static cl_mem CL_API_CALL create_sub_buffer(cl_mem buffer, cl_mem_flags flags,
     cl_int status = gate();
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    return target.clCreateSubBuffer(buffer, flags, type, info, errcode);
+    return driver->clCreateSubBuffer(buffer, flags, type, info, errcode);
 }
 
 /* --- images ------------------------------------------------------------------------------------- */
@@ -119,7 +119,7 @@ static cl_mem CL_API_CALL create_image(cl_context context, cl_mem_flags flags,
     cl_int status = charge_image(format, desc, &bytes, &backed);
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    cl_mem memory = target.clCreateImage(context, flags, format, desc, host, &status);
+    cl_mem memory = driver->clCreateImage(context, flags, format, desc, host, &status);
     return settle(memory, bytes, !backed, status, errcode);
 }
 
@@ -136,7 +136,7 @@ static cl_mem CL_API_CALL create_image_with_properties(cl_context context,
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
     cl_mem memory =
-        target.clCreateImageWithProperties(context, properties, flags, format, desc, host, &status);
+        driver->clCreateImageWithProperties(context, properties, flags, format, desc, host, &status);
     return settle(memory, bytes, !backed, status, errcode);
 }
 
@@ -153,7 +153,7 @@ static cl_mem CL_API_CALL create_image_2d(cl_context context, cl_mem_flags flags
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
     cl_mem memory =
-        target.clCreateImage2D(context, flags, format, width, height, row_pitch, host, &status);
+        driver->clCreateImage2D(context, flags, format, width, height, row_pitch, host, &status);
     return settle(memory, bytes, true, status, errcode);
 }
 
@@ -171,7 +171,7 @@ static cl_mem CL_API_CALL create_image_3d(cl_context context, cl_mem_flags flags
     cl_int status = charge_image(format, &desc, &bytes, &backed);
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    cl_mem memory = target.clCreateImage3D(context, flags, format, width, height, depth, row_pitch,
+    cl_mem memory = driver->clCreateImage3D(context, flags, format, width, height, depth, row_pitch,
                                            slice_pitch, host, &status);
     return settle(memory, bytes, true, status, errcode);
 }
@@ -186,7 +186,7 @@ static cl_mem CL_API_CALL create_pipe(cl_context context, cl_mem_flags flags, cl
     cl_int status = accounts_charge(bytes);
     if (status != CL_SUCCESS)
         return no_object(errcode, status);
-    cl_mem memory = target.clCreatePipe(context, flags, packet_bytes, packets, properties, &status);
+    cl_mem memory = driver->clCreatePipe(context, flags, packet_bytes, packets, properties, &status);
     return settle(memory, bytes, true, status, errcode);
 }
 

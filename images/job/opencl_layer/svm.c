@@ -61,7 +61,7 @@ static void free_and_return(cl_context context, void *pointer)
 {
     /* First out of the table: once it is free, another thread may get the same pointer. */
     struct allocation *allocation = forget(pointer);
-    target.clSVMFree(context, pointer);
+    driver->clSVMFree(context, pointer);
     if (allocation == NULL)
         return;
     if (allocation->generation == accounts_generation())
@@ -76,7 +76,7 @@ static void *CL_API_CALL svm_alloc(cl_context context, cl_svm_mem_flags flags, s
         return NULL;
     struct allocation *allocation = malloc(sizeof *allocation);
     void *pointer =
-        allocation == NULL ? NULL : target.clSVMAlloc(context, flags, size, alignment);
+        allocation == NULL ? NULL : driver->clSVMAlloc(context, flags, size, alignment);
     if (pointer == NULL) {
         free(allocation);
         accounts_return(size);
@@ -102,7 +102,7 @@ static void CL_CALLBACK free_queued(cl_command_queue queue, cl_uint count, void 
 {
     cl_context context = NULL;
     (void)data;
-    if (target.clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL) !=
+    if (driver->clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL) !=
         CL_SUCCESS)
         return; /* they stay, and stay charged */
     for (cl_uint i = 0; i < count; i++)
@@ -116,7 +116,7 @@ static cl_int CL_API_CALL enqueue_svm_free(cl_command_queue queue, cl_uint count
                                            free_function function, void *data, cl_uint waits,
                                            const cl_event *wait_list, cl_event *event)
 {
-    return target.clEnqueueSVMFree(queue, count, pointers,
+    return driver->clEnqueueSVMFree(queue, count, pointers,
                                    function == NULL ? free_queued : function, data, waits,
                                    wait_list, event);
 }

@@ -174,3 +174,42 @@ def test_two_loaders_in_one_process_are_both_held(layer: Layer) -> None:
         "fits": [True, 0],
         "report": True,
     }
+
+
+def test_a_loader_that_was_never_set_up_is_held_too(layer: Layer) -> None:
+    """It gets handles of pyopencl's, as a library that is linked with another loader does."""
+    layer.share(QUOTA)
+    done = layer.run(
+        """
+        ctx = context()
+        queue = cl.CommandQueue(ctx)
+        idle = ctypes.CDLL("libOpenCL.so.1")
+        handle, flags = ctypes.c_void_p(ctx.int_ptr), ctypes.c_ulong(1)
+        idle.clSVMAlloc.restype = ctypes.c_void_p
+        fits = idle.clSVMAlloc(handle, flags, a_size(60 * MIB), 0)
+        over = idle.clSVMAlloc(handle, flags, a_size(5 * MIB), 0)
+        buffer = made(idle.clCreateBuffer, handle, flags, a_size(5 * MIB), None)
+        idle.clCreateCommandQueue.restype = ctypes.c_void_p
+        device = ctypes.c_void_p(ctx.devices[0].int_ptr)
+        other = idle.clCreateCommandQueue(handle, device, ctypes.c_ulong(0), None)
+        pattern = ctypes.c_int(5)
+        codes = [
+            idle.clEnqueueSVMMemFill(ctypes.c_void_p(each), ctypes.c_void_p(fits),
+                                     ctypes.byref(pattern), a_size(4), a_size(4096), 0, None, None)
+            for each in (other, queue.int_ptr)
+        ]
+        codes += [idle.clFinish(ctypes.c_void_p(each)) for each in (other, queue.int_ptr)]
+        read = ctypes.cast(fits, ctypes.POINTER(ctypes.c_int))[7]
+        idle.clReleaseCommandQueue(ctypes.c_void_p(other))
+        idle.clSVMFree(handle, ctypes.c_void_p(fits))
+        answer(fits=bool(fits), over=over, buffer=buffer, codes=codes, read=read, used=used())
+        """
+    )
+    assert done.answer == {
+        "fits": True,
+        "over": None,
+        "buffer": [False, -4],
+        "codes": [0, 0, 0, 0],
+        "read": 5,
+        "used": 0,
+    }
