@@ -69,6 +69,9 @@ class Step:
             found.append(context / "common" / "packages.apt")
             found += sorted((context / "common" / "settings" / "install-ca").glob("*"))
             return found
+        if self.script == "steps/layer.sh":
+            sources = context / self.arguments[0] / "opencl_layer"
+            return found + sorted(path for path in sources.rglob("*") if path.is_file())
         found.append(context / "common" / "steps" / "compile.py")
         if self.script == "steps/code.sh":
             code = context / self.arguments[0] / "code"
@@ -240,12 +243,17 @@ def make_context(folder: Path) -> None:
             shutil.copytree(
                 REPOSITORY / package, folder / image / "code" / package, ignore=_IGNORED
             )
+    shutil.copytree(
+        IMAGES / "job" / "opencl_layer", folder / "job" / "opencl_layer", ignore=_NO_SOURCES
+    )
     _write_lines(folder / "agent" / "python.txt", agent)
     for variant in VARIANTS:
         _write_lines(folder / "job" / f"{variant}.txt", frameworks(variant))
 
 
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+#: What isn't compiled changes no image.
+_NO_SOURCES = shutil.ignore_patterns("build", "*.md", ".*")
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -63,6 +63,24 @@ def test_a_layer_is_made_anew_when_what_it_is_made_from_changes(context: Path) -
     assert not set(one.layer_keys(context)) & set(before)
 
 
+def test_the_opencl_layer_is_compiled_anew_when_its_source_changes(context: Path) -> None:
+    job, agent = recipe.read_recipe("job"), recipe.read_recipe("agent")
+    before, agents = job.layer_keys(context), agent.layer_keys(context)
+    names = [step.script for step in job.steps]
+    at = names.index("steps/layer.sh")
+    sources = context / "job" / "opencl_layer"
+    assert not list(sources.rglob("*.md")) and not (sources / "build").exists()
+    for changed in ("accounts.c", "layer.h", "Makefile"):
+        with open(sources / changed, "a") as file:
+            file.write("\n")
+        now = job.layer_keys(context)
+        assert now[:at] == before[:at] and not set(now[at:]) & set(before[at:]), changed
+        before = now
+    (context / "job" / "code" / "cumulus_runner" / "__main__.py").write_text("changed")
+    assert job.layer_keys(context)[: at + 1] == before[: at + 1]
+    assert agent.layer_keys(context) == agents
+
+
 def test_where_packages_come_from_changes_no_layer(tmp_path: Path, context: Path) -> None:
     one = recipe.read_recipe("agent")
     before = one.content(context)
