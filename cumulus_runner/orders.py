@@ -34,6 +34,7 @@ class Orders:
         "journal_max_bytes",
         "journal_start",
         "last_moment_s",
+        "opencl_layer",
         "owner",
         "package_max_bytes",
         "package_max_files",
@@ -71,6 +72,8 @@ class Orders:
         self.last_moment_s = read.seconds("last_moment_s", 1e11)
         self.journal_max_bytes = read.count("journal_max_bytes", 1)
         self.segment_bytes = read.count("segment_bytes", 1)
+        #: Is the OpenCL layer to be in force? Then nothing runs before that is proven.
+        self.opencl_layer = read.flag("opencl_layer", False)
         if faults:
             raise OrdersInvalid("; ".join(faults))
 
@@ -112,6 +115,13 @@ class _Reader:
 
     def optional_text(self, key: str) -> str | None:
         return None if self._value.get(key) is None else self.text(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._value.get(key, default)
+        if isinstance(value, bool):
+            return value
+        self._faults.append(f"{key} is neither true nor false")
+        return default
 
     def count(self, key: str, minimum: int, default: int | None = None) -> int:
         value = self._value.get(key, default)

@@ -10,6 +10,7 @@ import signal
 from cumulus_runner import cgroup, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.boot import boot_id, boot_time
+from cumulus_runner.enforcement import prove_opencl_layer
 from cumulus_runner.environment import Environment, EnvironmentBuilder
 from cumulus_runner.outcome import JobFailed, Outcome, Stop, StopRequested
 from cumulus_runner.report import bounded_error, read_report
@@ -94,14 +95,7 @@ class Runner:
     def _run_job(self) -> tuple[Outcome, Result | None]:
         orders, supervisor = self._orders, self._supervisor
         self._refuse_late()
-        self._set_deadline(
-            self._begun_at + orders.setup_timeout_s,
-            Stop(
-                EndReason.SETUP_TIMEOUT,
-                f"setting up took longer than its {orders.setup_timeout_s:g} s",
-                orders.stop_grace_s,
-            ),
-        )
+        self._set_setup_deadline()
         if os.path.lexists(self._started_mark):
             raise JobFailed(
                 EndReason.RUNNER_FAILED,
@@ -112,6 +106,15 @@ class Runner:
         self._journal.set_aside(os.path.join(self._private, "reserve"))
         supervisor.record(Kind.STATUS, {"phase": "setup", "attempt": orders.attempt})
         supervisor.check()
+        os.makedirs(os.path.join(self._scratch, "tmp"), exist_ok=True)
+        if orders.opencl_layer:
+            prove_opencl_layer(
+                supervisor,
+                variables={**variables.base(self._scratch), **orders.environment},
+                folder=self._private,
+                lock=self._lock,
+            )
+            self._set_setup_deadline()
         manifest, environment = self._set_up()
         supervisor.check()
         with open(self._started_mark, "x", encoding="ascii"):
@@ -158,6 +161,17 @@ class Runner:
         """When the job is stopped in any case, so that it is gone at the very last one."""
         return self._orders.last_moment_s - self._orders.stop_grace_s - LAST_MARGIN_S
 
+    def _set_setup_deadline(self) -> None:
+        orders = self._orders
+        self._set_deadline(
+            self._begun_at + orders.setup_timeout_s,
+            Stop(
+                EndReason.SETUP_TIMEOUT,
+                f"setting up took longer than its {orders.setup_timeout_s:g} s",
+                orders.stop_grace_s,
+            ),
+        )
+
     def _set_deadline(self, deadline: float, stop: Stop) -> None:
         """The deadline, or the last moment where that comes first."""
         if self._last_moment < deadline:
@@ -168,7 +182,6 @@ class Runner:
     def _set_up(self) -> tuple[dict[str, Any], Environment]:
         """Unpacks the package and provides the environment. Raises JobFailed, StopRequested."""
         orders = self._orders
-        os.makedirs(os.path.join(self._scratch, "tmp"), exist_ok=True)
         if os.path.lexists(self._work):
             import shutil
 

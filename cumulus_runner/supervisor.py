@@ -80,6 +80,10 @@ class Supervisor:
         """From `deadline` on the clock, the job is stopped so. Replaces the deadline before."""
         self._deadline, self._deadline_stop = deadline, stop
 
+    def now(self) -> float:
+        """The time on the clock."""
+        return self._clock()
+
     @property
     def deadline(self) -> float:
         """When the job is stopped, on the clock."""
