@@ -9,7 +9,7 @@ from cumulusd.config_platform import Section
 
 TierName = Literal["mig", "mps", "hami", "opencl"]
 #: What `auto` means, the strongest first.
-AUTO_TIERS: tuple[TierName, ...] = ("mig", "mps", "hami")
+AUTO_TIERS: tuple[TierName, ...] = ("mig", "mps", "hami", "opencl")
 
 
 class ChronosSection(Section):
