@@ -74,7 +74,7 @@ class Double:
             python=sys.executable,
             library=str(self.library) if library == "" else library,
             locks=str(self.folder / "locks"),
-            **{"call_s": 2.0, "audit_s": 0.1, **bounds},  # type: ignore[arg-type]
+            **{"call_s": 20.0, "audit_s": 0.1, **bounds},  # type: ignore[arg-type]
         )
         self.books.append(books)
         books.start()
@@ -92,7 +92,7 @@ def double(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 async def until(true: Callable[[], object], what: str) -> None:
-    for _ in range(1500):
+    for _ in range(6000):
         if true():
             return
         await deferLater(reactor, 0.01)
@@ -220,19 +220,19 @@ async def test_a_crash_is_told_and_the_rest_is_booked_anew(double: Double) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_a_hanging_call_is_killed_within_its_bound(double: Double) -> None:
-    books = await up(double.start(call_s=0.3))
+    books = await up(double.start(call_s=1.5))
     double.order("hang")
     books.want(wanted(("p-1", 0, 500)))
-    with pytest.raises(BookingFailed, match=r"no answer within 0\.3 s"):
+    with pytest.raises(BookingFailed, match=r"no answer within 1\.5 s"):
         await books.book("p-1")
     double.countermand("hang")
-    await until(lambda: len(double.calls("partitioner_create")) == 2, "it was not restarted")
+    await until(lambda: len(double.calls("partitioner_create")) > 1, "it was not restarted")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_library_that_hangs_when_loaded_is_a_fault(double: Double) -> None:
     double.order("hang_at_start")
-    books = double.start(start_s=0.5)
+    books = double.start(start_s=4.0)
     await until(lambda: "no answer within" in str(books.state.fault), "it hangs in silence")
     assert books.state.backend == BUILTIN
     assert books.blocking_fault is not None and "required" in books.blocking_fault
