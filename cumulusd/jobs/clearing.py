@@ -40,9 +40,10 @@ class Clearing:
         journals: Journals,
         table: JobTable,
         is_gone: Callable[[str], bool],
+        agent_grace_s: float,
     ) -> None:
         """`clock` never jumps: what can't run any more is told by it. `is_gone(node id)`: that
-        node was removed from the pool."""
+        node was removed from the pool. `agent_grace_s`: how long one that is there may be away."""
         self._platform = platform
         self._workers = workers
         self._clock = clock
@@ -50,6 +51,7 @@ class Clearing:
         self._journals = journals
         self._table = table
         self._is_gone = is_gone
+        self._agent_grace_s = agent_grace_s
         self._began_at = clock.seconds()
         #: (job id, attempt) -> when its grant came; those of an earlier daemon: when this began.
         self._granted_at: dict[tuple[str, int], float] = {}
@@ -134,14 +136,18 @@ class Clearing:
         signal = self._nudges.setdefault(record.job_id, Signal())
         delay_s, tries = 0.05, 0
         told: str | None = None
+        away_since: float | None = None
         try:
             while True:
-                holds, asked = "its processes run, or its journal is still on the way", True
+                holds = "its processes run, or its journal is still on the way"
                 try:
                     if await attempt(record, tries):
                         return True
+                    away_since = None
                 except CumulusError as error:
-                    holds, asked = error.message, False
+                    holds = error.message
+                    if away_since is None:
+                        away_since = self._clock.seconds()
                     # Once a cause: after a restart every job waits a moment for its agent.
                     level = LogLevel.info if error.message != told else LogLevel.debug
                     told = error.message
@@ -151,7 +157,7 @@ class Clearing:
                         job_id=record.job_id,
                         why=error.message,
                     )
-                proof = self._proof(record, asked)
+                proof = self._proof(record, away_since)
                 if proof is not None:
                     self._log.warn(
                         "job {job_id} is not waited for on its worker any more: {why}",
@@ -167,19 +173,22 @@ class Clearing:
         finally:
             self._nudges.pop(record.job_id, None)
 
-    def _proof(self, record: JobRecord, asked: bool) -> str | None:
+    def _proof(self, record: JobRecord, away_since: float | None) -> str | None:
         """Why nothing of this attempt can run any more, though its worker doesn't say so.
-        `asked`: the worker and the platform could be asked, and said that something may."""
+        `away_since`: when worker or platform could not be asked any more; None: they could, and
+        said that something may."""
         assert record.placement is not None
         where = record.placement.hostname
         if self._is_gone(record.placement.node_id):
             return f"{where} was removed from the pool"
-        if asked:
+        if away_since is None:
             return None
         if record.grant is None and record.phase is Phase.RETRYING:
             return "its container was never asked for"
         left_s = self._lifetime_left_s(record)
-        if left_s is not None and left_s <= 0:
+        # An agent that only restarts is waited for: it may have more of the journal.
+        away_s = self._clock.seconds() - away_since
+        if left_s is not None and left_s <= 0 and away_s >= self._agent_grace_s:
             return f"the time that its runner on {where} had is over, to its last bound"
         return None
 

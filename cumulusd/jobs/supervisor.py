@@ -72,6 +72,7 @@ class Supervisor:
             journals=journals,
             table=table,
             is_gone=lambda node_id: self.placing.is_gone(node_id),
+            agent_grace_s=settings.agent_grace_s,
         )
         self._effects = Effects(
             platform=platform,

@@ -172,8 +172,22 @@ async def test_after_its_last_moment_a_runner_is_gone(world: World) -> None:
     lose_worker(world)
     world.pass_time(200, step=1)
     assert world.record("a").phase is Phase.RETRYING
-    world.pass_time(200, step=1)
+    world.pass_time(200 + world.settings.agent_grace_s, step=1)
     assert (world.record("a").phase, world.record("a").attempt) == (Phase.QUEUED, 2)
+
+
+@in_world
+async def test_an_agent_that_only_restarts_then_is_waited_for(world: World) -> None:
+    await running_job(world, share=0.4, retries=1, duration_s=200.0, setup_timeout_s=100.0)
+    world.says("a", output("one\n"))
+    lose_worker(world)
+    world.pass_time(400, step=1)  # past the last moment of its runner
+    assert world.record("a").phase is Phase.RETRYING
+    world.says("a", output("two\n"))
+    come_back(world)
+    assert (world.record("a").phase, world.record("a").attempt) == (Phase.STARTING, 2)
+    assert [text for kind, text in kinds(world) if kind is Kind.STDOUT] == ["one\n", "two\n"]
+    assert Kind.GAP not in [kind for kind, _ in kinds(world)]
 
 
 @in_world
@@ -182,7 +196,7 @@ async def test_what_a_worker_that_was_given_up_may_have_is_told_as_a_gap(world: 
     world.says("a", output("one\n"), output("torn")[:-2])
     held = world.journals.open("a").end_offset
     lose_worker(world)
-    world.pass_time(400, step=1)
+    world.pass_time(400 + world.settings.agent_grace_s, step=1)
     record = world.record("a")
     assert (record.phase, record.attempt) == (Phase.QUEUED, 2)
     gap = {"from": held, "to": None, "attempt": 1}
@@ -204,7 +218,7 @@ async def test_a_job_that_ends_without_its_worker_tells_the_gap(world: World) ->
     held = world.journals.open("a").end_offset
     lose_worker(world)
     assert (world.record("a").phase, kinds(world)[-1][0]) == (Phase.ENDING, Kind.STATUS)
-    world.pass_time(400, step=1)
+    world.pass_time(400 + world.settings.agent_grace_s, step=1)
     assert world.record("a").phase is Phase.ENDED
     assert kinds(world)[-1] == (Kind.GAP, {"from": held, "to": None, "attempt": 1})
 
