@@ -19,6 +19,7 @@ from cumulusd.jobs.machine import Effect
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.watcher import Watcher
+from tests.sim.sim_plan import Plan, abandoned, interrupted, regretted, talkative
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -91,8 +92,14 @@ def _early_release() -> Iterator[None]:
         yield
 
 
-#: Those that show in schedules of `talkative` jobs only.
-TALKATIVE = frozenset({"the cap takes what is not on disk for certain"})
+#: Those that show in such schedules, and seldom or never in others.
+ADAPTED: dict[str, Callable[[Plan], Plan]] = {
+    "the cap takes what is not on disk for certain": talkative,
+    "an EXIT on disk is not heard again after a restart": interrupted,
+    "effects and readers don't wait for the save": interrupted,
+    "what a worker that was given up has is dropped without a word": abandoned,
+    "a stop is forgotten over a restart": regretted,
+}
 #: What the bug is, to how it is made.
 MUTANTS: dict[str, Patch] = {
     "a journal is acknowledged before it is on disk": lambda: mock.patch.object(

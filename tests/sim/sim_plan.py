@@ -188,6 +188,57 @@ def talkative(plan: Plan) -> Plan:
     return attrs.evolve(plan, jobs=jobs, faults=tuple(faults))
 
 
+def interrupted(plan: Plan) -> Plan:
+    """The same with more daemons that die while they save a record, at whatever it tells."""
+    random = Random(f"interrupted {plan.seed}")
+    kill = Fault(kind="daemon_kill", at=0.0, lasts_s=0.1, worker=0, size=0.5)
+    # The boundary is counted over all daemons: close to each other, none would get anywhere.
+    visits = (random.randint(at, at + 7) for at in range(3, 75, 12))
+    strikes = (Strike(boundary="save.before", visit=visit, fault=kill) for visit in visits)
+    return attrs.evolve(plan, strikes=(*strikes, *plan.strikes))
+
+
+def abandoned(plan: Plan) -> Plan:
+    """The same with workers that are cut off for longer than their runners live, none of whose jobs
+    is cancelled."""
+    random = Random(f"abandoned {plan.seed}")
+    jobs = tuple(
+        attrs.evolve(job, cancel_at=None, retries=random.choice((0, 1, 3))) for job in plan.jobs
+    )
+    cuts = (
+        Fault(
+            kind=random.choice(("agent_cut", "cut")),
+            at=random.uniform(3.0, 9.0),
+            lasts_s=random.uniform(50.0, 70.0),
+            worker=random.randrange(8),
+            size=0.5,
+        )
+        for _ in range(2)
+    )
+    return attrs.evolve(plan, jobs=jobs, faults=(*plan.faults, *cuts))
+
+
+def regretted(plan: Plan) -> Plan:
+    """The same with long jobs that are cancelled, and daemons that die while they say so."""
+    random = Random(f"regretted {plan.seed}")
+    jobs = tuple(
+        attrs.evolve(
+            job,
+            script=attrs.evolve(job.script, kind="long", stop_s=3.0),
+            duration_s=60.0,
+            queue_timeout_s=None,
+            cancel_at=job.at + random.uniform(0.7, 4.0),
+        )
+        for job in plan.jobs
+    )
+    kill = Fault(kind="daemon_kill", at=0.0, lasts_s=0.1, worker=0, size=0.5)
+    strikes = (
+        Strike(boundary="command.before", visit=random.randint(at, at + 1), fault=kill)
+        for at in (1, 3, 6)
+    )
+    return attrs.evolve(plan, jobs=jobs, strikes=(*strikes, *plan.strikes))
+
+
 def hurried(plan: Plan) -> Plan:
     """The same on a disk so slow that much happens while a record is being saved, with a manager
     that is gone after it has taken a launch, and with most jobs cancelled."""

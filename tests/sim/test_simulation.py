@@ -14,8 +14,18 @@ import pytest
 from cumulusd.jobs.machine import TABLE, EventKind
 from cumulusd.jobs.model import Phase
 from tests.sim.sim_coverage import RARE, UNREACHABLE, Coverage
-from tests.sim.sim_mutants import MUTANTS, TALKATIVE
-from tests.sim.sim_plan import FAULTS, STRIKES, Plan, hurried, make_plan, talkative
+from tests.sim.sim_mutants import ADAPTED, MUTANTS
+from tests.sim.sim_plan import (
+    FAULTS,
+    STRIKES,
+    Plan,
+    abandoned,
+    hurried,
+    interrupted,
+    make_plan,
+    regretted,
+    talkative,
+)
 from tests.sim.sim_world import Outcome, run_seed, temporary_root
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +40,7 @@ SELDOM = {
     (Phase.LAUNCHING, EventKind.BEFELL),
 }
 #: A deliberate bug is caught within so many schedules.
-MUTANT_SEEDS = 150
+MUTANT_SEEDS = 60
 
 
 def same(plan: Plan) -> Plan:
@@ -71,11 +81,21 @@ def test_jobs_that_print_much_lose_nothing_over_cuts_and_kills() -> None:
     run(range(1, 41), talkative)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("adapt", [interrupted, abandoned, regretted])
+def test_the_schedules_that_bugs_are_caught_by_violate_nothing(
+    adapt: Callable[[Plan], Plan],
+) -> None:
+    run(range(1, 21), adapt)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_long_run_visits_every_pair_of_the_table() -> None:
     coverage = run(LONG)
     coverage.add(run(range(1, 400), hurried))
+    for adapt in (talkative, interrupted, abandoned, regretted):
+        coverage.add(run(range(21, 200), adapt))
     assert set(coverage.missing_pairs()) <= RARE
     assert not set(coverage.pairs) & set(UNREACHABLE)
 
@@ -83,7 +103,7 @@ def test_a_long_run_visits_every_pair_of_the_table() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", MUTANTS)
 def test_a_deliberate_bug_is_caught(bug: str) -> None:
-    adapt = talkative if bug in TALKATIVE else same
+    adapt = ADAPTED.get(bug, same)
     root = temporary_root()
     try:
         with MUTANTS[bug]():
