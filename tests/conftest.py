@@ -72,6 +72,14 @@ def pytest_timeout_set_timer(item: pytest.Item) -> Iterator[Any]:
     return done
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What all tests shared goes with the last one, and is bounded by itself, not by the time that
+    this test happens to have."""
+    if nextitem is None and hasattr(item, "cancel_timeout"):
+        item.config.hook.pytest_timeout_cancel_timer(item=item)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary directory of this run's own, so that whatever is left in it is ours."""

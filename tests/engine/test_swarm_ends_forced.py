@@ -46,7 +46,7 @@ def hold_devices(cluster: Cluster, image: str) -> list[str]:
 
 
 def test_without_a_place_and_over_time(swarm: SwarmDaemon, engine_image: str) -> None:  # noqa: F811
-    frozen = begin(swarm, TALK, duration=3, gpu_memory=0.05)
+    frozen = begin(swarm, TALK, duration=10, gpu_memory=0.05)
     worker = running(swarm, frozen)
     container = container_of(swarm, worker, frozen)
     assert container is not None
@@ -67,5 +67,5 @@ def test_without_a_place_and_over_time(swarm: SwarmDaemon, engine_image: str) ->
     finally:
         for name in names:
             swarm.cluster.api().call("DELETE", f"/services/{name}")
-    Told("timeout", "duration_exceeded", ("3",), ("duration",)).check(ended(swarm, frozen, 150))
+    Told("timeout", "duration_exceeded", ("10 s",), ("duration",)).check(ended(swarm, frozen, 150))
     swarm.wait_nothing_left(60.0)

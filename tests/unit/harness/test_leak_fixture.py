@@ -184,3 +184,34 @@ def test_a_test_that_waits_for_ever_fails_alone(pytester: pytest.Pytester) -> No
     output = done.stdout.str()
     for name in ("hangs", "spins", "spins_async"):
         assert f"FAILED test_inner.py::test_{name} - Failed: Timeout" in output
+
+
+def test_what_all_tests_share_may_take_its_own_time_to_go(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST.read_text())
+    pytester.makepyfile(
+        test_inner="""
+        import time
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def shared():
+            yield
+            time.sleep(1.5)
+
+        @pytest.fixture
+        def own():
+            yield
+            time.sleep(30)
+
+        def test_own_things_are_bounded(shared, own):
+            pass
+
+        def test_last(shared):
+            pass
+        """
+    )
+    done = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-rA", "--timeout=1", "-W", "error", timeout=60
+    )
+    done.assert_outcomes(passed=2, errors=1)
+    assert "ERROR test_inner.py::test_own_things_are_bounded - Failed: Timeout" in done.stdout.str()
