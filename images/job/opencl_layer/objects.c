@@ -41,25 +41,24 @@ void objects_use_driver(cl_device_id device)
 
 cl_context objects_adopt_context(cl_context context)
 {
-    cl_uint references;
     if (context == NULL || !complete)
         return context;
     *table_of(context) = &table;
     /* A driver that knows its objects by their table has it back. */
-    if (driver->clGetContextInfo(context, CL_CONTEXT_REFERENCE_COUNT, sizeof references, &references,
-                                 NULL) != CL_SUCCESS)
+    cl_mem buffer = driver->clCreateBuffer(context, CL_MEM_READ_WRITE, 1, NULL, NULL);
+    if (buffer != NULL)
+        driver->clReleaseMemObject(buffer);
+    else
         *table_of(context) = driver;
     return context;
 }
 
 cl_command_queue objects_adopt_queue(cl_command_queue queue)
 {
-    cl_uint references;
     if (queue == NULL || !complete)
         return queue;
     *table_of(queue) = &table;
-    if (driver->clGetCommandQueueInfo(queue, CL_QUEUE_REFERENCE_COUNT, sizeof references, &references,
-                                      NULL) != CL_SUCCESS)
+    if (driver->clFlush(queue) != CL_SUCCESS)
         *table_of(queue) = driver;
     return queue;
 }

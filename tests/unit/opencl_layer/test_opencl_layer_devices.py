@@ -213,3 +213,44 @@ def test_a_loader_that_was_never_set_up_is_held_too(layer: Layer) -> None:
         "read": 5,
         "used": 0,
     }
+
+
+def test_programs_run_as_without_the_layer(layer: Layer) -> None:
+    code = """
+    import numpy
+    ctx = context()
+    queue = cl.CommandQueue(ctx, properties=cl.command_queue_properties.PROFILING_ENABLE)
+    program = cl.Program(ctx, '''
+        kernel void twice(global const int *from, global int *to, read_only image2d_t image,
+                          sampler_t sampler) {
+            int at = get_global_id(0);
+            to[at] = 2 * from[at] + (int)read_imagef(image, sampler, (int2)(at % 4, 0)).x;
+        }''').build()
+    numbers = numpy.arange(1024, dtype="i4")
+    form = cl.ImageFormat(cl.channel_order.R, cl.channel_type.FLOAT)
+    copied = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+    shown = cl.create_image(ctx, copied, form, shape=(4, 4),
+                            hostbuf=numpy.arange(16, dtype="f4"))
+    sampler = cl.Sampler(ctx, False, cl.addressing_mode.CLAMP, cl.filter_mode.NEAREST)
+    source = cl.Buffer(ctx, copied, hostbuf=numbers)
+    target = cl.Buffer(ctx, RW, numbers.nbytes)
+    done = cl.Kernel(program, "twice")(queue, numbers.shape, None, source, target, shown, sampler)
+    result = numpy.empty_like(numbers)
+    cl.enqueue_copy(queue, result, target, wait_for=[done])
+    mapped, _ = cl.enqueue_map_buffer(queue, target, cl.map_flags.READ, 0, numbers.shape, "i4")
+    same = bool((mapped == result).all())
+    mapped.base.release(queue)
+    part = target.get_sub_region(0, 2048)
+    cl.enqueue_fill_buffer(queue, part, numpy.int32(7), 0, 2048)
+    cl.enqueue_copy(queue, result[:4], target)
+    queue.finish()
+    answer(sum=int(result[4:].sum()), head=result[:4].tolist(), same=same,
+           timed=done.profile.end >= done.profile.start, devices=len(program.devices),
+           info=[len(ctx.devices), queue.device == ctx.devices[0], queue.context == ctx])
+    """
+    without = layer.run(code)
+    layer.share(QUOTA)
+    within = layer.run(code)
+    assert within.answer == without.answer
+    assert within.stderr == without.stderr
+    assert within.answer["head"] == [7, 7, 7, 7] and within.answer["same"]
