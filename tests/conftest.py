@@ -19,8 +19,13 @@ from typing import Any
 import greenlet
 import pytest
 import pytest_twisted
+from hypothesis import HealthCheck, settings
 from twisted.internet import task
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+
+# How long an example takes says how busy the machine is. What is tried is bounded in the tests.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest_plugins = ["pytester", "tests.engine.plugin"]
 

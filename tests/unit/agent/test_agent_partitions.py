@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -212,15 +212,7 @@ class Worker(RuleBasedStateMachine):
 
 
 def test_no_sequence_overcommits_doubles_or_forgets() -> None:
-    run_state_machine_as_test(
-        Worker,
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no fault
-        ),
-    )
+    run_state_machine_as_test(Worker, settings=settings(max_examples=60, stateful_step_count=30))
 
 
 def test_a_wall_clock_that_jumps_expires_nothing(
