@@ -1,9 +1,11 @@
 """The jobs of tests/e2e on a real Swarm of three engines, and what only containers can show."""
 
 import json
+import os
 import random
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,6 +112,24 @@ print(json.dumps({"spans": spans, "waits": [view["wait"] for view in views],
         by_worker.setdefault(worker, []).append(span)
     (twice,) = [sorted(spans) for spans in by_worker.values() if len(spans) == 2]
     assert twice[0][1] <= twice[1][0], "on one device 0.6 and 0.6 never overlap"
+    swarm.wait_nothing_left(30.0)
+
+
+def test_doctor_finds_each_devices_tier_to_hold(swarm: SwarmDaemon) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("cumulus")), "doctor", "--gpu"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "CUMULUS_SERVER_URL": swarm.url, "CUMULUS_API_KEY": TOKENS["client"]},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    held = [line for line in done.stdout.splitlines() if "tier opencl: OpenCL held: " in line]
+    assert len(held) == 2, done.stdout
+    for line in held:
+        taken, share = (int(word) for word in line.split() if word.isdecimal() and len(word) > 3)
+        assert taken == share, "to the byte"
     swarm.wait_nothing_left(30.0)
 
 
