@@ -18,6 +18,8 @@ _NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
 STEP_S = 0.01
 #: TERM takes a second to arrive in a real task.
 TERM_S = 0.05
+#: The same for what a node that comes back is told to end: tests see it alive before.
+RETURNED_TERM_S = 1.5
 _DONE = ("complete", "failed", "rejected", "shutdown", "remove", "orphaned")
 
 
@@ -142,7 +144,7 @@ class FakeSwarm:
         self._tell("node", "update", node_id)
         for task in self.tasks:
             if task.node_id == node_id and not task.done and task.desired != "running":
-                self._later(task, TERM_S, lambda task=task: self._exit(task, 143))
+                self._later(task, RETURNED_TERM_S, lambda task=task: self._exit(task, 143))
 
     def update_node(self, node_id: str, version: int, spec: Json) -> None:
         node = self.nodes.get(node_id)
