@@ -271,8 +271,9 @@ def test_a_job_ends_on_time_with_the_daemon_dead(swarm: SwarmDaemon) -> None:
         + f"""
 def long():
     import subprocess
+    process = subprocess.Popen(["sleep", "{mark}"])
     print("begun", flush=True)
-    subprocess.run(["sleep", "{mark}"])
+    process.wait()
 
 job = client.submit(long, duration=3)
 next(iter(job.logs(follow=True)))
