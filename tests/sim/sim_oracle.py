@@ -88,7 +88,8 @@ def _without_exit(
         since = max(facts.journal.exit_at, world.quiet_since(node_id))
         if now - since > EXIT_TAKES_S:
             return "its runner had said another end"
-    if _befell(facts, reason) and not exits:
+    # A full disk lets what was decided before its container began be told late.
+    if _befell(facts, reason) and (not exits or now - world.disk_away_at < 6.0):
         return None
     match reason:
         case EndReason.CANCELLED_BY_USER:
