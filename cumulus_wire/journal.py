@@ -38,6 +38,9 @@ class Kind(IntEnum):
     #: {"from": offset, "to": offset}: a range that is not kept; with "to" null and an "attempt" the
     #: last record of an attempt whose rest was given up, see `rest_missing`
     GAP = 9
+    #: {"checkpoints": [...]}: all that there are, at most 20, the newest last; see
+    #: `cumulusd.jobs.model.Checkpoint`
+    CHECKPOINT = 10
 
 
 class JournalCorrupt(ValueError):

@@ -37,6 +37,9 @@ class JobSpec:
     python_version: str | None = None  #: the submitting client's, "3.11.7"
     idempotency_key: str | None = None
     retries: int = 0  #: further attempts, for ends in `cumulus_wire.codes.RETRIED` only
+    #: the package holds code or values pickled for this minor version of Python, "3.11"
+    needs_python: str | None = None
+    secret_names: tuple[str, ...] = ()  #: their values are never in a record
 
     @property
     def units(self) -> int:
@@ -116,6 +119,29 @@ class ResultInfo:
 
 
 @attrs.frozen(kw_only=True)
+class OutputInfo:
+    """A file that the job left in its output folder."""
+
+    name: str  #: relative to that folder, with "/"
+    size_bytes: int
+    sha256: str
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """A checkpoint as the code reported it: nothing of it is checked but its type."""
+
+    filename: str
+    path: str  #: on the worker, absolute
+    epoch: int | None
+    step: int | None
+    framework: str | None
+    timestamp: float  #: unix time
+    size_bytes: int
+    s3_key: str | None  #: None: it is on its worker only
+
+
+@attrs.frozen(kw_only=True)
 class End:
     """How a job ended. `reason` is None only for `completed`."""
 
@@ -128,6 +154,8 @@ class End:
     result: ResultInfo | None = None
     hint: str | None = None
     log_tail: str | None = None  #: the end of what it printed; None: not known (yet)
+    outputs: tuple[OutputInfo, ...] = ()  #: those that were stored at the daemon
+    outputs_note: str | None = None  #: why some or all of the outputs are missing
 
 
 @attrs.frozen(kw_only=True)
@@ -169,6 +197,12 @@ class JobRecord:
     started_at: float | None = None
     ended_at: float | None = None
     end: End | None = None
+    pause_requested: bool = False  #: somebody wants it paused, and it has not been resumed since
+    resumes: int = 0  #: how often it went on after a pause
+    checkpoints: tuple[Checkpoint, ...] = ()  #: as last reported, the newest last
+    pinned_node: str | None = None  #: what it goes on from is on this node only
+    ran_s: float = 0.0  #: time that its code ran in earlier, paused attempts
+    paused_at: float | None = None  #: since when it is paused
 
     @property
     def waits_since(self) -> float:

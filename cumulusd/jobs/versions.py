@@ -33,8 +33,29 @@ def _with_fate(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "fate": {"drained": False, "down": False}}
 
 
+def _with_pauses(body: dict[str, Any]) -> dict[str, Any]:
+    """3 to 4: jobs can be paused, need a Python version and secrets, and leave outputs."""
+    body = {
+        **body,
+        "pause_requested": False,
+        "resumes": 0,
+        "checkpoints": [],
+        "pinned_node": None,
+        "ran_s": 0.0,
+        "paused_at": None,
+    }
+    added: dict[str, dict[str, Any]] = {
+        "spec": {"needs_python": None, "secret_names": []},
+        "end": {"outputs": [], "outputs_note": None},
+    }
+    for part, fields in added.items():
+        if isinstance(body.get(part), dict):
+            body[part] = {**body[part], **fields}
+    return body
+
+
 #: `UPGRADES[n - 1]` brings a record of version n to version n + 1.
-UPGRADES: tuple[Upgrade, ...] = (_with_attempts, _with_fate)
+UPGRADES: tuple[Upgrade, ...] = (_with_attempts, _with_fate, _with_pauses)
 
 VERSION = 1 + len(UPGRADES)
 

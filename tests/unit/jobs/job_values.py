@@ -9,12 +9,14 @@ from twisted.python.failure import Failure
 from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.jobs.model import (
+    Checkpoint,
     End,
     EndedAttempt,
     Fate,
     Grant,
     JobRecord,
     JobSpec,
+    OutputInfo,
     Phase,
     Placement,
     ResultInfo,
@@ -69,6 +71,8 @@ def full_record() -> JobRecord:
             python_version="3.11.7",
             idempotency_key="k",
             retries=2,
+            needs_python="3.11",
+            secret_names=("TOKEN",),
         ),
         phase=Phase.ENDED,
         created_at=1.5,
@@ -117,7 +121,26 @@ def full_record() -> JobRecord:
             result=ResultInfo(encoding="json", size_bytes=2, sha256="cd"),
             hint="look",
             log_tail="epoch 7\n",
+            outputs=(OutputInfo(name="plots/loss.png", size_bytes=7, sha256="ef"),),
+            outputs_note="1 more is over the limit",
         ),
+        pause_requested=True,
+        resumes=1,
+        checkpoints=(
+            Checkpoint(
+                filename="epoch_7.pt",
+                path="/k/checkpoints/epoch_7.pt",
+                epoch=7,
+                step=700,
+                framework="pytorch",
+                timestamp=3.5,
+                size_bytes=99,
+                s3_key="jobs/job-1/epoch_7.pt",
+            ),
+        ),
+        pinned_node="n1",
+        ran_s=12.5,
+        paused_at=3.75,
     )
 
 

@@ -15,12 +15,14 @@ from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.jobs import codec, versions
 from cumulusd.jobs.model import (
+    Checkpoint,
     End,
     EndedAttempt,
     Fate,
     Grant,
     JobRecord,
     JobSpec,
+    OutputInfo,
     Phase,
     Placement,
     ResultInfo,
@@ -53,6 +55,8 @@ specs = st.builds(
     python_version=st.none() | texts,
     idempotency_key=st.none() | texts,
     retries=integers,
+    needs_python=st.none() | texts,
+    secret_names=st.lists(texts, max_size=3).map(tuple),
 )
 grants = st.builds(
     Grant,
@@ -80,6 +84,21 @@ ends = st.builds(
     result=st.none() | st.builds(ResultInfo, encoding=texts, size_bytes=integers, sha256=texts),
     hint=st.none() | texts,
     log_tail=st.none() | texts,
+    outputs=st.lists(
+        st.builds(OutputInfo, name=texts, size_bytes=integers, sha256=texts), max_size=3
+    ).map(tuple),
+    outputs_note=st.none() | texts,
+)
+checkpoints = st.builds(
+    Checkpoint,
+    filename=texts,
+    path=texts,
+    epoch=st.none() | integers,
+    step=st.none() | integers,
+    framework=st.none() | texts,
+    timestamp=finite,
+    size_bytes=integers,
+    s3_key=st.none() | texts,
 )
 attempts = st.builds(
     EndedAttempt,
@@ -112,6 +131,12 @@ records = st.builds(
     started_at=st.none() | finite,
     ended_at=st.none() | finite,
     end=st.none() | ends,
+    pause_requested=st.booleans(),
+    resumes=integers,
+    checkpoints=st.lists(checkpoints, max_size=3).map(tuple),
+    pinned_node=st.none() | texts,
+    ran_s=finite,
+    paused_at=st.none() | finite,
 )
 
 
