@@ -11,7 +11,8 @@
         print(client.run(train, gpu_memory=0.25, steps=100))
 """
 
-from cumulus_client.async_client import AsyncCumulusClient, AsyncCumulusJob
+from cumulus_client.async_client import AsyncCumulusClient
+from cumulus_client.async_job import AsyncCumulusJob
 from cumulus_client.client import CumulusClient
 from cumulus_client.decorators import (
     AsyncRemoteFunction,

@@ -1,12 +1,15 @@
 """What a client does, as coroutines on its I/O loop; the faces only carry calls over to it."""
 
 import asyncio
+import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from cumulus_client._arguments import decode_result
+from cumulus_client._download import download
 from cumulus_client._job_stream import MAX_WAITING_BYTES, Ended, JobStream, Journal
 from cumulus_client._journal_reader import (
     MAX_RESULT_BYTES,
@@ -35,6 +38,16 @@ MAYBE_ACCEPTED = (
 )
 
 Say = Callable[[str], None]
+
+
+def connection_to(server_url: str | None, api_key: str | None, profile: str | None) -> Connection:
+    """Not opened yet; what isn't given is found as `_profiles.settings` says. Raises ValueError."""
+    if server_url is not None and not isinstance(server_url, str):
+        raise TypeError(f"server_url must be a str, not {type(server_url).__name__}")
+    from cumulus_client._profiles import settings  # not before it is needed: imports are light
+
+    found = settings(server_url, api_key, profile)
+    return Connection(found.server_url, found.api_key)
 
 
 class ClientCore:
@@ -217,6 +230,22 @@ class ClientCore:
         except Conflict:
             return False
         return bool(answer.get("cancelled"))
+
+    async def ask(self, procedure: str, job_id: str) -> dict[str, Any]:
+        """The answer of a procedure that takes the job's id."""
+        return await self.connection.call(procedure, {"job_id": job_id})
+
+    async def checkpoints(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's checkpoints, the newest last."""
+        return list((await self.ask(uris.JOB_CHECKPOINTS, job_id))["checkpoints"])
+
+    async def outputs(self, job_id: str) -> list[dict[str, Any]]:
+        """The files that the job left to be downloaded."""
+        return list((await self.ask(uris.JOB_OUTPUTS, job_id))["outputs"])
+
+    async def download(self, job_id: str, name: str, path: str | os.PathLike[str] | None) -> Path:
+        """Where the output `name` lies now, whole and verified."""
+        return await download(self.connection, job_id, name, path)
 
     async def info(self) -> dict[str, Any]:
         """What `cumulus.server.info` answers."""

@@ -3,13 +3,20 @@
 import inspect
 import math
 import numbers
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
+from cumulus_client._quantities import parse_bytes, parse_seconds
 from cumulus_client.packaging import unwrap
+
+#: Paths, which keep their name; or name in the job's folder -> path or contents.
+Files = Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str] | bytes]
+#: Seconds, or text such as "90m".
+Seconds = float | str
 
 
 class _NotGiven:
@@ -24,19 +31,41 @@ NOT_GIVEN: Any = _NotGiven()
 OLD_DEFAULTS: Mapping[str, Any] = {
     "gpu_memory": 0.5, "duration": 3600, "requirements": None, "timeout": None, "args": None,
 }  # fmt: skip
-OPTIONS = (*OLD_DEFAULTS, "name", "queue_timeout", "setup_timeout", "env", "priority", "retries")
+OPTIONS = (
+    *OLD_DEFAULTS, "name", "queue_timeout", "setup_timeout", "env", "secrets", "files", "cpu",
+    "memory", "priority", "retries",
+)  # fmt: skip
 #: Longest wait that Python's locks take is somewhat over this.
 _LONGEST_S = 1e9
 
 
+class Options(TypedDict, total=False):
+    """What a job can be asked for, as of `CumulusClient.run`, where no keyword is a function's."""
+
+    gpu_memory: float
+    duration: Seconds
+    requirements: Sequence[str] | None
+    name: str | None
+    queue_timeout: Seconds | None
+    setup_timeout: Seconds
+    env: Mapping[str, str] | None
+    secrets: Mapping[str, str] | None
+    files: Files | None
+    cpu: float | None
+    memory: int | str | None
+    priority: int
+    retries: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A checked call."""
+    """A checked call. `files` travel in the package, `spec` is all else that the daemon gets."""
 
     args: list[Any]
     kwargs: dict[str, Any]
     spec: dict[str, Any]
     timeout: float | None
+    files: Files | None = None
 
 
 def options_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,9 +115,10 @@ def make_call(
     values.update(merged)
     timeout = checked_timeout("timeout", values.pop("timeout"))
     args = checked_args(values.pop("args"))
+    files = checked_files(values.pop("files", None))
     spec = make_spec(**values)
     bind(face, func, args, to_function)
-    return Call(args=args, kwargs=to_function, spec=spec, timeout=timeout)
+    return Call(args=args, kwargs=to_function, spec=spec, timeout=timeout, files=files)
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -145,13 +175,16 @@ def _option_note(face: str, text: str) -> str:
 
 def make_spec(
     *,
-    gpu_memory: float,
-    duration: float,
+    gpu_memory: float = 0.5,
+    duration: Seconds = 3600,
     requirements: Sequence[str] | None = None,
     name: str | None = None,
-    queue_timeout: float | None = None,
-    setup_timeout: float | None = None,
+    queue_timeout: Seconds | None = None,
+    setup_timeout: Seconds | None = None,
     env: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    cpu: float | None = None,
+    memory: int | str | None = None,
     priority: int = 0,
     retries: int = 0,
 ) -> dict[str, Any]:
@@ -159,7 +192,7 @@ def make_spec(
     finite (ValueError): which values are allowed is for the daemon to say."""
     spec: dict[str, Any] = {
         "gpu_memory": _number("gpu_memory", gpu_memory, "a number"),
-        "duration_s": _number("duration", duration, "a number of seconds"),
+        "duration_s": _seconds("duration", duration),
     }
     if requirements is not None:
         if isinstance(requirements, str) or not isinstance(requirements, Sequence):
@@ -173,18 +206,17 @@ def make_spec(
         _text("name", name)
         spec["name"] = name
     if queue_timeout is not None:
-        spec["queue_timeout_s"] = _number(
-            "queue_timeout", queue_timeout, "a number of seconds or None"
-        )
+        spec["queue_timeout_s"] = _seconds("queue_timeout", queue_timeout, or_none=True)
     if setup_timeout is not None:
-        spec["setup_timeout_s"] = _number("setup_timeout", setup_timeout, "a number of seconds")
+        spec["setup_timeout_s"] = _seconds("setup_timeout", setup_timeout)
     if env is not None:
-        if not isinstance(env, Mapping):
-            raise TypeError(f"env must be a dict of str to str, not {type(env).__name__}")
-        for key, value in env.items():
-            _text("each key of env", key)
-            _text(f"env[{key!r}]", value)
-        spec["environment"] = dict(env)
+        spec["environment"] = _texts("env", env)
+    if secrets:
+        spec["secrets"] = _texts("secrets", secrets, secret=True)
+    if cpu is not None:
+        spec["cpu_cores"] = _number("cpu", cpu, "a number of cores or None")
+    if memory is not None:
+        spec["memory_bytes"] = _bytes("memory", memory)
     if whole := _whole("priority", priority):
         spec["priority"] = whole
     if again := _whole("retries", retries):
@@ -192,14 +224,43 @@ def make_spec(
     return spec
 
 
+def parted(options: Options) -> tuple[dict[str, Any], Files | None]:
+    """The specification and the files. Raises TypeError, ValueError."""
+    asked: dict[str, Any] = {**options}
+    files = checked_files(asked.pop("files", None))
+    for name in asked:
+        if name not in Options.__annotations__:
+            raise TypeError(
+                f"{name!r} is no option; these are: {', '.join(Options.__annotations__)}"
+            )
+    return make_spec(**asked), files
+
+
+def files_to_pack(files: Files | None) -> dict[str, Any]:
+    """For the packager."""
+    return {} if files is None else {"files": files}
+
+
 def checked_timeout(name: str, value: Any) -> float | None:
     """The seconds of a caller's own timeout. Raises TypeError, ValueError unless over 0."""
     if value is None:
         return None
-    seconds = _number(name, value, "a number of seconds or None")
+    seconds = _seconds(name, value, or_none=True)
     if seconds <= 0:
         raise ValueError(f"{name} must be over 0 s, or None to wait as long as it takes: {value!r}")
     return seconds
+
+
+def checked_files(files: Any) -> Files | None:
+    """The files that are to travel. Raises TypeError for what is neither list nor dict."""
+    if files is None:
+        return None
+    if isinstance(files, Mapping | Sequence) and not isinstance(files, str | bytes | bytearray):
+        return files or None
+    raise TypeError(
+        "files must be a list of paths, or a dict of name in the job's folder to path or bytes, "
+        f"not {type(files).__name__}; for one file write files=[...]"
+    )
 
 
 def checked_args(args: Any) -> list[Any]:
@@ -219,9 +280,9 @@ def deadline_after(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + min(timeout, _LONGEST_S)
 
 
-def _whole(what: str, value: Any) -> int:
+def _whole(what: str, value: Any, wanted: str = "an int") -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise _wrong(what, "an int", value)
+        raise _wrong(what, wanted, value)
     return int(value)
 
 
@@ -232,6 +293,35 @@ def _number(what: str, value: Any, wanted: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{what} must be {wanted}, not {value!r}")
     return number
+
+
+def _seconds(what: str, value: Any, *, or_none: bool = False) -> float:
+    if isinstance(value, str):
+        try:
+            return parse_seconds(value)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+    return _number(what, value, f"a number of seconds{' or None' if or_none else ''}")
+
+
+def _bytes(what: str, value: Any) -> int:
+    if isinstance(value, str):
+        try:
+            return parse_bytes(value)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+    return _whole(what, value, 'an int of bytes, text such as "8GiB", or None')
+
+
+def _texts(what: str, value: Any, *, secret: bool = False) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a dict of str to str, not {type(value).__name__}")
+    for key, item in value.items():
+        _text(f"each key of {what}", key)
+        if secret and not isinstance(item, str):  # not shown: it may be all but right
+            raise TypeError(f"{what}[{key!r}] must be a str, not {type(item).__name__}")
+        _text(f"{what}[{key!r}]", item)
+    return dict(value)
 
 
 def _text(what: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """The daemon's words in the names that whoever reads them can type.
 
 The wire's fields carry their unit (`duration_s`); a Python user knows `duration=`, the command line
-`--duration`. What neither can ask for (`memory_bytes`) is not suggested to them.
+`--duration`.
 """
 
 import re
@@ -11,12 +11,9 @@ from typing import Any
 
 from cumulus_wire.codes import EndReason
 
-_UNOFFERED = "memory_bytes|cpu_cores"
-_OFFER = re.compile(rf"ask for (?:more|less|fewer) with `?(?:{_UNOFFERED})`?,? or ", re.IGNORECASE)
-_SENTENCE = re.compile(rf"[^.;:]*`?\b(?:{_UNOFFERED})\b`?[^.;]*[.;]?")
 _FIELD = re.compile(
-    r"(?<![\w.-])(?P<name>duration_s|queue_timeout_s|setup_timeout_s|environment(?=\.\w)"
-    r"|requirements(?=\.\d))(?:\.(?P<part>\w+))?(?!\w)"
+    r"(?<![\w.-])(?P<name>duration_s|queue_timeout_s|setup_timeout_s|memory_bytes|cpu_cores"
+    r"|environment(?=\.\w)|secrets(?=\.\w)|requirements(?=\.\d))(?:\.(?P<part>\w+))?(?!\w)"
 )
 #: What uv says of itself before it does anything; no news in a job's log.
 UV_CHATTER = re.compile(
@@ -32,9 +29,7 @@ class Words:
     names: Mapping[str, str]
 
     def text(self, said: str) -> str:
-        """A sentence of the daemon's. "" when nothing of it is of use."""
-        said = _OFFER.sub("", said)
-        said = _SENTENCE.sub("", said).strip()
+        """A sentence of the daemon's."""
         return _FIELD.sub(self._field, said)
 
     def key(self, key: str) -> str:
@@ -54,6 +49,8 @@ PYTHON = Words(
         "queue_timeout_s": "queue_timeout",
         "setup_timeout_s": "setup_timeout",
         "environment": "env",
+        "memory_bytes": "memory",
+        "cpu_cores": "cpu",
     }
 )
 COMMAND_LINE = Words(
@@ -62,6 +59,9 @@ COMMAND_LINE = Words(
         "queue_timeout_s": "--queue-timeout",
         "setup_timeout_s": "--setup-timeout",
         "environment": "--env",
+        "secrets": "--secret",
+        "memory_bytes": "--memory",
+        "cpu_cores": "--cpu",
         "name": "--name",
         "priority": "--priority",
         "retries": "--retries",
@@ -77,7 +77,7 @@ def faults_told(said: str, details: Mapping[str, Any], words: Words) -> list[str
     joined = "; ".join(f"{key}: {message}" for key, message in plain)
     if len(plain) > 1 and said.endswith(joined):
         said = said.removesuffix(joined).rstrip(" :")
-    lines = [words.text(said) or said]
+    lines = [words.text(said)]
     for key, message in plain:
         if message != said and f"{key}: {message}" not in said:
             lines.append(f"  {words.key(key)}: {message}")
@@ -91,7 +91,7 @@ def end_told(view: Mapping[str, Any], words: Words) -> tuple[str, str | None]:
     if end.get("reason") == EndReason.REQUIREMENTS_FAILED:
         message = installer_cause(message)
     elif end.get("reason") not in (EndReason.USER_ERROR, EndReason.EXIT_CODE):
-        message = words.text(message) or message
+        message = words.text(message)
     hint = words.text(str(end.get("hint") or ""))
     return message, hint or None
 

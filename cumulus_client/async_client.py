@@ -9,29 +9,33 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from cumulus_client._blocking import begin, client_timeout
-from cumulus_client._core import MAYBE_ACCEPTED, ClientCore
+from cumulus_client._core import MAYBE_ACCEPTED, ClientCore, connection_to
 from cumulus_client._io_thread import IoThread
 from cumulus_client._job_stream import Accepted, Ended, Event, JobStream, Journal
 from cumulus_client._journal_reader import ResultCollector
 from cumulus_client._options import (
     NOT_GIVEN,
+    Files,
+    Options,
+    Seconds,
     checked_timeout,
     deadline_after,
+    files_to_pack,
     make_call,
-    make_spec,
     options_given,
+    parted,
 )
 from cumulus_client._raising import raised_here_async
 from cumulus_client._withdrawing import WITHDRAW_S
+from cumulus_client.async_job import AsyncCumulusJob
 from cumulus_client.client import CLOSE_TIMEOUT_S
-from cumulus_client.connection import Connection
-from cumulus_client.display import Display, OutputDecoder
+from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, CumulusError, ServerError
 from cumulus_client.packaging import Package, package_function, package_script
-from cumulus_wire.states import JobState
+from cumulus_wire import uris
 
 _T = TypeVar("_T")
 
@@ -43,10 +47,15 @@ class AsyncCumulusClient:
     """`CumulusClient` with coroutines. Use it as an async context manager, or `close()` it."""
 
     def __init__(
-        self, server_url: str, api_key: str | None = None, *, allow_pickle: bool = True
+        self,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        profile: str | None = None,
+        allow_pickle: bool = True,
     ) -> None:
         """As of `CumulusClient`."""
-        connection = Connection(server_url, api_key)
+        connection = connection_to(server_url, api_key, profile)
         self.server_url = connection.server_url
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)
@@ -83,15 +92,19 @@ class AsyncCumulusClient:
         self,
         func: Callable[..., Any],
         gpu_memory: float = 0.5,
-        duration: float = 3600,
+        duration: Seconds = 3600,
         requirements: Sequence[str] | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         args: Sequence[Any] | None = None,
         *,
         name: str | None = NOT_GIVEN,
-        queue_timeout: float | None = NOT_GIVEN,
-        setup_timeout: float = NOT_GIVEN,
+        queue_timeout: Seconds | None = NOT_GIVEN,
+        setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
+        secrets: Mapping[str, str] | None = NOT_GIVEN,
+        files: Files | None = NOT_GIVEN,
+        cpu: float | None = NOT_GIVEN,
+        memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
         retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
@@ -100,7 +113,7 @@ class AsyncCumulusClient:
         """As `CumulusClient.run`. Cancelling it cancels the job."""
         given = options_given(locals())
         call = make_call("run()", func, given, options, kwargs)
-        package = package_function(func, call.args, call.kwargs)
+        package = package_function(func, call.args, call.kwargs, **files_to_pack(call.files))
         display = Display(told=self._told)
         view, collector = await self._follow(package, call.spec, call.timeout, display)
         return await self._call(self._core.value(view, collector))
@@ -110,24 +123,28 @@ class AsyncCumulusClient:
         self,
         func: Callable[..., Any],
         gpu_memory: float = 0.5,
-        duration: float = 3600,
+        duration: Seconds = 3600,
         requirements: Sequence[str] | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         args: Sequence[Any] | None = None,
         *,
         name: str | None = NOT_GIVEN,
-        queue_timeout: float | None = NOT_GIVEN,
-        setup_timeout: float = NOT_GIVEN,
+        queue_timeout: Seconds | None = NOT_GIVEN,
+        setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
+        secrets: Mapping[str, str] | None = NOT_GIVEN,
+        files: Files | None = NOT_GIVEN,
+        cpu: float | None = NOT_GIVEN,
+        memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
         retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
         **kwargs: Any,
-    ) -> "AsyncCumulusJob":
+    ) -> AsyncCumulusJob:
         """As `CumulusClient.submit`."""
         given = options_given(locals())
         call = make_call("submit()", func, given, options, kwargs)
-        package = package_function(func, call.args, call.kwargs)
+        package = package_function(func, call.args, call.kwargs, **files_to_pack(call.files))
         job_id = await self._submit(package, call.spec)
         return AsyncCumulusJob(self, job_id, timeout=call.timeout)
 
@@ -146,25 +163,26 @@ class AsyncCumulusClient:
         path: str | os.PathLike[str],
         argv: Sequence[str] = (),
         *,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         display: Display | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> dict[str, Any]:
         """As `CumulusClient.run_script`."""
         timeout = checked_timeout("timeout", timeout)
-        spec = make_spec(**{"gpu_memory": 0.5, "duration": 3600, **options})
-        package = package_script(path, argv)
+        spec, files = parted(options)
+        package = package_script(path, argv, **files_to_pack(files))
         display = display or Display(told=self._told)
         view, _ = await self._follow(package, spec, timeout, display)
         return view
 
     @raised_here_async
     async def submit_script(
-        self, path: str | os.PathLike[str], argv: Sequence[str] = (), **options: Any
-    ) -> "AsyncCumulusJob":
+        self, path: str | os.PathLike[str], argv: Sequence[str] = (), **options: Unpack[Options]
+    ) -> AsyncCumulusJob:
         """As `CumulusClient.submit_script`."""
-        spec = make_spec(**{"gpu_memory": 0.5, "duration": 3600, **options})
-        return AsyncCumulusJob(self, await self._submit(package_script(path, argv), spec))
+        spec, files = parted(options)
+        package = package_script(path, argv, **files_to_pack(files))
+        return AsyncCumulusJob(self, await self._submit(package, spec))
 
     async def _follow(
         self,
@@ -266,7 +284,7 @@ class AsyncCumulusClient:
     # --- asking ------------------------------------------------------------------------------
 
     @raised_here_async
-    async def attach(self, job_id: str) -> "AsyncCumulusJob":
+    async def attach(self, job_id: str) -> AsyncCumulusJob:
         """A handle on a job submitted earlier or elsewhere. Raises NotFound."""
         view = await self._call(self._core.job(job_id))
         return AsyncCumulusJob(self, str(view["job_id"]))
@@ -287,6 +305,26 @@ class AsyncCumulusClient:
         return await self._call(self._core.cancel(job_id))
 
     @raised_here_async
+    async def pause_job(self, job_id: str) -> dict[str, Any]:
+        """As `CumulusClient.pause_job`."""
+        return await self._call(self._core.ask(uris.JOB_PAUSE, job_id))
+
+    @raised_here_async
+    async def resume_job(self, job_id: str) -> dict[str, Any]:
+        """As `CumulusClient.resume_job`."""
+        return await self._call(self._core.ask(uris.JOB_RESUME, job_id))
+
+    @raised_here_async
+    async def get_checkpoints(self, job_id: str) -> list[dict[str, Any]]:
+        """As `CumulusClient.get_checkpoints`."""
+        return await self._call(self._core.checkpoints(job_id))
+
+    @raised_here_async
+    async def delete_job(self, job_id: str) -> dict[str, Any]:
+        """As `CumulusClient.delete_job`."""
+        return await self._call(self._core.ask(uris.JOB_DELETE, job_id))
+
+    @raised_here_async
     async def get_server_info(self) -> dict[str, Any]:
         """As `CumulusClient.get_server_info`."""
         return await self._call(self._core.info())
@@ -295,68 +333,3 @@ class AsyncCumulusClient:
     async def list_workers(self) -> list[dict[str, Any]]:
         """The pool's workers and their devices."""
         return await self._call(self._core.workers())
-
-
-class AsyncCumulusJob:
-    """`CumulusJob` with coroutines."""
-
-    def __init__(
-        self, client: AsyncCumulusClient, job_id: str, *, timeout: float | None = None
-    ) -> None:
-        self.job_id = job_id
-        self._client = client
-        self._timeout_s = timeout
-
-    def __repr__(self) -> str:
-        return f"<AsyncCumulusJob {self.job_id}>"
-
-    async def view(self) -> dict[str, Any]:
-        """All that the daemon says of the job. Raises NotFound."""
-        return await self._client.get_job_status(self.job_id)
-
-    async def status(self) -> str:
-        """As `CumulusJob.status`."""
-        return str((await self.view())["status"])
-
-    async def done(self) -> bool:
-        """Has it ended, however?"""
-        return JobState(await self.status()).ended
-
-    @raised_here_async
-    async def result(self, timeout: float | None = None) -> Any:
-        """As `CumulusJob.result`."""
-        wait_s = self._timeout_s if timeout is None else timeout
-        deadline = deadline_after(checked_timeout("timeout", wait_s))
-        core = self._client._core
-        return await self._client._in_time(core.result(self.job_id), deadline, job_id=self.job_id)
-
-    async def cancel(self) -> bool:
-        """True when it is being cancelled, False when it had ended already."""
-        return await self._client.cancel_job(self.job_id)
-
-    @raised_here_async
-    async def wait(self, timeout: float | None = None) -> str:
-        """The status it ended with. Raises ClientTimeout."""
-        deadline = deadline_after(checked_timeout("timeout", timeout))
-        async for event in self._client._events(self.job_id, deadline):
-            if isinstance(event, Ended):
-                return str(event.job["status"])
-        return await self.status()
-
-    async def logs(self, follow: bool = True, from_offset: int = 0) -> AsyncIterator[str]:
-        """As `CumulusJob.logs`."""
-        stop_at = None if follow else int((await self.view())["journal"]["end_offset"])
-        if stop_at is not None and stop_at <= from_offset:
-            return
-        decoder = OutputDecoder()
-        async for event in self._client._events(self.job_id, None, from_offset):
-            if isinstance(event, Journal):
-                for record in event.records:
-                    if text := decoder.feed(record):
-                        yield text
-                if stop_at is not None and event.records[-1].next_offset >= stop_at:
-                    return
-            elif isinstance(event, Ended):
-                for _, text in decoder.finish():
-                    yield text
-                return

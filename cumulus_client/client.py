@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from cumulus_client._blocking import (
     BlockingStream,
@@ -14,25 +14,29 @@ from cumulus_client._blocking import (
     client_timeout,
     done_by,
 )
-from cumulus_client._core import MAYBE_ACCEPTED, ClientCore
+from cumulus_client._core import MAYBE_ACCEPTED, ClientCore, connection_to
 from cumulus_client._io_thread import IoThread
 from cumulus_client._job_stream import Accepted, Ended, Journal
 from cumulus_client._journal_reader import ResultCollector
 from cumulus_client._options import (
     NOT_GIVEN,
+    Files,
+    Options,
+    Seconds,
     checked_timeout,
     deadline_after,
+    files_to_pack,
     make_call,
-    make_spec,
     options_given,
+    parted,
 )
 from cumulus_client._raising import raised_here
 from cumulus_client._withdrawing import WITHDRAW_S
-from cumulus_client.connection import Connection
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, CumulusError, ServerError
 from cumulus_client.job import CumulusJob
 from cumulus_client.packaging import Package, package_function, package_script
+from cumulus_wire import uris
 
 _T = TypeVar("_T")
 
@@ -47,12 +51,19 @@ class CumulusClient:
     """
 
     def __init__(
-        self, server_url: str, api_key: str | None = None, *, allow_pickle: bool = True
+        self,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        profile: str | None = None,
+        allow_pickle: bool = True,
     ) -> None:
         """`server_url`: `http://host` (port 50051 unless it names one) or `https://host` (443).
+        What isn't given comes from `CUMULUS_SERVER_URL` and `CUMULUS_API_KEY`, else from a profile
+        of `cumulus login`: that called `profile`, `CUMULUS_PROFILE`'s or the default one.
         `allow_pickle`: open pickled results of jobs that this object submitted (opening a pickle
-        runs code). Raises ValueError for a URL that is none."""
-        connection = Connection(server_url, api_key)
+        runs code). Nothing is sent yet. Raises ValueError for a URL or profile that is none."""
+        connection = connection_to(server_url, api_key, profile)
         self.server_url = connection.server_url
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)
@@ -95,15 +106,19 @@ class CumulusClient:
         self,
         func: Callable[..., Any],
         gpu_memory: float = 0.5,
-        duration: float = 3600,
+        duration: Seconds = 3600,
         requirements: Sequence[str] | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         args: Sequence[Any] | None = None,
         *,
         name: str | None = NOT_GIVEN,
-        queue_timeout: float | None = NOT_GIVEN,
-        setup_timeout: float = NOT_GIVEN,
+        queue_timeout: Seconds | None = NOT_GIVEN,
+        setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
+        secrets: Mapping[str, str] | None = NOT_GIVEN,
+        files: Files | None = NOT_GIVEN,
+        cpu: float | None = NOT_GIVEN,
+        memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
         retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
@@ -113,14 +128,18 @@ class CumulusClient:
         value.
 
         `gpu_memory`: share of one device's memory, 0 < x <= 1. `duration`: seconds the function
-        may run. `requirements`: as for pip. `timeout`: seconds this call waits in all; the job
-        goes on after it. Ctrl-C cancels the job, a second one detaches from it.
+        may run, or text such as "90m", as with all times here. `requirements`: as for pip.
+        `timeout`: seconds this call waits in all; the job goes on after it. Ctrl-C cancels the
+        job, a second one detaches from it.
 
         `name`: what the job is called (the function). `queue_timeout`: seconds it may wait for a
         free share; 0: fail rather than wait (it waits for ever). `setup_timeout`: seconds that
-        installing the requirements may take (600). `env`: environment variables of the job.
-        `priority`: higher ones are placed first (0). `retries`: how often it is run again when its
-        worker or Cumulus failed, never for a fault of its own (0).
+        installing the requirements may take (600). `env`: environment variables of the job;
+        `secrets`: such ones that are never stored or shown. `files`: more files for the job's
+        folder, `["data.csv"]` or `{"name there": path or bytes}`. `cpu`: cores and `memory`: RAM,
+        bytes or "8GiB", that it may use (what the pool's operator set). `priority`: higher ones
+        are placed first (0). `retries`: how often it is run again when its worker or Cumulus
+        failed, never for a fault of its own (0).
 
         A keyword from `name` on that `func` has a parameter of goes to `func`; the option is given
         in `options={...}` then, which is merged over all options. So are the older ones when
@@ -132,22 +151,26 @@ class CumulusClient:
         """
         given = options_given(locals())
         call = make_call("run()", func, given, options, kwargs)
-        return self._run_call(func, call.args, call.kwargs, call.spec, call.timeout)
+        return self._run_call(func, call.args, call.kwargs, call.spec, call.timeout, call.files)
 
     @raised_here
     def submit(
         self,
         func: Callable[..., Any],
         gpu_memory: float = 0.5,
-        duration: float = 3600,
+        duration: Seconds = 3600,
         requirements: Sequence[str] | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         args: Sequence[Any] | None = None,
         *,
         name: str | None = NOT_GIVEN,
-        queue_timeout: float | None = NOT_GIVEN,
-        setup_timeout: float = NOT_GIVEN,
+        queue_timeout: Seconds | None = NOT_GIVEN,
+        setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
+        secrets: Mapping[str, str] | None = NOT_GIVEN,
+        files: Files | None = NOT_GIVEN,
+        cpu: float | None = NOT_GIVEN,
+        memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
         retries: int = NOT_GIVEN,
         options: Mapping[str, Any] | None = NOT_GIVEN,
@@ -160,7 +183,7 @@ class CumulusClient:
         """
         given = options_given(locals())
         call = make_call("submit()", func, given, options, kwargs)
-        return self._submit_call(func, call.args, call.kwargs, call.spec, call.timeout)
+        return self._submit_call(func, call.args, call.kwargs, call.spec, call.timeout, call.files)
 
     @raised_here
     def run_script(
@@ -168,25 +191,26 @@ class CumulusClient:
         path: str | os.PathLike[str],
         argv: Sequence[str] = (),
         *,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         display: Display | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> dict[str, Any]:
         """Runs a script with the local modules it imports; the ended job's view, however it
         ended. `options`: as of `run`, from `gpu_memory` on."""
         timeout = checked_timeout("timeout", timeout)
-        spec = make_spec(**{"gpu_memory": 0.5, "duration": 3600, **options})
-        package = package_script(path, argv)
+        spec, files = parted(options)
+        package = package_script(path, argv, **files_to_pack(files))
         view, _ = self._follow(package, spec, timeout, display or self._display())
         return view
 
     @raised_here
     def submit_script(
-        self, path: str | os.PathLike[str], argv: Sequence[str] = (), **options: Any
+        self, path: str | os.PathLike[str], argv: Sequence[str] = (), **options: Unpack[Options]
     ) -> CumulusJob:
         """Submits a script; otherwise as `run_script` and `submit`."""
-        spec = make_spec(**{"gpu_memory": 0.5, "duration": 3600, **options})
-        return self._submit_package(package_script(path, argv), spec, None)
+        spec, files = parted(options)
+        package = package_script(path, argv, **files_to_pack(files))
+        return self._submit_package(package, spec, None)
 
     def _run_call(
         self,
@@ -195,8 +219,9 @@ class CumulusClient:
         kwargs: Mapping[str, Any],
         spec: Mapping[str, Any],
         timeout: float | None,
+        files: Files | None = None,
     ) -> Any:
-        package = package_function(func, args, kwargs)
+        package = package_function(func, args, kwargs, **files_to_pack(files))
         view, collector = self._follow(package, spec, timeout, self._display())
         return self._call(self._core.value(view, collector))
 
@@ -207,8 +232,10 @@ class CumulusClient:
         kwargs: Mapping[str, Any],
         spec: Mapping[str, Any],
         timeout: float | None,
+        files: Files | None = None,
     ) -> CumulusJob:
-        return self._submit_package(package_function(func, args, kwargs), spec, timeout)
+        package = package_function(func, args, kwargs, **files_to_pack(files))
+        return self._submit_package(package, spec, timeout)
 
     def _submit_package(
         self, package: Package, spec: Mapping[str, Any], timeout: float | None
@@ -315,6 +342,31 @@ class CumulusClient:
         return self._call(self._core.cancel(job_id))
 
     @raised_here
+    def pause_job(self, job_id: str) -> dict[str, Any]:
+        """Asks the job's code to save a checkpoint and end, so that its share is free meanwhile:
+        `{"paused": True, "message"}`, asked durably. Code that never looks goes on. Raises
+        NotFound, Conflict."""
+        return self._call(self._core.ask(uris.JOB_PAUSE, job_id))
+
+    @raised_here
+    def resume_job(self, job_id: str) -> dict[str, Any]:
+        """Queues a paused job again under its id: `{"resumed": True, "message"}`. Raises NotFound,
+        Conflict."""
+        return self._call(self._core.ask(uris.JOB_RESUME, job_id))
+
+    @raised_here
+    def get_checkpoints(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's checkpoints, the newest last: `filename, path, epoch, step, framework,
+        timestamp` and more. Raises NotFound."""
+        return self._call(self._core.checkpoints(job_id))
+
+    @raised_here
+    def delete_job(self, job_id: str) -> dict[str, Any]:
+        """Removes an ended job with its output, result and files: `{"deleted": True, "message"}`.
+        Raises NotFound, Conflict for a job that has not ended."""
+        return self._call(self._core.ask(uris.JOB_DELETE, job_id))
+
+    @raised_here
     def get_server_info(self) -> dict[str, Any]:
         """`server_version, chronos_available, gpu_devices, active_jobs, max_concurrent_jobs` and
         more."""
@@ -331,7 +383,7 @@ class CumulusClient:
         stream = self._call(self._core.stream(job_id, from_offset))
         return BlockingStream(self._io, stream, self.server_url)
 
-    def _result(self, job_id: str, timeout: float | None) -> Any:
+    def _result(self, job_id: str, timeout: Seconds | None) -> Any:
         deadline = deadline_after(checked_timeout("timeout", timeout))
         future = self._io.run(self._core.result(job_id))
         try:

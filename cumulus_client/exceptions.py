@@ -302,11 +302,11 @@ def error_from_wire(uri: str, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     status = kwargs.get("status")
     message, hint = str(message), kwargs.get("hint")
     error = cls(
-        PYTHON.text(message) or message,
+        PYTHON.text(message),
         job_id=kwargs.get("job_id"),
         status=status if isinstance(status, int) else None,
         details=details if isinstance(details, Mapping) else None,
-        hint=(PYTHON.text(str(hint)) or None) if hint else None,
+        hint=PYTHON.text(str(hint)) if hint else None,
     )
     error._daemons = (message, str(hint) if hint else None)
     return error

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
+from cumulus_client._options import Options
 from cumulus_client.doctor import Finding
 from cumulus_client.exceptions import CumulusError
 from cumulus_client.share_probe import MEASURED
@@ -42,7 +43,7 @@ class Job(Protocol):
 class Submitting(Protocol):
     """Of the client's."""
 
-    def submit_script(self, path: Path, **options: Any) -> Any: ...
+    def submit_script(self, path: Path, **options: Unpack[Options]) -> Any: ...
 
 
 def check_shares(client: Submitting, workers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -1,12 +1,21 @@
 """A submitted job, as a handle."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cumulus_client._job_stream import Ended, Journal
-from cumulus_client._options import checked_timeout, deadline_after
+from cumulus_client._options import Seconds, checked_timeout, deadline_after
 from cumulus_client._raising import raised_here
 from cumulus_client.display import OutputDecoder
+from cumulus_client.exceptions import (
+    CumulusError,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    ResultError,
+)
 from cumulus_wire.states import JobState
 
 if TYPE_CHECKING:
@@ -43,8 +52,16 @@ class CumulusJob:
         """Has it ended, however?"""
         return JobState(self.status()).ended
 
+    def running(self) -> bool:
+        """Does its code run now?"""
+        return self.status() == JobState.RUNNING
+
+    def cancelled(self) -> bool:
+        """Has it ended because somebody cancelled it?"""
+        return self.status() == JobState.CANCELLED
+
     @raised_here
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: Seconds | None = None) -> Any:
         """The function's value, when the job has ended.
 
         `timeout`: seconds to wait. Raises ClientTimeout after that (the job goes on), JobFailed
@@ -56,9 +73,51 @@ class CumulusJob:
             )
         return self._value
 
+    def exception(self, timeout: Seconds | None = None) -> CumulusError | None:
+        """What `result` would raise of how the job ended, None for one that completed. Raises
+        ClientTimeout, ConnectionFailed, NotFound."""
+        try:
+            self.result(timeout)
+        except (JobFailed, JobTimeout, JobCancelled, ResultError) as error:
+            return error
+        return None
+
     def cancel(self) -> bool:
         """True when it is being cancelled, False when it had ended already."""
         return self._client.cancel_job(self.job_id)
+
+    def pause(self) -> dict[str, Any]:
+        """As `CumulusClient.pause_job`."""
+        return self._client.pause_job(self.job_id)
+
+    def resume(self) -> dict[str, Any]:
+        """As `CumulusClient.resume_job`."""
+        return self._client.resume_job(self.job_id)
+
+    def get_checkpoints(self) -> list[dict[str, Any]]:
+        """As `CumulusClient.get_checkpoints`."""
+        return self._client.get_checkpoints(self.job_id)
+
+    def progress(self) -> dict[str, Any] | None:
+        """What the code said last of how far it is: `{"fraction": 0.4 or None, "message"}`; None
+        when it said nothing."""
+        progress = self.view().get("progress")
+        return dict(progress) if progress else None
+
+    @raised_here
+    def outputs(self) -> list[dict[str, Any]]:
+        """The files that the job left to be downloaded, each `name, size_bytes, sha256`."""
+        return self._client._call(self._client._core.outputs(self.job_id))
+
+    @raised_here
+    def download(self, name: str, path: str | os.PathLike[str] | None = None) -> Path:
+        """Writes the output `name`, and gives its path when it is whole and verified.
+
+        `path`: the file, or a folder for it; without, it gets its own name in the working
+        directory. Raises NotFound, ResultError, OSError.
+        """
+        core = self._client._core
+        return self._client._call(core.download(self.job_id, name, path))
 
     def logs(self, follow: bool = True, from_offset: int = 0) -> Iterator[str]:
         """The job's stdout and stderr in order, as text, also long after its end. With `follow`
@@ -90,7 +149,7 @@ class CumulusJob:
             stream.close()
 
     @raised_here
-    def wait(self, timeout: float | None = None) -> str:
+    def wait(self, timeout: Seconds | None = None) -> str:
         """The status it ended with. Raises ClientTimeout."""
         deadline = deadline_after(checked_timeout("timeout", timeout))
         stream = self._client._open_stream(self.job_id)

@@ -20,7 +20,7 @@ import json as _json, os as _os, sys as _sys
 _sys.path.insert(0, _os.environ["REPOSITORY"])
 import cumulus_client.client as _client_module
 from cumulus_client.packaging import package_function as _pack
-def _submit(self, func, args, kwargs, spec, timeout):
+def _submit(self, func, args, kwargs, spec, timeout, files=None):
     try:
         package = _pack(func, args, kwargs)
     except _client_module.CumulusError as error:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cumulus_client import AsyncCumulusClient, CumulusClient, async_remote, gpu, remote
-from cumulus_client._options import NOT_GIVEN, Call, make_call
+from cumulus_client._options import NOT_GIVEN, OPTIONS, Call, Options, make_call
+from cumulus_client._quantities import parse_bytes, parse_seconds
 
 
 def plain(x: int, y: int = 2) -> int:
@@ -68,10 +69,21 @@ def test_a_keyword_of_the_functions_own_goes_to_it_and_options_says_the_option()
         (plain, {"args": [1], "options": {"x": 1}}, "'x', which is no option of run.*gpu_memory"),
         (plain, {"args": [1], "options": 3}, "options must be a dict"),
         (plain, {"args": "ab"}, r"args must be a list .* write args=\[...\]"),
-        (plain, {"args": [1], "timeout": "5"}, "timeout must be a number of seconds or None"),
+        (plain, {"args": [1], "timeout": [5]}, "timeout must be a number of seconds or None"),
         (plain, {"args": [1], "timeout": True}, "timeout must be"),
         (plain, {"args": [1], "gpu_memory": None}, "gpu_memory must be a number, not NoneType"),
-        (plain, {"args": [1], "setup_timeout": "1m"}, "setup_timeout must be a number"),
+        (plain, {"args": [1], "setup_timeout": [1]}, "setup_timeout must be a number"),
+        (plain, {"args": [1], "memory": 1.5}, "memory must be an int of bytes, text such as"),
+        (plain, {"args": [1], "memory": True}, "memory must be"),
+        (plain, {"args": [1], "cpu": "2"}, "cpu must be a number of cores or None, not str"),
+        (plain, {"args": [1], "secrets": ["A"]}, "secrets must be a dict of str to str"),
+        (
+            plain,
+            {"args": [1], "secrets": {"A": b"hush"}},
+            r"\['A'\] must be a str, not bytes$",
+        ),
+        (plain, {"args": [1], "files": "a.csv"}, r"files must be a list .* write files=\[...\]"),
+        (plain, {"args": [1], "files": 3}, "files must be a list of paths, or a dict"),
     ],
 )
 def test_calls_that_can_not_be_right(func: Any, given: dict[str, Any], words: str) -> None:
@@ -88,6 +100,9 @@ def test_calls_that_can_not_be_right(func: Any, given: dict[str, Any], words: st
         ({"duration": float("inf")}, "duration must be a number of seconds, not inf"),
         ({"gpu_memory": float("nan")}, "gpu_memory must be a number, not nan"),
         ({"queue_timeout": float("inf")}, "queue_timeout must be"),
+        ({"queue_timeout": "soon"}, "queue_timeout: 'soon' is no duration such as 90, 90s"),
+        ({"timeout": "0s"}, "timeout must be over 0 s"),
+        ({"memory": "a lot"}, "memory: 'a lot' is no size such as 8GiB"),
     ],
 )
 def test_numbers_that_are_none(given: dict[str, Any], words: str) -> None:
@@ -122,8 +137,45 @@ def test_both_faces_have_the_same_options() -> None:
     first, *others = ([*inspect.signature(f).parameters.items()] for f in [*faces, *async_faces])
     assert all([n for n, _ in other] == [n for n, _ in first] for other in others)
     keyword_only = [n for n, p in first if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    new = ["name", "queue_timeout", "setup_timeout", "env", "priority", "retries", "options"]
-    assert keyword_only == new
+    assert keyword_only == [*OPTIONS[5:], "options"]
+    assert set(Options.__annotations__) == set(OPTIONS) - {"timeout", "args"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1.5m", 90), ("90 s", 90), ("1h30m", 5400), ("2H", 7200), ("1d1s", 86401)],
+)
+def test_durations_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+    assert call(plain, args=[1], duration=text).spec["duration_s"] == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "1m1h", "1h1h", "-5", "1e3", "5 parsecs", "1m30"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("8GiB", 8 << 30), ("512M", 512 << 20), ("1.5 gb", 3 << 29), ("77", 77), ("1T", 1 << 40)],
+)
+def test_sizes_as_people_write_them(text: str, size_bytes: int) -> None:
+    assert parse_bytes(text) == size_bytes
+    assert call(plain, args=[1], memory=text).spec["memory_bytes"] == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "8 GiBs", "5i", "-1G", "1e9"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        parse_bytes(text)
+
+
+def test_what_goes_where() -> None:
+    made = call(plain, args=[1], cpu=2, memory=5, secrets={"K": "v"}, files={"a": b"b"})
+    assert made.files == {"a": b"b"}
+    asked = {"cpu_cores": 2.0, "memory_bytes": 5, "secrets": {"K": "v"}}
+    assert made.spec == {"gpu_memory": 0.5, "duration_s": 3600.0, **asked}
 
 
 @pytest.mark.parametrize("decorator", [remote, gpu, async_remote])

@@ -36,10 +36,11 @@ INVALID = uris.ERROR_PREFIX + "invalid_argument"
         ("Use a smaller environment", "Use a smaller environment", "Use a smaller environment"),
         (
             "The job ran out of memory: ask for more with `memory_bytes`, or use less.",
-            "The job ran out of memory: use less.",
-            "The job ran out of memory: use less.",
+            "The job ran out of memory: ask for more with `memory`, or use less.",
+            "The job ran out of memory: ask for more with `--memory`, or use less.",
         ),
-        ("Set cpu_cores to less.", "", ""),
+        ("Set cpu_cores to less.", "Set cpu to less.", "Set --cpu to less."),
+        ("secrets.KEY: is no", "secrets[KEY]: is no", "--secret[KEY]: is no"),
         ("my_duration_s and duration_seconds", "my_duration_s and duration_seconds", None),
     ],
 )
@@ -83,7 +84,7 @@ def test_what_the_jobs_own_code_said_is_left_alone() -> None:
     }
     error = error_from_end({"job_id": "j", "status": "failed", "end": end})
     assert str(error).startswith("Job failed: ValueError: bad duration_s\n")
-    assert error is not None and error.hint == "use less."
+    assert error is not None and error.hint == "ask for more with `memory`, or use less."
 
 
 UV = """uv pip install failed (exit code 1): Using Python 3.11.2 environment at: /x/environment
