@@ -23,6 +23,14 @@ SCRATCH = "scratch"
 
 #: The package's own description, inside the zip.
 MANIFEST = "cumulus_package.json"
+#: What a zip of the old SDK holds instead: its program, what is to be installed for it, and where
+#: the program leaves its value or its error, in its working directory.
+LEGACY_MAIN = "main.py"
+LEGACY_REQUIREMENTS = "requirements.txt"
+LEGACY_RESULT = "result.json"
+LEGACY_ERROR = "error.json"
+#: Of the old SDK, which need torch: the job gets ours under these names.
+LEGACY_REPLACED = ("runtime.py", "distributed_checkpointer.py")
 
 SEGMENT_SUFFIX = ".seg"
 

@@ -3,7 +3,6 @@
 Handlers of WAMP procedures and HTTP routes decode, call this, encode; they decide nothing.
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,6 @@ import attrs
 from twisted.logger import Logger
 
 from cumulus_wire.codes import EndReason
-from cumulus_wire.journal import Kind, Record, is_rest_missing
 from cumulusd import __version__
 from cumulusd.errors import (
     Conflict,
@@ -24,28 +22,28 @@ from cumulusd.errors import (
     TooLarge,
 )
 from cumulusd.identity import Principal
+from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.machine import EventKind
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord, Phase, ResultInfo
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock, Disagreement
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
+from cumulusd.log_text import printed
+from cumulusd.stored_results import stored_result
 from cumulusd.submissions import Submissions, SubmitLimits
 from cumulusd.tasks import wait_at_most
 from cumulusd.views import job_view, worker_views
 
 #: What one progressive result carries at most.
 FOLLOW_CHUNK_BYTES = 64 * 1024
-RESULT_CHUNK_BYTES = 512 * 1024
 #: A result that a caller without progressive results may get in one message.
 RESULT_AT_ONCE_BYTES = 1024 * 1024
 PACKAGE_CHUNK_BYTES = 512 * 1024
 
 #: How long followers of a job that was ended by force wait for what is still on its worker.
 LATE_OUTPUT_S = 60.0
-
-_OUTPUT = (Kind.STDOUT, Kind.STDERR)
 
 #: Takes one progressive result; fires when the reader can take more.
 Sink = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -107,6 +105,22 @@ class Relay:
     async def submit(self, who: Principal, spec_value: Any) -> dict[str, Any]:
         """The view of the new job, which is durable. Every error carries its id."""
         return self.view(await self._submissions.submit(who, spec_value))
+
+    def receive(self, who: Principal) -> Incoming:
+        """An upload whose hash isn't known, for `submit_posted`. Raises CumulusError at once when
+        a job of this principal would be refused now, whatever it is."""
+        self._submissions.check_upload(who)
+        return self._packages.receive()
+
+    async def submit_posted(
+        self, who: Principal, spec_value: Any, job_id: Any, faults: Sequence[Mapping[str, str]]
+    ) -> dict[str, Any]:
+        """As `submit`, for what HTTP brings: the submitter's own id for the job (None: ours), an
+        old client's package, and `faults` that the request had already."""
+        record = await self._submissions.submit(
+            who, spec_value, job_id=job_id, faults=faults, posted=True
+        )
+        return self.view(record)
 
     async def follow(
         self, who: Principal, job_id: str, from_offset: int, sink: Sink
@@ -197,7 +211,7 @@ class Relay:
         """
         self._readable(who, job_id)
         journal = self._journals.get(job_id)
-        return iter(()) if journal is None else _output(journal, journal.end_offset)
+        return iter(()) if journal is None else printed(journal, journal.end_offset)
 
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         """Asks a job to end. That it was asked is durable when this fires; its state tells when
@@ -222,16 +236,7 @@ class Relay:
         Raises NotEnded, TooLarge, and a CumulusError with code `job_failed` for a job without.
         """
         record = self._readable(who, job_id)
-        if record.end is None:
-            raise NotEnded(f"Job {job_id} is {record.state} and has no result yet", job_id=job_id)
-        info = record.end.result
-        if info is None:
-            raise JobFailed(
-                f"Job {job_id} is {record.state} and has no result: {record.end.message}",
-                job_id=job_id,
-                details={"job": self.view(record)},
-                hint=record.end.hint,
-            )
+        info = self._result_info(record)
         about = attrs.asdict(info)
         if sink is None and info.size_bytes > RESULT_AT_ONCE_BYTES:
             raise TooLarge(
@@ -239,39 +244,36 @@ class Relay:
                 job_id=job_id,
                 hint="ask with receive_progress to get it in parts",
             )
-        digest, sent, parts = hashlib.sha256(), 0, []
-        journal = self._journals.open(job_id)
-        offset = max(journal.start_offset, record.journal_start)
-        while offset < journal.end_offset:
-            chunk = journal.read(offset, RESULT_CHUNK_BYTES)
-            for entry in chunk.records():
-                if entry.kind is Kind.RESULT:
-                    digest.update(entry.payload)
-                    if sink is None:
-                        parts.append(entry.payload)
-                    else:
-                        await self._send_result(sink, sent, entry.payload)
-                    sent += len(entry.payload)
-            offset = chunk.next_offset
-        if sent == 0 and info.size_bytes and journal.start_offset > record.journal_start:
-            raise NotFound(
-                f"The result of job {job_id} is not kept any more: the journals of ended jobs were "
-                "over the daemon's bound (jobs.history_max_bytes)",
-                job_id=job_id,
-                details=about,
-                hint="submit the job again, and fetch its result sooner",
-            )
-        if sent != info.size_bytes or digest.hexdigest() != info.sha256:
-            raise CumulusError(
-                f"The stored result of job {job_id} is damaged", job_id=job_id, details=about
-            )
-        return about if sink is not None else {**about, "data": b"".join(parts)}
+        pieces = stored_result(record, info, self._journals.open(job_id))
+        if sink is None:
+            return {**about, "data": b"".join(pieces)}
+        sent = 0
+        for data in pieces:
+            await sink({"offset": sent, "data": data})
+            sent += len(data)
+        return about
 
-    @staticmethod
-    async def _send_result(sink: Sink, offset: int, data: bytes) -> None:
-        for start in range(0, len(data), RESULT_CHUNK_BYTES):
-            part = data[start : start + RESULT_CHUNK_BYTES]
-            await sink({"offset": offset + start, "data": part})
+    def result_pieces(self, who: Principal, job_id: str) -> tuple[ResultInfo, Iterator[bytes]]:
+        """What a completed job's result is, and its bytes, read as they are asked for.
+
+        Raises as `result` does; the pieces raise what comes up while reading.
+        """
+        record = self._readable(who, job_id)
+        info = self._result_info(record)
+        return info, stored_result(record, info, self._journals.open(job_id))
+
+    def _result_info(self, record: JobRecord) -> ResultInfo:
+        job_id = record.job_id
+        if record.end is None:
+            raise NotEnded(f"Job {job_id} is {record.state} and has no result yet", job_id=job_id)
+        if record.end.result is None:
+            raise JobFailed(
+                f"Job {job_id} is {record.state} and has no result: {record.end.message}",
+                job_id=job_id,
+                details={"job": self.view(record)},
+                hint=record.end.hint,
+            )
+        return record.end.result
 
     # -- packages
 
@@ -363,28 +365,6 @@ def _resumed(record: JobRecord, offset: int, boundary: int) -> int:
     before it. What it was sent was another attempt's, when one has begun before it since: the
     daemon lost the end of that with its power. So it hasn't seen anything of this one."""
     return record.journal_start if record.journal_start < offset else boundary
-
-
-def _output(journal: Journal, end: int) -> Iterator[bytes]:
-    offset = 0
-    while offset < end:
-        chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
-        if chunk.kind == "gap":
-            dropped = chunk.next_offset - chunk.offset
-            yield f"\n[{dropped} bytes of the journal are not kept here]\n".encode()
-        else:
-            records = [each for each in chunk.records() if each.offset < end]
-            yield b"".join(map(_printed, records))
-        offset = chunk.next_offset
-
-
-def _printed(entry: Record) -> bytes:
-    if is_rest_missing(entry):
-        attempt = entry.json()["attempt"]
-        return (
-            f"\n[more output of attempt {attempt} may be missing here: its worker was given up]\n"
-        ).encode()
-    return entry.payload if entry.kind in _OUTPUT else b""
 
 
 def _ended_already(record: JobRecord) -> Conflict:

@@ -1,7 +1,7 @@
 """Validates what a submit asks for. Every fault is reported at once, with its key."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -77,7 +77,7 @@ def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
     Raises InvalidArgument with `details["faults"]`, a list of {"key", "message"}; TooLarge.
     """
     if not isinstance(value, Mapping):
-        raise _invalid([{"key": "spec", "message": "must be an object with the job's fields"}])
+        raise invalid_spec([{"key": "spec", "message": "must be an object with the job's fields"}])
     faults: list[dict[str, str]] = []
     spec: _Spec | None = None
     try:
@@ -88,7 +88,7 @@ def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
             faults.append({"key": key, "message": _words(fault)})
     faults.extend(_beyond(value, limits))
     if faults or spec is None:
-        raise _invalid(faults)
+        raise invalid_spec(faults)
     if spec.package.size_bytes > limits.package_max_bytes:
         raise TooLarge(
             f"package: {spec.package.size_bytes} bytes are over the limit of"
@@ -160,10 +160,11 @@ def _words(fault: Mapping[str, Any]) -> str:
     return f"{text}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
 
 
-def _invalid(faults: list[dict[str, str]]) -> InvalidArgument:
+def invalid_spec(faults: Sequence[Mapping[str, str]]) -> InvalidArgument:
+    """The error that tells all of these, each a {"key", "message"}."""
     words = "; ".join(f"{fault['key']}: {fault['message']}" for fault in faults)
     return InvalidArgument(
         f"The job specification is invalid: {words}",
-        details={"faults": faults},
+        details={"faults": list(faults)},
         hint="gpu_memory is a share of one device (0 < x <= 1), durations are seconds",
     )

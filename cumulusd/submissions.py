@@ -1,7 +1,8 @@
 """What is taken of clients as new jobs, and what is refused and why."""
 
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,18 +11,25 @@ from twisted.logger import Logger
 
 from cumulus_wire.codes import WaitReason
 from cumulusd.errors import (
+    Conflict,
     CumulusError,
     InternalError,
+    InvalidArgument,
     NotAuthorized,
     NotFound,
     TooMany,
     Unavailable,
 )
 from cumulusd.identity import Principal, Role
-from cumulusd.jobs.model import JobRecord, Phase, Wait
+from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Wait
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.supervisor import Supervisor
-from cumulusd.spec import SpecLimits, parse_spec
+from cumulusd.package_contents import PackageContents, look_inside
+from cumulusd.spec import SpecLimits, invalid_spec, parse_spec
+
+#: An id goes into names of folders, sockets and services, and into topics.
+MAX_JOB_ID_CHARS = 46
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @attrs.frozen(kw_only=True)
@@ -62,13 +70,33 @@ class Submissions:
         """From now on no job is accepted."""
         self.closing = True
 
-    async def submit(self, who: Principal, spec_value: Any) -> JobRecord:
-        """The new job, which is durable. Every error carries its id."""
-        job_id = f"job_{secrets.token_hex(6)}"
+    async def submit(
+        self,
+        who: Principal,
+        spec_value: Any,
+        *,
+        job_id: Any = None,
+        faults: Sequence[Mapping[str, str]] = (),
+        posted: bool = False,
+    ) -> JobRecord:
+        """The new job, which is durable. Every error carries its id.
+
+        `job_id`: the submitter's own for it. `faults`: what is wrong already, told together with
+        the rest. `posted`: look into the package, as an old client's says itself what to install.
+        """
+        used_id = f"job_{secrets.token_hex(6)}"
+        found = list(faults)
+        if job_id is not None and not _is_job_id(job_id):
+            found.append({"key": "job_id", "message": _JOB_ID_WORDS})
+        elif job_id is not None:
+            used_id = job_id
         try:
-            record = await self._submit(who, spec_value, job_id)
+            self.check_open(who)
+            if posted and not found:
+                spec_value = await self._with_contents(spec_value)
+            record = await self._submit(who, spec_value, used_id, found, job_id is not None)
         except CumulusError as error:
-            error.job_id = error.job_id or job_id
+            error.job_id = error.job_id or used_id
             self._refused(error.code.value)
             self._log.info(
                 "job {job_id} of {owner} refused: {why}",
@@ -82,23 +110,39 @@ class Submissions:
             raise  # the caller went
         except Exception as error:
             log_id = secrets.token_hex(4)
-            self._log.failure("submit failed ({log_id})", log_id=log_id, job_id=job_id)
+            self._log.failure("submit failed ({log_id})", log_id=log_id, job_id=used_id)
             raise InternalError(
                 "The daemon failed to take the job",
-                job_id=job_id,
+                job_id=used_id,
                 details={"log_id": log_id},
                 hint="its operator finds the cause in the log under this log_id",
             ) from error
         return record
 
-    async def _submit(self, who: Principal, spec_value: Any, job_id: str) -> JobRecord:
+    def check_open(self, who: Principal) -> None:
+        """Raises CumulusError when this principal can't submit, whatever the job is."""
         if who.role not in (Role.CLIENT, Role.ADMIN):
             raise NotAuthorized(f"A token of role {who.role} may not submit jobs")
         if self.closing:
             raise Unavailable(
                 "The daemon is stopping and accepts no new jobs", hint="try again in a moment"
             )
-        spec = parse_spec(spec_value, self._limits.spec)
+
+    def check_upload(self, who: Principal) -> None:
+        """Raises CumulusError when a job that is uploaded now would be refused, whatever it is."""
+        self.check_open(who)
+        self.check_disk()
+        self._check_room(who.owner)
+
+    async def _submit(
+        self,
+        who: Principal,
+        spec_value: Any,
+        job_id: str,
+        faults: Sequence[Mapping[str, str]],
+        is_own_id: bool,
+    ) -> JobRecord:
+        spec = self._parse(spec_value, faults)
         # A repeated submit is answered from memory, whatever the disk is like.
         if spec.idempotency_key is not None:
             known = await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
@@ -114,6 +158,12 @@ class Submissions:
         refusal = self._supervisor.placing.refusal(spec)
         if refusal is not None:
             raise refusal
+        if is_own_id and self._supervisor.is_taken(job_id):
+            raise Conflict(
+                f"There is a job {job_id} already",
+                job_id=job_id,
+                hint="send another job_id, or none: the daemon makes one",
+            )
         record = JobRecord(
             job_id=job_id,
             owner=who.owner,
@@ -124,6 +174,30 @@ class Submissions:
         )
         await self._supervisor.submit(record)
         return record
+
+    def _parse(self, spec_value: Any, faults: Sequence[Mapping[str, str]]) -> JobSpec:
+        """Raises InvalidArgument with those faults and the specification's own; TooLarge."""
+        try:
+            spec = parse_spec(spec_value, self._limits.spec)
+        except InvalidArgument as error:
+            if not faults:
+                raise
+            raise invalid_spec([*faults, *error.details["faults"]]) from error
+        if faults:
+            raise invalid_spec(faults)
+        return spec
+
+    async def _with_contents(self, spec_value: Any) -> Any:
+        """The specification, and what the package's own files say of it. Raises InvalidArgument."""
+        package = spec_value.get("package") if isinstance(spec_value, Mapping) else None
+        sha256 = package.get("sha256") if isinstance(package, Mapping) else None
+        if not isinstance(sha256, str):
+            return spec_value  # which is refused for that
+        contents: PackageContents = await self._packages.look(sha256, look_inside)
+        given = spec_value.get("requirements", [])
+        if not contents.requirements or not isinstance(given, list):
+            return spec_value
+        return {**spec_value, "requirements": [*contents.requirements, *given]}
 
     def check_disk(self) -> None:
         """Raises CumulusError when the daemon's disk takes nothing more."""
@@ -142,3 +216,14 @@ class Submissions:
                     f"{count} jobs {whose}wait already, {bound} may",
                     hint="wait until some have started, or cancel some",
                 )
+
+
+_JOB_ID_WORDS = (
+    f"must be 1 to {MAX_JOB_ID_CHARS} letters, digits, _ and -, the first a letter or digit"
+)
+
+
+def _is_job_id(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) > MAX_JOB_ID_CHARS:
+        return False
+    return _JOB_ID.fullmatch(value) is not None

@@ -11,12 +11,14 @@ import re
 import time
 from collections.abc import Callable, Set
 from pathlib import Path
+from typing import TypeVar
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.logger import Logger
 
 from cumulus_wire.link import MAX_BODY_BYTES
 from cumulusd.errors import Conflict, InvalidArgument, NotFound, TooLarge, TooMany
+from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.segments import write_at
 from cumulusd.jobs.store import StoreFailed
@@ -25,6 +27,12 @@ from cumulusd.jobs.store import StoreFailed
 MAX_UPLOADS = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASH_BYTES = 1 << 20
+#: Threads that uploads without a known hash may take of the daemon's few.
+_RECEIVING_THREADS = 3
+#: How the files of such uploads begin; they can't be continued.
+_RECEIVED = "received-"
+
+_T = TypeVar("_T")
 
 
 class Packages:
@@ -55,10 +63,14 @@ class Packages:
         )
         self._commit_lock = DeferredLock()
         self._commits = 0
+        self._receiving = DeferredSemaphore(_RECEIVING_THREADS)
+        self._received = 0
         for folder in (root, self._uploads, self._checking):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._checking.iterdir():
             path.unlink()  # a commit that a crash interrupted; its client begins again
+        for path in self._uploads.glob(f"{_RECEIVED}*"):
+            path.unlink()
 
     def check(self, sha256: str, size_bytes: int) -> tuple[bool, int]:
         """(the package is here, how much of it is: all or nothing). Raises InvalidArgument,
@@ -134,6 +146,34 @@ class Packages:
                 f"{size_bytes} bytes with {sha256} were announced",
             )
 
+    def receive(self) -> Incoming:
+        """A new upload of a package whose hash is not known yet. Raises TooMany, StoreFailed."""
+        self._received += 1
+        path = self._uploads / f"{_RECEIVED}{self._received}"
+        self._check_room(path, 0)
+        try:
+            return Incoming(
+                path,
+                in_thread=self._in_receiving_thread,
+                check_room=self._check_received,
+                adopt=self._adopt,
+                disk_error=lambda error: self._disk_error("stored", error),
+            )
+        except OSError as error:
+            raise self._disk_error("stored", error) from error
+
+    async def look(self, sha256: str, look: Callable[[Path], _T]) -> _T:
+        """What `look`, which may block, makes of that package's file. Raises NotFound, StoreFailed
+        and what it raises."""
+        self._validate(sha256, 0)
+        path = self._package_path(sha256)
+        try:
+            return await self._run_in_thread(lambda: look(path))
+        except FileNotFoundError as error:
+            raise _not_here(sha256) from error
+        except OSError as error:
+            raise self._disk_error("read", error) from error
+
     async def read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int]:
         """(at most `length` bytes from `offset`, the package's size). At most 1 MiB a call.
 
@@ -143,11 +183,7 @@ class Packages:
         path = self._package_path(sha256)
         total = _size_bytes(path)
         if total is None:
-            raise NotFound(
-                f"The package {sha256} is not here",
-                details={"sha256": sha256},
-                hint="Upload it again.",
-            )
+            raise _not_here(sha256)
         if not 0 <= offset <= total or length < 0:
             raise _invalid("offset", f"Offset {offset} is outside the package's {total} bytes")
         size = min(length, MAX_BODY_BYTES, total - offset)
@@ -197,6 +233,9 @@ class Packages:
             raise _invalid("sha256", "sha256 must be 64 lower-case hexadecimal digits")
         if size_bytes < 0:
             raise _invalid("size_bytes", "Sizes and offsets can't be negative")
+        self._check_size(size_bytes)
+
+    def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_package_bytes:
             raise TooLarge(
                 f"The package has {size_bytes} bytes; the daemon takes up to "
@@ -218,6 +257,28 @@ class Packages:
         except OSError as error:
             raise self._disk_error("used", error) from error
         return True
+
+    async def _in_receiving_thread(self, work: Callable[[], None]) -> None:
+        await self._receiving.acquire()
+        try:
+            await self._run_in_thread(work)
+        finally:
+            self._receiving.release()
+
+    def _check_received(self, path: Path, size_bytes: int, more_bytes: int) -> None:
+        self._check_size(size_bytes + more_bytes)
+        self._check_room(path, more_bytes)
+
+    async def _adopt(self, path: Path, sha256: str, size_bytes: int) -> None:
+        """Makes a received file, which is durable under its own name, the package."""
+        async with self._commit_lock:
+            try:
+                if not self._present(sha256, size_bytes):
+                    await self._run_in_thread(lambda: _move(path, self._package_path(sha256)))
+                now = self._wall_clock()
+                os.utime(self._package_path(sha256), (now, now))
+            except OSError as error:
+                raise self._disk_error("stored", error) from error
 
     def _check_room(self, path: Path, more_bytes: int) -> None:
         sizes = {each.name: _size_bytes(each) or 0 for each in self._uploads.iterdir()}
@@ -252,6 +313,12 @@ def _continue_at(offset: int, why: str) -> Conflict:
     )
 
 
+def _not_here(sha256: str) -> NotFound:
+    return NotFound(
+        f"The package {sha256} is not here", details={"sha256": sha256}, hint="Upload it again."
+    )
+
+
 def _invalid(key: str, message: str) -> InvalidArgument:
     return InvalidArgument(message, details={"faults": [{"key": key, "message": message}]})
 
@@ -281,12 +348,17 @@ def _store(aside: Path, target: Path, sha256: str, size_bytes: int) -> str | Non
             if digest.hexdigest() != sha256 or file.tell() != size_bytes:
                 return digest.hexdigest()
             os.fsync(file.fileno())
-        os.replace(aside, target)
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _move(aside, target)
     finally:
         aside.unlink(missing_ok=True)
     return None
+
+
+def _move(path: Path, target: Path) -> None:
+    """Durably."""
+    os.replace(path, target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

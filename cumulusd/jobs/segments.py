@@ -321,7 +321,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def write_at(fd: int, data: bytes, position: int) -> None:
+def write_at(fd: int, data: bytes | bytearray, position: int) -> None:
     """Writes all of `data`, or raises OSError and leaves the file `position` bytes long."""
     view, at = memoryview(data), position
     try:

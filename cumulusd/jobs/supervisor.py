@@ -62,6 +62,7 @@ class Supervisor:
         self._timers: dict[str, DelayedCall] = {}
         #: (owner, idempotency key) of new jobs that are being saved.
         self._accepting: set[tuple[str, str]] = set()
+        self._being_saved: set[str] = set()  #: the ids of new jobs
         self._accepted = Signal()
         self._stopping = False
         self._clearing = Clearing(
@@ -128,9 +129,15 @@ class Supervisor:
             await self._accepted.wait()
         return self._table.by_key(owner, key)
 
+    def is_taken(self, job_id: str) -> bool:
+        """Is there such a job, or something left of one?"""
+        known = self._table.get(job_id) is not None or job_id in self._being_saved
+        return known or self._journals.get(job_id) is not None
+
     async def _accept(self, record: JobRecord, done: Deferred[None]) -> None:
         """Saves and shows a new job; `done` tells how that went, if somebody still waits."""
         key = record.spec.idempotency_key
+        self._being_saved.add(record.job_id)
         try:
             if key is not None:
                 self._accepting.add((record.owner, key))
@@ -144,6 +151,7 @@ class Supervisor:
             if not done.called:
                 done.callback(None)
         finally:
+            self._being_saved.discard(record.job_id)
             if key is not None:
                 self._accepting.discard((record.owner, key))
                 self._accepted.fire()

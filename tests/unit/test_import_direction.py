@@ -61,9 +61,13 @@ OURS: dict[str, str] = {
     "cumulusd.workers": f"{_PORTS} cumulusd.workers cumulusd.identity",
     "cumulusd.spec": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
     "cumulusd.views": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports",
-    "cumulusd.submissions": f"{_COMMON} cumulusd.identity cumulusd.jobs cumulusd.spec",
+    "cumulusd.package_contents": "cumulus_wire cumulusd.errors",
+    "cumulusd.stored_results": f"{_COMMON} cumulusd.jobs",
+    "cumulusd.log_text": f"{_COMMON} cumulusd.jobs",
+    "cumulusd.submissions": f"{_COMMON} cumulusd.identity cumulusd.jobs cumulusd.spec"
+    " cumulusd.package_contents",
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
-    " cumulusd.submissions cumulusd.views",
+    " cumulusd.submissions cumulusd.views cumulusd.stored_results cumulusd.log_text",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",
