@@ -105,3 +105,14 @@ def installer_cause(message: str) -> str:
     lines = [line for line in lines if not UV_CHATTER.match(line)]
     cause = "\n".join(lines).strip()
     return f"{cause}\n({match[1]})" if cause else match[1]
+
+
+def requirements_told(status: Mapping[str, Any]) -> str | None:
+    """What a STATUS record says of the job's requirements; None: nothing."""
+    if status.get("phase") != "running" or not status.get("requirements"):
+        return None
+    if status.get("cached"):
+        return "requirements: cached"
+    took_s = status.get("build_s")
+    known = isinstance(took_s, int | float)
+    return f"requirements: installed in {took_s:.1f} s" if known else "requirements: installed"

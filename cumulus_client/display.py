@@ -18,7 +18,7 @@ from cumulus_client._job_stream import (
     Journal,
     StateChanged,
 )
-from cumulus_client._wording import UV_CHATTER
+from cumulus_client._wording import UV_CHATTER, requirements_told
 from cumulus_wire.codes import WaitReason
 from cumulus_wire.journal import Kind, Record, is_rest_missing
 from cumulus_wire.states import JobState
@@ -176,6 +176,10 @@ class Display:
                 lines, self._setup_line = [*lines, self._setup_line], ""
             for line in lines:
                 self._setup_note(line)
+        elif record.kind is Kind.STATUS:
+            told = requirements_told(record.json())
+            if told is not None:
+                self.note(told)
         elif record.kind is Kind.GAP:
             self._gap(record)
         elif record.kind is Kind.PROGRESS:

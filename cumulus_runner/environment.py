@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
 import sys
 
-from cumulus_runner.boot import boot_id
+from cumulus_runner.interpreter import PROBE, Base, BaseNotes
+from cumulus_runner.locked_folder import hold_alone, hold_folder, is_at
 from cumulus_runner.outcome import DISK_FULL_HINT, JobFailed, StopRequested
+from cumulus_runner.requirements import is_local, normalised
 from cumulus_runner.sandbox import Process, StartFailed
 from cumulus_wire.codes import EndReason
+from cumulus_wire.environments import LOCK_SUFFIX, MARKER, STALE_PREFIX, UV_CACHE
 from cumulus_wire.journal import Kind
 
 TYPE_CHECKING = False
@@ -22,60 +24,47 @@ if TYPE_CHECKING:
     from cumulus_runner.supervisor import Supervisor
 
 #: Part of each cache key: raise it when environments are built differently.
-LAYOUT = 1
-MARKER = "cumulus_complete.json"
+LAYOUT = 2
 LOCK_PAUSE_S = 0.05
 _PTH_NAME = "zz_cumulus_base.pth"
 _MESSAGE_LINES = 25
-_PROBE = (
-    "import json, platform, sys; "
-    "json.dump([platform.python_version(), sys.path], open(sys.argv[1], 'w'))"
-)
+#: Writes all that is dirty on the disk of a folder to it. In a process, since it may take long.
+_SYNC = """
+import os, sys
+try:
+    import ctypes
+except ImportError:
+    os.sync()
+    sys.exit()
+if ctypes.CDLL(None, use_errno=True).syncfs(os.open(sys.argv[1], os.O_RDONLY)):
+    sys.exit("the disk can't be written: " + os.strerror(ctypes.get_errno()))
+"""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class Base:
-    """The interpreter beneath: what the job has without requirements."""
-
-    __slots__ = ("executable", "site_directories", "version")
-
-    def __init__(self, version: str, executable: str, path: Sequence[str]) -> None:
-        self.version = version
-        self.executable = executable
-        self.site_directories = [
-            entry for entry in path if os.path.basename(entry) in ("site-packages", "dist-packages")
-        ]
-
-    @classmethod
-    def own(cls) -> Base:
-        """The runner's own interpreter."""
-        number = sys.version_info
-        return cls(f"{number[0]}.{number[1]}.{number[2]}", sys.executable, sys.path)
-
-    def fingerprint(self) -> list[str]:
-        """What is installed in it: another image gives another one."""
-        names = []
-        for directory in self.site_directories:
-            try:
-                names += [
-                    name
-                    for name in os.listdir(directory)
-                    if name.endswith((".dist-info", ".egg-info", ".egg-link", ".pth"))
-                ]
-            except FileNotFoundError:
-                continue  # an entry of sys.path needs not be there
-        return sorted(names)
 
 
 class Environment:
     """Where the job's Python is."""
 
-    __slots__ = ("cached", "folder", "python")
+    __slots__ = ("build_s", "folder", "held", "python")
 
-    def __init__(self, python: str, folder: str | None, cached: bool) -> None:
+    def __init__(
+        self,
+        python: str,
+        folder: str | None = None,
+        *,
+        held: int | None = None,
+        build_s: float | None = None,
+    ) -> None:
         self.python = python
         self.folder = folder  #: None: no environment of its own
-        self.cached = cached  #: it was there already
+        #: descriptor that keeps it from being evicted, for all processes that use it
+        self.held = held
+        self.build_s = build_s  #: how long it took to make; None: nothing was made
+
+    @property
+    def cached(self) -> bool:
+        """It was there already."""
+        return self.folder is not None and self.build_s is None
 
 
 class EnvironmentBuilder:
@@ -115,15 +104,11 @@ class EnvironmentBuilder:
         """
         wanted = normalised(requirements)
         if not wanted:
-            return Environment(python or sys.executable, None, False)
-        if python is None or python == sys.executable:
-            base = Base.own()
-        else:
-            base = self._probe(python)
+            return Environment(python or sys.executable)
         cache = self._private if any(map(is_local, wanted)) else self._cache
         try:
             os.makedirs(cache, exist_ok=True)
-            return self._take_or_build(cache, base, wanted)
+            return self._take_or_build(cache, self._base(cache, python), wanted)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # the runner tells it as what it is
@@ -134,35 +119,52 @@ class EnvironmentBuilder:
             ) from error
 
     def _take_or_build(self, cache: str, base: Base, wanted: list[str]) -> Environment:
+        begun_at = self._supervisor.now()
         key = cache_key(base, wanted)
         place = os.path.join(cache, key)
-        if is_complete(place):
-            return Environment(os.path.join(place, "bin", "python"), place, True)
-        lock = os.open(place + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        python = os.path.join(place, "bin", "python")
+        held = hold_whole(place)
+        if held is not None:
+            return Environment(python, place, held=held)
+        lock = self._lock_alone(place + LOCK_SUFFIX)
         try:
-            self._wait_for(lock)
             # What was seen before the lock was held no longer counts.
-            if is_complete(place):
-                return Environment(os.path.join(place, "bin", "python"), place, True)
-            self._build(cache, key, base, wanted)
+            held = hold_whole(place)
+            if held is not None:
+                return Environment(python, place, held=held)
+            held = self._build(cache, key, base, wanted)
         finally:
             os.close(lock)
-        return Environment(os.path.join(place, "bin", "python"), place, False)
+        return Environment(python, place, held=held, build_s=self._supervisor.now() - begun_at)
 
-    def _wait_for(self, lock: int) -> None:
-        """Takes the lock. Raises StopRequested."""
+    def _lock_alone(self, path: str) -> int:
+        """The exclusive lock on that file. Raises StopRequested."""
         told = False
         while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if not told:
-                    self._supervisor.say_setup("Waiting for another job that builds the same.\n")
-                    told = True
-                self._supervisor.sleep(LOCK_PAUSE_S)
+                if hold_alone(lock) and is_at(lock, path):
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+            if not told:
+                self._supervisor.say_setup("Waiting for another job that builds the same.\n")
+                told = True
+            self._supervisor.sleep(LOCK_PAUSE_S)
 
-    def _build(self, cache: str, key: str, base: Base, wanted: list[str]) -> None:
+    def _hold_uv_cache(self, path: str) -> int:
+        """Keeps uv's cache from being evicted; makes it first if need be. Raises StopRequested."""
+        while True:
+            os.makedirs(path, exist_ok=True)
+            held = hold_folder(path)
+            if held is not None:
+                return held
+            self._supervisor.sleep(LOCK_PAUSE_S)
+
+    def _build(self, cache: str, key: str, base: Base, wanted: list[str]) -> int:
+        """Builds it and puts it into its place; the descriptor that holds it there."""
         import shutil
 
         uv = self._uv or find_program("uv", self._variables.get("PATH"))
@@ -178,6 +180,8 @@ class EnvironmentBuilder:
                 shutil.rmtree(os.path.join(cache, name))
         rough = os.path.join(cache, f".{key}.{os.getpid()}")
         os.mkdir(rough)
+        uv_cache = os.path.join(cache, UV_CACHE)
+        uv_cache_held = self._hold_uv_cache(uv_cache)
         try:
             listing = os.path.join(rough, "requirements.txt")
             with open(listing, "w", encoding="utf-8") as file:
@@ -186,7 +190,7 @@ class EnvironmentBuilder:
             python = os.path.join(made, "bin", "python")
             variables = {
                 **self._variables,
-                "UV_CACHE_DIR": os.path.join(cache, ".uv-cache"),
+                "UV_CACHE_DIR": uv_cache,
                 "UV_PYTHON_DOWNLOADS": "never",
                 "UV_NO_CONFIG": "1",
             }
@@ -196,20 +200,32 @@ class EnvironmentBuilder:
             ):
                 self._run([uv, *arguments], variables, EndReason.REQUIREMENTS_FAILED)
             add_base(made, base)
-            with open(os.path.join(made, MARKER), "w", encoding="utf-8") as file:
-                json.dump({"boot_id": boot_id(), "requirements": wanted}, file)
-            place = os.path.join(cache, key)
-            if os.path.lexists(place):
-                os.rename(place, os.path.join(rough, "replaced"))
-            os.rename(made, place)
+            if cache != self._private:
+                # Others use it, also after a power cut: the marker is there only when all else is.
+                sync = [sys.executable, "-I", "-S", "-c", _SYNC, made]
+                self._run(sync, self._variables, EndReason.REQUIREMENTS_FAILED)
+            write_marker(made, wanted)
+            return put_into_place(made, os.path.join(cache, key))
         finally:
+            os.close(uv_cache_held)
             shutil.rmtree(rough, ignore_errors=True)
+
+    def _base(self, cache: str, python: str | None) -> Base:
+        """What that interpreter is. Raises JobFailed, StopRequested."""
+        if python is None or python == sys.executable:
+            return Base.own()
+        notes = BaseNotes(cache)
+        base = notes.read(python)
+        if base is None:
+            base = self._probe(python)
+            notes.write(base)
+        return base
 
     def _probe(self, python: str) -> Base:
         """Asks another interpreter what it is. Raises JobFailed, StopRequested."""
         answer = os.path.join(self._private, "probe.json")
         os.makedirs(self._private, exist_ok=True)
-        self._run([python, "-I", "-c", _PROBE, answer], self._variables, EndReason.RUNNER_FAILED)
+        self._run([python, "-I", "-c", PROBE, answer], self._variables, EndReason.RUNNER_FAILED)
         with open(answer, encoding="utf-8") as file:
             version, path = json.load(file)
         # Under the path that was ordered, whatever it calls itself: that one's packages count.
@@ -248,35 +264,72 @@ class EnvironmentBuilder:
             )
 
 
-def normalised(requirements: Sequence[str]) -> list[str]:
-    """Stripped, without blanks and repetitions, in alphabetical order."""
-    return sorted({" ".join(line.split()) for line in requirements} - {""})
-
-
-def is_local(requirement: str) -> bool:
-    """It names files of this job or options for uv, so no other job may share the outcome."""
-    return requirement.startswith((".", "/", "-", "file:")) or "file:" in requirement
-
-
 def cache_key(base: Base, wanted: Sequence[str]) -> str:
     """Names the environment: a hash of all that it is made from."""
     import hashlib
 
-    parts = [LAYOUT, list(wanted), base.version, base.executable, base.fingerprint()]
+    parts = [LAYOUT, list(wanted), base.version, base.executable, base.fingerprint(), _platform()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
-def is_complete(place: str) -> bool:
-    """A whole environment is there.
+def _platform() -> list[str]:
+    """What wheels are chosen by, beside the Python version."""
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        libc = ""  # another libc than glibc
+    return [os.uname().machine, libc]
 
-    One of before a reboot doesn't count: files renamed into place may be empty after a power cut.
-    """
+
+def hold_whole(place: str) -> int | None:
+    """Descriptor that keeps the environment there from being evicted, marked as used now; None:
+    there is none, or none that is whole."""
+    held = hold_folder(place)
+    if held is None:
+        return None
+    try:
+        if is_whole(place):
+            os.utime(os.path.join(place, MARKER))
+            return held
+    except BaseException:
+        os.close(held)
+        raise
+    os.close(held)
+    return None
+
+
+def is_whole(place: str) -> bool:
+    """The marker is there, which is on disk only when all of the environment is."""
     try:
         with open(os.path.join(place, MARKER), encoding="utf-8") as file:
-            marker = json.load(file)
+            return isinstance(json.load(file), dict)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
-    return isinstance(marker, dict) and marker.get("boot_id") == boot_id()
+
+
+def write_marker(made: str, wanted: Sequence[str]) -> None:
+    """Says, durably, that the environment is whole."""
+    with open(os.path.join(made, MARKER), "w", encoding="utf-8") as file:
+        json.dump({"requirements": list(wanted)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def put_into_place(made: str, place: str) -> int:
+    """Renames a whole environment to where others find it; the descriptor that holds it there."""
+    held = hold_folder(made)
+    if held is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), made)
+    try:
+        if os.path.lexists(place):
+            # It isn't whole, but may have users from when it was: the agent deletes it after them.
+            cache = os.path.dirname(place)
+            os.rename(place, os.path.join(cache, f"{STALE_PREFIX}{os.urandom(8).hex()}"))
+        os.rename(made, place)
+    except BaseException:
+        os.close(held)
+        raise
+    return held
 
 
 def add_base(environment: str, base: Base) -> None:

@@ -134,6 +134,7 @@ class Runner:
                 "phase": "running",
                 "cached": environment.cached,
                 "requirements": len(orders.requirements),
+                "build_s": environment.build_s,
             },
         )
         return self._run_code(manifest, environment)
@@ -248,6 +249,7 @@ class Runner:
                 variables.of_job(orders, environment, self._work, self._scratch),
                 self._work,
                 self._lock,
+                () if environment.held is None else (environment.held,),
             )
         except StartFailed as error:
             raise JobFailed(EndReason.RUNNER_FAILED, f"the job's Python: {error}") from error

@@ -44,11 +44,13 @@ class Process:
         environment: Mapping[str, str],
         working_directory: str,
         lock: int,
+        held: Sequence[int] = (),
     ) -> Process:
         """Starts `argv` (`argv[0]`: a path). Raises StartFailed.
 
         `lock` becomes its stdin (an empty file, so reads end at once) and stays open under its own
-        number too: stdin is what also programs that close all other descriptors hand on.
+        number too: stdin is what also programs that close all other descriptors hand on. `held`:
+        further descriptors that it keeps.
         """
         opened: list[int] = []
         try:
@@ -62,7 +64,7 @@ class Process:
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _become(argv, environment, working_directory, lock, opened, mask, runner)
+                    _become(argv, environment, working_directory, lock, held, opened, mask, runner)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except OSError as error:
@@ -186,6 +188,7 @@ def _become(
     environment: Mapping[str, str],
     working_directory: str,
     lock: int,
+    held: Sequence[int],
     pipes: Sequence[int],
     mask: set[signal.Signals | int],
     runner: int,
@@ -201,7 +204,8 @@ def _become(
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for source, target in ((lock, 0), (out_w, 1), (err_w, 2)):
             os.dup2(source, target)
-        os.set_inheritable(lock, True)
+        for fd in (lock, *held):
+            os.set_inheritable(fd, True)
         os.chdir(working_directory)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)

@@ -371,10 +371,16 @@ def use():
     import six
     return six.__version__
 
-print(json.dumps({"version": client.run(use, requirements=["six==1.16.0"], duration=60)}))
+for requirement in ("six==1.16.0", "Six == 1.16.0  # the same"):
+    print(json.dumps({"version": client.run(use, requirements=[requirement], duration=60)}))
 """
     )
     assert last_json(done.stdout)["version"] == "1.16.0"
+    told = re.findall(r"\[cumulus\] (?:job_\w+: )?requirements: (\w+)", done.stderr)
+    assert told == ["installed", "cached"]
+    first, _, second = done.stderr.partition("requirements: installed")
+    assert "six==1.16.0" in first, "what uv says is shown as it installs"
+    assert "six==1.16.0" not in second, "and nothing is installed the second time"
 
 
 def test_requirements_that_do_not_resolve_say_why(daemon: Daemon) -> None:

@@ -1,6 +1,7 @@
 """The `[cumulus]` lines: no noise, the job's id among several, nothing glued to a job's output."""
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,27 @@ def test_what_is_no_news_is_left_out() -> None:
         "[cumulus] waiting: position 1 of 1",
         "[cumulus] Resolved 1 package in 2ms",
         "[cumulus] completed",
+    ]
+
+
+def test_what_became_of_the_requirements() -> None:
+    lines = []
+    for told in (
+        {"phase": "setup", "attempt": 1},
+        {"phase": "running", "cached": False, "requirements": 0, "build_s": None},
+        {"phase": "running", "cached": False, "requirements": 1, "build_s": 3.24},
+        {"phase": "running", "cached": True, "requirements": 1, "build_s": None},
+        {"phase": "running", "cached": False, "requirements": 1},  # of an older runner
+    ):
+        err = io.StringIO()
+        show(Display(io.StringIO(), err), output(Kind.STATUS, json.dumps(told).encode()))
+        lines.append(err.getvalue())
+    assert lines == [
+        "",
+        "",
+        "[cumulus] requirements: installed in 3.2 s\n",
+        "[cumulus] requirements: cached\n",
+        "[cumulus] requirements: installed\n",
     ]
 
 

@@ -48,6 +48,7 @@ class JobFolder:
         self.path = path
         path.mkdir(parents=True)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.descriptors: list[int] = []  #: closed in the end
         self.orders: dict[str, Any] = {
             "version": 1,
             "job_id": "job-1",
@@ -150,6 +151,9 @@ class JobFolder:
         return lambda: word in self.output(Kind.STDOUT)
 
     def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
         for process in self.processes:
             if process.poll() is None:
                 process.kill()

@@ -1,19 +1,27 @@
 """Environments: built once, shared, never half-made."""
 
+import fcntl
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from runner_kit import UV, JobFolder, until
 
-from cumulus_runner import environment
-from cumulus_runner.boot import boot_id
-from cumulus_runner.environment import Base
+from cumulus_runner import environment, sandbox
+from cumulus_runner.environment import EnvironmentBuilder
+from cumulus_runner.interpreter import Base, BaseNotes
+from cumulus_runner.requirements import normalised
+from cumulus_runner.supervisor import Supervisor
+from cumulus_wire.environments import MARKER, key_of_rough
 from cumulus_wire.journal import Kind
 
 NewJob = Callable[..., JobFolder]
@@ -65,13 +73,16 @@ def test_six_from_the_index_is_cached_the_second_time(
     cache = str(tmp_path / "environments")
     first = new_job(requirements=["six"], environments=cache).function(source)
     assert first.run()["outcome"] == "completed", first.output(Kind.SETUP)
-    assert first.jsons(Kind.STATUS)[-1] == {"phase": "running", "cached": False, "requirements": 1}
+    status = first.jsons(Kind.STATUS)[-1]
+    assert status.pop("build_s") > 0
+    assert status == {"phase": "running", "cached": False, "requirements": 1}
     assert b"six" in first.output(Kind.SETUP)
     path = json.loads(first.output(Kind.RESULT))
     assert path.startswith(cache)
-    second = new_job(requirements=[" six "], environments=cache).function(source)
+    second = new_job(requirements=[" Six # again"], environments=cache).function(source)
     end = second.run()
-    assert second.jsons(Kind.STATUS)[-1]["cached"] is True
+    status = second.jsons(Kind.STATUS)[-1]
+    assert status["cached"] is True and status["build_s"] is None
     assert json.loads(second.output(Kind.RESULT)) == path and second.output(Kind.SETUP) == b""
     assert end["setup_s"] < 1
 
@@ -109,9 +120,8 @@ def test_jobs_at_the_same_time_share_one_build(new_job: NewJob, tmp_path: Path) 
     assert [job.exit()["outcome"] for job in jobs] == ["completed"] * 4
     assert len({job.output(Kind.RESULT) for job in jobs}) == 1
     assert sorted(job.jsons(Kind.STATUS)[-1]["cached"] for job in jobs) == [False, True, True, True]
-    built = [name for name in os.listdir(cache) if not name.startswith(".") and "." not in name]
-    assert len(built) == 1
-    assert not [name for name in os.listdir(cache) if name.startswith(f".{built[0]}")]
+    assert len(built_in(cache)) == 1
+    assert not [name for name in os.listdir(cache) if key_of_rough(name)]
 
 
 def test_a_builder_that_dies_leaves_nothing_half_made(new_job: NewJob, tmp_path: Path) -> None:
@@ -139,7 +149,7 @@ def test_a_builder_that_dies_leaves_nothing_half_made(new_job: NewJob, tmp_path:
     assert job.run()["outcome"] == "completed"
     assert job.jsons(Kind.STATUS)[-1]["cached"] is False
     assert job.output(Kind.RESULT) == b"42"
-    assert not [name for name in os.listdir(cache) if name.startswith(".") and name != ".uv-cache"]
+    assert not [name for name in os.listdir(cache) if key_of_rough(name)]
 
 
 def test_the_bases_packages_are_seen_and_the_jobs_win(new_job: NewJob, tmp_path: Path) -> None:
@@ -174,7 +184,7 @@ def test_requirements_that_are_files_arent_shared(new_job: NewJob, tmp_path: Pat
 def test_what_the_key_depends_on() -> None:
     base = Base("3.11.7", "/usr/bin/python3", [])
     key = environment.cache_key(base, ["six"])
-    assert key == environment.cache_key(base, environment.normalised([" six", "six", ""]))
+    assert key == environment.cache_key(base, normalised([" six", "six", ""]))
     assert key != environment.cache_key(base, ["six==1"])
     assert key != environment.cache_key(Base("3.11.8", "/usr/bin/python3", []), ["six"])
     assert key != environment.cache_key(Base("3.11.7", "/opt/python3", []), ["six"])
@@ -189,15 +199,179 @@ def test_the_key_follows_what_the_image_has_installed(tmp_path: Path) -> None:
     assert environment.cache_key(base, ["six"]) != before
 
 
-def test_an_environment_of_before_a_reboot_is_built_anew(tmp_path: Path) -> None:
-    marker = tmp_path / environment.MARKER
-    marker.write_text(json.dumps({"boot_id": boot_id()}))
-    assert environment.is_complete(str(tmp_path))
-    marker.write_text(json.dumps({"boot_id": "another"}))
-    assert not environment.is_complete(str(tmp_path))
-    marker.write_text("{")
-    assert not environment.is_complete(str(tmp_path))
-    assert not environment.is_complete(str(tmp_path / "absent"))
+def test_whole_is_what_has_its_marker(tmp_path: Path) -> None:
+    marker = tmp_path / MARKER
+    environment.write_marker(str(tmp_path), ["six"])
+    assert environment.is_whole(str(tmp_path))
+    for rest in ("{", "", "[]"):
+        marker.write_text(rest)
+        assert not environment.is_whole(str(tmp_path))
+    marker.unlink()
+    assert not environment.is_whole(str(tmp_path))
+    assert not environment.is_whole(str(tmp_path / "absent"))
+
+
+def test_the_marker_is_written_when_the_disk_has_the_rest(
+    new_job: NewJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So an environment outlives a power cut whole, or isn't there."""
+    cache = tmp_path / "environments"
+    order: list[str] = []
+
+    def note_run(_: EnvironmentBuilder, argv: list[str], *rest: object) -> None:
+        if argv[1] == "venv":
+            os.makedirs(os.path.join(argv[-1], "lib"))
+        assert not list(cache.glob(f".*/environment/{MARKER}"))
+        order.append(f"sync {argv[-1]}" if "syncfs" in " ".join(argv) else argv[1])
+
+    monkeypatch.setattr(EnvironmentBuilder, "_run", note_run)
+    built = builder_of(new_job(environments=str(cache))).provide(None, ["thing"])
+    assert built.held is not None and built.folder is not None
+    os.close(built.held)
+    assert [step.partition(" ")[0] for step in order] == ["venv", "pip", "sync"]
+    assert order[-1].endswith("/environment")
+    assert environment.is_whole(built.folder)
+
+
+def test_the_disk_is_synced_by_a_process(tmp_path: Path) -> None:
+    program = [sys.executable, "-I", "-S", "-c", environment._SYNC]
+    assert subprocess.run([*program, tmp_path], timeout=60).returncode == 0
+    assert subprocess.run([*program, "/proc/self/none"], capture_output=True).returncode != 0
+
+
+def test_what_is_cached_starts_no_process(
+    new_job: NewJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second job with the same requirements begins as quickly as one without any."""
+    base = tmp_path / "base"
+    venv.create(base, with_pip=False, symlinks=True)
+    python = str(base / "bin" / "python")
+    wheel(tmp_path, "thing", "1.0", "value = 42")
+    orders = {
+        "python": python,
+        "environments": str(tmp_path / "environments"),
+        "installer_environment": index_of(tmp_path),
+    }
+    first = new_job(**orders, requirements=["thing"]).function("def f(): pass")
+    assert first.run()["outcome"] == "completed", first.output(Kind.SETUP)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a process is started for an environment that is there")
+
+    monkeypatch.setattr(sandbox.Process, "start", refuse)
+    monkeypatch.setattr(os, "fork", refuse)
+    provided = builder_of(new_job(**orders)).provide(python, ["Thing"])
+    assert provided.cached and provided.held is not None
+    os.close(provided.held)
+
+
+def test_what_an_interpreter_said_counts_until_it_changes(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    venv.create(base, with_pip=False, symlinks=True)
+    (site,) = base.glob("lib/python*/site-packages")
+    python = str(base / "bin" / "python")
+    notes = BaseNotes(str(tmp_path))
+    assert notes.read(python) is None
+    notes.write(Base("3.11.7", python, [str(base), str(site)]))
+    read = notes.read(python)
+    assert read is not None
+    assert (read.version, read.executable) == ("3.11.7", python)
+    assert read.site_directories == [str(site)]
+    (site / "more.pth").write_text("/somewhere")
+    assert notes.read(python) is None
+    notes.write(Base("3.11.7", python, [str(site)]))
+    (base / "pyvenv.cfg").write_text("home = /elsewhere")
+    assert notes.read(python) is None
+    (next(tmp_path.glob(".base-*"))).write_text('{"version": 1}')
+    assert notes.read(python) is None
+
+
+def test_an_environment_is_held_while_its_job_runs(new_job: NewJob, tmp_path: Path) -> None:
+    """Also by processes of the job that outlive the runner."""
+    wheel(tmp_path, "thing", "1.0", "value = 42")
+    cache = tmp_path / "environments"
+    orders = {
+        "requirements": ["thing"],
+        "environments": str(cache),
+        "installer_environment": index_of(tmp_path),
+    }
+    for _ in ("it builds", "it finds"):
+        job = new_job(**orders).function(
+            "import time\ndef f():\n    print('up', flush=True)\n    time.sleep(60)"
+        )
+        process = job.start()
+        until(job.said(b"up"), "the code runs")
+        (place,) = built_in(cache)
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+
+
+def test_what_is_being_taken_away_is_built_anew(new_job: NewJob, tmp_path: Path) -> None:
+    wheel(tmp_path, "thing", "1.0", "value = 42")
+    cache = tmp_path / "environments"
+    orders = {
+        "requirements": ["thing"],
+        "environments": str(cache),
+        "installer_environment": index_of(tmp_path),
+    }
+    source = "import thing\ndef f(): return thing.value"
+    assert new_job(**orders).function(source).run()["outcome"] == "completed"
+    (place,) = built_in(cache)
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        job = new_job(**orders).function(source)
+        assert job.run()["outcome"] == "completed", job.output(Kind.SETUP)
+    finally:
+        os.close(descriptor)
+    assert job.jsons(Kind.STATUS)[-1]["cached"] is False
+    assert job.output(Kind.RESULT) == b"42"
+
+
+def builder_of(job: JobFolder) -> EnvironmentBuilder:
+    """One in this process, without a journal or an agent."""
+    scratch = job.path / "scratch"
+    work = job.path / "work"
+    for path in (scratch, work):
+        path.mkdir()
+    lock = os.open(job.path / "lock", os.O_RDONLY | os.O_CREAT)
+    wakeup, alarm = os.pipe2(os.O_NONBLOCK)
+    silent = SimpleNamespace(
+        end_offset=0,
+        room_bytes=lambda _: 1 << 20,
+        append=lambda _: True,
+        fileno=lambda: None,
+        tick=lambda _: None,
+        wake_at=lambda: math.inf,
+        wants_write=False,
+        poke=lambda _: None,
+        out=lambda _: None,
+        err=lambda _: None,
+        note=lambda _: None,
+    )
+    supervisor = Supervisor(silent, silent, silent, time.monotonic, wakeup, 1.0)  # type: ignore[arg-type]
+    job.descriptors += [lock, wakeup, alarm]
+    return EnvironmentBuilder(
+        supervisor,
+        uv=job.orders["uv"],
+        cache=job.orders["environments"],
+        scratch=str(scratch),
+        work=str(work),
+        installer_environment={"PATH": os.environ["PATH"], **job.orders["installer_environment"]},
+        lock=lock,
+    )
+
+
+def built_in(cache: Path) -> list[Path]:
+    """The whole environments there."""
+    return [path for path in cache.iterdir() if (path / MARKER).exists()]
 
 
 def test_base_own_is_this_interpreter() -> None:

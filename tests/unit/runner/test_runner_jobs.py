@@ -30,7 +30,7 @@ def test_a_function_runs(new_job: NewJob) -> None:
     assert kinds == [Kind.STATUS, Kind.STDOUT, Kind.RESULT, Kind.EXIT]
     assert job.jsons(Kind.STATUS) == [
         {"phase": "setup", "attempt": 1},
-        {"phase": "running", "cached": False, "requirements": 0},
+        {"phase": "running", "cached": False, "requirements": 0, "build_s": None},
     ]
     assert job.output(Kind.STDOUT) == b"adding\n"
     result = job.output(Kind.RESULT)
