@@ -26,6 +26,7 @@ class Orders:
     __slots__ = (
         "attempt",
         "boot_id",
+        "device_index",
         "duration_s",
         "environment",
         "environments",
@@ -33,13 +34,17 @@ class Orders:
         "job_id",
         "journal_max_bytes",
         "journal_start",
+        "kept",
         "last_moment_s",
         "opencl_layer",
         "owner",
         "package_max_bytes",
         "package_max_files",
+        "partition_id",
         "python",
+        "ran_s",
         "requirements",
+        "resumed",
         "segment_bytes",
         "setup_timeout_s",
         "stop_grace_s",
@@ -70,6 +75,12 @@ class Orders:
         #: After this second of that boot nothing of the job may run here, whatever it is at.
         self.boot_id = read.optional_text("boot_id")
         self.last_moment_s = read.seconds("last_moment_s", 1e11)
+        #: The job's folder that outlives the attempt, with checkpoints, artifacts and outputs.
+        self.kept = read.optional_text("kept")
+        self.resumed = read.flag("resumed", False)
+        self.ran_s = read.seconds("ran_s", 0.0)  #: of attempts before, beside `duration_s`
+        self.partition_id = read.optional_text("partition_id")
+        self.device_index = read.count("device_index", 0, 0)
         self.journal_max_bytes = read.count("journal_max_bytes", 1)
         self.segment_bytes = read.count("segment_bytes", 1)
         #: Is the OpenCL layer to be in force? Then nothing runs before that is proven.

@@ -36,6 +36,8 @@ EXIT_CANT_RECORD = 74  #: sysexits' EX_IOERR: there is no journal to say it in
 
 #: The runner's own corner of scratch/.
 _PRIVATE = ".cumulus"
+#: In it: where code and runner leave each other word.
+_CONTROL = "control"
 #: Between the last SIGKILL and the moment at which nothing may be left.
 LAST_MARGIN_S = 15.0
 
@@ -55,6 +57,7 @@ class Runner:
         self._work = os.path.join(path, folder.WORK)
         self._scratch = os.path.join(path, folder.SCRATCH)
         self._private = os.path.join(self._scratch, _PRIVATE)
+        self._control = os.path.join(self._private, _CONTROL)
         hello = {
             "t": "hello",
             "job_id": orders.job_id,
@@ -102,7 +105,11 @@ class Runner:
                 "the runner died while the code was running; the code isn't run a second time",
                 "Submit the job again if it may be run twice.",
             )
-        os.makedirs(self._private, exist_ok=True)
+        os.makedirs(self._control, exist_ok=True)
+        if orders.kept is not None:
+            for name in folder.KEPT_VARIABLES.values():
+                # An attempt before may have taken it away: the folder is the code's own.
+                os.makedirs(os.path.join(orders.kept, name), exist_ok=True)
         self._journal.set_aside(os.path.join(self._private, "reserve"))
         supervisor.record(Kind.STATUS, {"phase": "setup", "attempt": orders.attempt})
         supervisor.check()
@@ -124,7 +131,7 @@ class Runner:
             self._running_at + orders.duration_s,
             Stop(
                 EndReason.DURATION_EXCEEDED,
-                f"the code ran longer than its {orders.duration_s:g} s",
+                f"the code ran longer than its {orders.ran_s + orders.duration_s:g} s",
                 orders.stop_grace_s,
             ),
         )
@@ -246,7 +253,7 @@ class Runner:
         try:
             process = Process.start(
                 [environment.python, "-u", bootstrap, call],
-                variables.of_job(orders, environment, self._work, self._scratch),
+                variables.of_job(orders, environment, self._work, self._scratch, self._control),
                 self._work,
                 self._lock,
                 () if environment.held is None else (environment.held,),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from cumulus_wire import folder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cumulus_runner.environment import Environment
@@ -36,14 +38,27 @@ def base(scratch: str) -> dict[str, str]:
     return variables
 
 
-def of_job(orders: Orders, environment: Environment, work: str, scratch: str) -> dict[str, str]:
-    """The code's whole environment: the base, the orders' over it, ours over both."""
-    variables = {**base(scratch), **orders.environment}
+def of_job(
+    orders: Orders, environment: Environment, work: str, scratch: str, control: str
+) -> dict[str, str]:
+    """The code's whole environment: the base, the orders' over it, ours over both.
+
+    `control`: the folder where code and runner leave each other word.
+    """
+    variables = {**base(scratch), "TF_FORCE_GPU_ALLOW_GROWTH": "true", **orders.environment}
     if environment.folder is not None:
         variables["VIRTUAL_ENV"] = environment.folder
         variables["PATH"] = f"{environment.folder}/bin:{variables['PATH']}"
     variables["CUMULUS_JOB_ID"] = orders.job_id
     variables["CUMULUS_JOB_DIR"] = work
+    variables["CUMULUS_ATTEMPT"] = str(orders.attempt)
+    variables["CUMULUS_CONTROL_DIR"] = control
+    if orders.partition_id is not None:
+        variables["CUMULUS_PARTITION_ID"] = orders.partition_id
+        variables["CUMULUS_DEVICE_INDEX"] = str(orders.device_index)
+    if orders.kept is not None:
+        for name, inside in folder.KEPT_VARIABLES.items():
+            variables[name] = os.path.join(orders.kept, inside)
     variables["PYTHONPATH"] = work
     variables["PYTHONUNBUFFERED"] = "1"
     return variables

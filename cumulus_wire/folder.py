@@ -11,6 +11,9 @@ journal/            runner      segments `<first offset, 20 digits>.seg`
 work/               runner      the unpacked package; the code's working directory
 scratch/            runner      HOME and TMPDIR
 ==================  ==========  ====================================================
+
+Beside the attempts' folders stands `kept/<job id>/`, which lives as long as the job: made by the
+agent, for the code's `checkpoints/`, `artifacts/` and `outputs/`.
 """
 
 ORDERS = "job.json"
@@ -20,6 +23,16 @@ LOCK = "lock"
 JOURNAL = "journal"
 WORK = "work"
 SCRATCH = "scratch"
+
+CHECKPOINTS = "checkpoints"
+ARTIFACTS = "artifacts"
+OUTPUTS = "outputs"
+#: What is in a job's kept folder, by the variable that tells the code where.
+KEPT_VARIABLES = {
+    "CUMULUS_CHECKPOINT_DIR": CHECKPOINTS,
+    "CUMULUS_ARTIFACT_DIR": ARTIFACTS,
+    "CUMULUS_OUTPUT_DIR": OUTPUTS,
+}
 
 #: The package's own description, inside the zip.
 MANIFEST = "cumulus_package.json"

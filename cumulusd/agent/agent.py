@@ -4,24 +4,26 @@ Nothing here depends on the daemon's being there: without it, jobs go on and end
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock
+import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cumulusd.agent import offers
 from cumulusd.agent.books import Books
 from cumulusd.agent.disk_room import DiskRoom
 from cumulusd.agent.job_folder import JobFolder, JobFolders
+from cumulusd.agent.job_locks import JobLocks
+from cumulusd.agent.kept_folder import Kept
 from cumulusd.agent.link import AgentLink
 from cumulusd.agent.live_job import LiveJob
 from cumulusd.agent.live_jobs import LiveJobs
 from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.orders import (
-    AttemptOrder,
     PrepareOrder,
+    ReleaseOrder,
     StopOrder,
     grant_answer,
     refuse_arguments,
@@ -34,7 +36,7 @@ from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
 from cumulusd.chronos.grant import Grant
 from cumulusd.chronos.libchronos import Libchronos
 from cumulusd.disk import Disk, is_full
-from cumulusd.errors import Conflict, CumulusError, InternalError
+from cumulusd.errors import Conflict, CumulusError, InternalError, NotFound
 from cumulusd.tasks import Tasks, sleep, wait_at_most
 
 #: A verb: the call's keyword arguments to its answer. Raises CumulusError.
@@ -76,7 +78,7 @@ class Agent:
         self._threads = Threads(run_in_thread)
         self._books = Books(partitions, libchronos)
         self._ca_bundle = ca_bundle
-        self._locks: dict[str, DeferredLock] = {}
+        self._locks = JobLocks()
         self._tasks = Tasks()
         self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks, options.stop_grace_s)
 
@@ -152,7 +154,7 @@ class Agent:
         return {"partitions": self._partitions.listing()}
 
     async def journals(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """One entry for each folder."""
+        """One entry for each folder; `kept`: ids of the jobs that have a kept folder."""
         refuse_arguments(arguments)
         found = []
         for live in self._jobs:
@@ -167,12 +169,12 @@ class Agent:
                     "runner": live.socket.runner_is_there,
                 }
             )
-        return {"journals": found}
+        return {"journals": found, "kept": self._folders.kept.present()}
 
     async def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Partition, folder and package are there when this fires; otherwise none of them."""
         order = PrepareOrder.read(arguments, self._options)
-        async with self._only_one(order.job_id):
+        async with self._locks.only_one(order.job_id):
             live = self._jobs.get(order.job_id)
             if live is not None and not live.is_of(order.attempt):
                 raise Conflict(
@@ -191,6 +193,14 @@ class Agent:
                     job_id=order.job_id,
                     hint="end them, or prepare the job on another worker",
                 )
+            kept = self._folders.kept
+            if order.needs_kept and not kept.has(order.job_id):
+                raise NotFound(
+                    f"what job {order.job_id} was to go on from is not on this worker any more",
+                    job_id=order.job_id,
+                    details={"checkpoint_lost": True},
+                    hint="submit the job again: it begins anew",
+                )
             if not complete:
                 self._room.require(order.job_id, order.package_size_bytes)
             try:
@@ -205,15 +215,20 @@ class Agent:
                     grant,
                     self._folders.path(order.job_id),
                     environments,
+                    kept.path(order.job_id),
                     self._ca_bundle,
                     self._partitions.lifetime_s(order),
                 )
+                made = False
                 try:
+                    made = kept.provide(order.job_id)
                     await self._books.require(grant)
                     await self._make_folder(order, grant, answer, environments)
                 except BaseException as error:
                     # Cancelled, too: nothing half-made stays.
                     self._jobs.forget(order.job_id)
+                    if made:
+                        kept.discard(order.job_id)
                     try:
                         self._partitions.free(order.job_id, order.attempt)
                     finally:
@@ -231,11 +246,17 @@ class Agent:
         return {"grant": answer, "devices": self._partitions.devices()}
 
     async def release(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """`released` false: `reason` says what holds it; call again."""
-        order = AttemptOrder.read(arguments)
-        async with self._only_one(order.job_id):
-            why = await self._release(order.job_id, order.attempt)
-        return {"released": why is None, "reason": why, "devices": self._partitions.devices()}
+        """`released` false: `reason` says what holds it; call again. `kept`: what is left for the
+        next attempt, with `keep`; null: nothing."""
+        order = ReleaseOrder.read(arguments)
+        async with self._locks.only_one(order.job_id):
+            why, kept = await self._release(order)
+        return {
+            "released": why is None,
+            "reason": why,
+            "kept": None if kept is None else attrs.asdict(kept),
+            "devices": self._partitions.devices(),
+        }
 
     async def command(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """`taken`: a runner was there to be told."""
@@ -265,6 +286,7 @@ class Agent:
                 order,
                 grant,
                 environments,
+                self._folders.kept.path(order.job_id),
                 self._options,
                 self._ca_bundle,
                 self._partitions.last_moment(order),
@@ -295,28 +317,41 @@ class Agent:
             handle = os.dup(file.fileno())
         await self._threads.run(lambda: _sync(handle), "writing a package to disk")
 
-    async def _release(self, job_id: str, attempt: int) -> str | None:
-        """Why it can't be released yet; None when it is."""
+    async def _release(self, order: ReleaseOrder) -> tuple[str | None, Kept | None]:
+        """Why it can't be released yet, None when it is; and what is kept for the next attempt."""
+        job_id, attempt = order.job_id, order.attempt
         live = self._jobs.get(job_id)
         if live is None or not live.is_of(attempt):
             self._partitions.free(job_id, attempt)
-            return None
+            if live is not None:
+                return None, None  # another attempt is here, and what is kept is its own
+            kept = self._let_go(job_id, order.keep)
+            await self._clear_trash()
+            return None, kept
         self._partitions.drain(job_id, attempt)
         live.releasing = True
         if not live.lock_free():
             self._jobs.watch(live)
-            return f"the lock on the folder of job {job_id} is held: its processes run"
+            return f"the lock on the folder of job {job_id} is held: its processes run", None
         why = await self._delivery(job_id)
         if why is not None:
-            return f"job {job_id} has ended, but {why}"
+            return f"job {job_id} has ended, but {why}", None
         self._jobs.forget(job_id)
+        kept = self._let_go(job_id, order.keep)
         try:
             self._partitions.free(job_id, attempt)
         finally:
             # Also when the disk is too full to note it: this is what makes room.
             clearing = self._clear_trash()
         await clearing
-        return None
+        return None, kept
+
+    def _let_go(self, job_id: str, keep: bool) -> Kept | None:
+        """What stays of its kept folder: all of it, if that is to be and something is in it."""
+        left = self._folders.kept.look(job_id) if keep else None
+        if left is None:
+            self._folders.kept.discard(job_id)
+        return left
 
     async def _delivery(self, job_id: str) -> str | None:
         """Waits, within a bound, until the journal may go; else what is missing."""
@@ -343,18 +378,6 @@ class Agent:
                 # Nothing is awaited above, so this is no cancellation; the next sweep may do.
                 self._log.failure("a sweep over journals and partitions failed")
             await sleep(self._reactor, SWEEP_S)
-
-    @asynccontextmanager
-    async def _only_one(self, job_id: str) -> AsyncIterator[None]:
-        """One verb at a time changes a job."""
-        lock = self._locks.setdefault(job_id, DeferredLock())
-        await lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-            if not lock.locked and not lock.waiting:
-                self._locks.pop(job_id, None)
 
 
 def _folder_error(job_id: str, error: OSError) -> CumulusError:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from cumulus_wire import folder as names
 from cumulusd.agent.grant_folder import GrantFolders
+from cumulusd.agent.kept_folder import KeptFolders
 from cumulusd.agent.orders import valid_job_id
 from cumulusd.agent.tree import delete_tree
 from cumulusd.errors import InternalError, NotFound
@@ -30,7 +31,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class JobFolders:
     """`jobs/<id>/` and `owners/<owner>/env/` under the agent's folder; owns their descriptors.
 
-    `grants`: what holds these jobs to their shares."""
+    `grants`: what holds these jobs to their shares; `kept`: what they keep between attempts."""
 
     def __init__(self, root: Path, uid: int | None = None, gid: int | None = None) -> None:
         self.root = root
@@ -42,6 +43,7 @@ class JobFolders:
             self._trash = _make(root / "trash", 0o700)
             _close(_make(root / "owners", 0o711))
             self.grants = GrantFolders(root, self._trash)
+            self.kept = KeptFolders(root, self._trash, self._uid, self._gid)
         except OSError as error:
             raise InternalError(
                 f"the agent's folder {root} can't be used: {error}",
@@ -53,6 +55,7 @@ class JobFolders:
         _close(self._jobs)
         _close(self._trash)
         self.grants.close()
+        self.kept.close()
 
     def path(self, job_id: str) -> str:
         """Of that job's folder."""

@@ -45,6 +45,9 @@ class PrepareOrder:
     requirements: tuple[str, ...]
     environment: Mapping[str, str]
     installer_environment: Mapping[str, str]
+    resumed: bool  #: it goes on after a pause
+    ran_s: float  #: how long its code ran before that; `duration_s` is what is left
+    needs_kept: bool  #: what it goes on from is in its kept folder here, and nowhere else
 
     @classmethod
     def read(cls, arguments: Mapping[str, Any], options: AgentOptions) -> "PrepareOrder":
@@ -67,6 +70,9 @@ class PrepareOrder:
             requirements=look.take("requirements", _requirements, default=()),
             environment=look.take("environment", _environment, default={}),
             installer_environment=look.take("installer_environment", _environment, default={}),
+            resumed=look.take("resumed", _flag, default=False),
+            ran_s=look.take("ran_s", _grace, default=0.0),
+            needs_kept=look.take("needs_kept", _flag, default=False),
         )
         look.take("cpu_cores", _positive, default=None)
         look.take("memory_bytes", _positive, default=None)
@@ -76,17 +82,22 @@ class PrepareOrder:
 
 
 @attrs.frozen(kw_only=True)
-class AttemptOrder:
+class ReleaseOrder:
     """Arguments of `release`."""
 
     job_id: str
     attempt: int
+    keep: bool  #: its kept folder stays
 
     @classmethod
-    def read(cls, arguments: Mapping[str, Any]) -> "AttemptOrder":
+    def read(cls, arguments: Mapping[str, Any]) -> "ReleaseOrder":
         """Raises InvalidArgument with every fault."""
         look = _Reader(arguments)
-        order = cls(job_id=look.take("job_id", _job_id), attempt=look.take("attempt", _attempt))
+        order = cls(
+            job_id=look.take("job_id", _job_id),
+            attempt=look.take("attempt", _attempt),
+            keep=look.take("keep", _flag, default=False),
+        )
         raise_faults(look.unknown(), order.job_id)
         return order
 
@@ -132,6 +143,7 @@ def runner_orders(
     order: PrepareOrder,
     grant: Grant,
     environments: str,
+    kept: str,
     options: AgentOptions,
     ca_bundle: str | None,
     last_moment: LastMoment,
@@ -149,6 +161,11 @@ def runner_orders(
         "owner": order.owner,
         "setup_timeout_s": order.setup_timeout_s,
         "duration_s": order.duration_s,
+        "resumed": order.resumed,
+        "ran_s": order.ran_s,
+        "kept": kept,
+        "partition_id": grant.partition.partition_id,
+        "device_index": grant.device.index,
         "stop_grace_s": options.stop_grace_s,
         "requirements": list(order.requirements),
         "environment": {**network, **order.environment, **grant.environment},
@@ -170,11 +187,16 @@ def runner_orders(
 
 
 def grant_answer(
-    grant: Grant, folder: str, environments: str, ca_bundle: str | None, lifetime_s: float
+    grant: Grant,
+    folder: str,
+    environments: str,
+    kept: str,
+    ca_bundle: str | None,
+    lifetime_s: float,
 ) -> dict[str, Any]:
     """The grant as `docs/protocol.md` has it. Mounts stand under the same paths inside the
     container, so that `job.json` holds for both."""
-    mounts = [[folder, folder, False], [environments, environments, False]]
+    mounts = [[folder, folder, False], [environments, environments, False], [kept, kept, False]]
     if ca_bundle is not None:
         mounts.append([ca_bundle, ca_bundle, True])
     mounts += [[source, target, read_only] for source, target, read_only in grant.mounts]
@@ -291,6 +313,12 @@ def _stop(value: Any) -> str:
     if value != "stop":
         raise ValueError("must be 'stop'")
     return "stop"
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -251,4 +251,10 @@ class Clearing:
 
     async def _release(self, record: JobRecord, tries: int) -> bool:
         assert record.placement is not None
-        return await self._workers.release(record.placement.node_id, record.job_id, record.attempt)
+        released = await self._workers.release(
+            record.placement.node_id,
+            record.job_id,
+            record.attempt,
+            keep=record.phase is Phase.RETRYING,
+        )
+        return released.done

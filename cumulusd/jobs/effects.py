@@ -149,6 +149,12 @@ class Effects:
                     )
                     return
             except CumulusError as error:
+                if error.details.get("checkpoint_lost"):
+                    end = ends.end_of_lost_checkpoint(record, placement.hostname, error.message)
+                    self._tell(
+                        record.job_id, EventKind.PREPARE_FAILED, end=end, attempt=record.attempt
+                    )
+                    return
                 if clear_until is None:
                     clear_until = self._clock.seconds() + self._settings.agent_grace_s
                 if isinstance(error, Conflict) and self._clock.seconds() < clear_until:
@@ -172,7 +178,7 @@ class Effects:
         if not isinstance(attempt, int) or attempt > record.attempt:
             attempt = record.attempt
         try:
-            await self._workers.release(placement.node_id, record.job_id, attempt)
+            await self._workers.release(placement.node_id, record.job_id, attempt, keep=True)
         except CumulusError as problem:
             self._log.info(
                 "job {job_id}: attempt {attempt} can't be cleared from {worker} yet: {why}",

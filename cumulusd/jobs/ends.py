@@ -209,6 +209,18 @@ def end_of_lost_worker(record: JobRecord, why: str) -> End:
     )
 
 
+def end_of_lost_checkpoint(record: JobRecord, hostname: str, why: str) -> End:
+    """What a resumed job was to go on from is gone."""
+    return End(
+        state=JobState.FAILED,
+        reason=EndReason.CHECKPOINT_LOST,
+        message=f"The job can't go on after its pause: its checkpoint was on {hostname} only, and "
+        f"{why}",
+        hint="submit the job again: it begins anew; checkpoints that are saved to S3 outlive their "
+        "worker",
+    )
+
+
 def end_of_bad_journal(why: str) -> End:
     """The worker's journal can't be continued."""
     return End(

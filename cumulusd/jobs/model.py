@@ -171,6 +171,9 @@ class EndedAttempt:
     ended_at: float
 
 
+#: An attempt after a pause has so long at least: the code that paused was within its duration.
+MIN_DURATION_LEFT_S = 1.0
+
 #: What an ended attempt keeps of its message: a record holds up to a hundred of them.
 MAX_ATTEMPT_MESSAGE = 500
 
@@ -203,6 +206,11 @@ class JobRecord:
     pinned_node: str | None = None  #: what it goes on from is on this node only
     ran_s: float = 0.0  #: time that its code ran in earlier, paused attempts
     paused_at: float | None = None  #: since when it is paused
+
+    @property
+    def duration_left_s(self) -> float:
+        """What this attempt's code has of the job's duration, over 0."""
+        return max(MIN_DURATION_LEFT_S, self.spec.duration_s - self.ran_s)
 
     @property
     def waits_since(self) -> float:

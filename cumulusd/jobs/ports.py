@@ -166,12 +166,29 @@ class Platform(Protocol):
 
 
 @attrs.frozen(kw_only=True)
+class Kept:
+    """What an attempt left on its worker for the next one."""
+
+    checkpoints: bool  #: something in its checkpoint folder
+    files: bool  #: something beside it: artifacts, outputs
+
+
+@attrs.frozen(kw_only=True)
+class Released:
+    """How a release went."""
+
+    done: bool  #: partition and folder are gone
+    kept: Kept | None = None  #: what stays there; None: nothing
+
+
+@attrs.frozen(kw_only=True)
 class Inventory:
     """What an agent holds of jobs, live or not."""
 
     #: (job id, attempt), for every folder or partition there is
     jobs: Set[tuple[str, int]]
     holdings: tuple[Holding, ...] = ()  #: its partitions
+    kept: Set[str] = frozenset()  #: ids of the jobs that left something for a next attempt
 
 
 class Workers(Protocol):
@@ -186,9 +203,11 @@ class Workers(Protocol):
     async def prepare(self, record: JobRecord, placement: Placement) -> Grant:
         """Fires when partition, folder and package are there. Idempotent per job and attempt."""
 
-    async def release(self, node_id: str, job_id: str, attempt: int) -> bool:
-        """Gives partition and folder back. True when they are gone; False while the container
-        may still run (the partition is then `draining`: call again)."""
+    async def release(
+        self, node_id: str, job_id: str, attempt: int, *, keep: bool = False
+    ) -> Released:
+        """Gives partition and folder back; not done while the container may still run (the
+        partition is then `draining`: call again). `keep`: what is for a next attempt stays."""
 
     async def stop_job(
         self, node_id: str, job_id: str, attempt: int, reason: str, grace_s: float

@@ -1,6 +1,6 @@
 """Finds the jobs whose container is gone though their journal has no end, and why."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -215,9 +215,26 @@ class Watcher:
                         attempt=attempt,
                         node_id=node_id,
                     )
-                    await self._try(self._workers.release(node_id, job_id, attempt), job_id)
+                    keep = self._goes_on(job_id)
+                    await self._try(
+                        self._workers.release(node_id, job_id, attempt, keep=keep), job_id
+                    )
+            await self._reap_kept(node_id, inventory, {job_id for job_id, _ in there})
 
         await self._compare(inventories)
+
+    async def _reap_kept(
+        self, node_id: str, inventory: Inventory, contained: Collection[str]
+    ) -> None:
+        """Clears what jobs kept on that worker for attempts that never come. What else they have
+        there goes first."""
+        busy = {job_id for job_id, _ in inventory.jobs}
+        for job_id in sorted(inventory.kept - busy):
+            record = self._table.get(job_id)
+            if job_id in contained or (record is not None and record.phase is not Phase.ENDED):
+                continue
+            attempt = 1 if record is None else record.attempt
+            await self._try(self._workers.release(node_id, job_id, attempt), job_id)
 
     async def _compare(self, inventories: Mapping[str, Inventory]) -> None:
         placed = self._table.placed()
@@ -233,6 +250,11 @@ class Watcher:
             self._log.info(
                 "job {job_id}: can't be cleared yet: {why}", job_id=job_id, why=error.message
             )
+
+    def _goes_on(self, job_id: str) -> bool:
+        """Whether another attempt of it may follow, or one is there: what it keeps is wanted."""
+        record = self._table.get(job_id)
+        return record is not None and record.end is None
 
     def _alive(self, job_id: str, attempt: int, node_id: str | None = None) -> bool:
         """Whether that attempt may have something on a worker, or on that one."""

@@ -12,7 +12,16 @@ from cumulus_wire.variables import is_protected
 from cumulusd.errors import CumulusError, InsufficientResources, NotFound
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import Grant, JobRecord, Placement
-from cumulusd.jobs.ports import AgentView, Backend, Clock, Device, Holding, Inventory
+from cumulusd.jobs.ports import (
+    AgentView,
+    Backend,
+    Clock,
+    Device,
+    Holding,
+    Inventory,
+    Kept,
+    Released,
+)
 from cumulusd.tasks import Tasks, sleep
 
 #: `call(uri, kwargs, timeout_s)`: one procedure of one agent; raises CumulusError.
@@ -106,12 +115,20 @@ class AgentWorkers:
                 hint="are daemon and agent of the same version?",
             ) from error
 
-    async def release(self, node_id: str, job_id: str, attempt: int) -> bool:
-        """True when partition and folder are gone."""
+    async def release(
+        self, node_id: str, job_id: str, attempt: int, *, keep: bool = False
+    ) -> Released:
+        """Whether partition and folder are gone, and what is kept."""
         answer = await self._ask(
-            node_id, "release", self._timeouts.release_s, job_id=job_id, attempt=attempt
+            node_id, "release", self._timeouts.release_s, job_id=job_id, attempt=attempt, keep=keep
         )
-        return answer.get("released") is True
+        kept = answer.get("kept")
+        return Released(
+            done=answer.get("released") is True,
+            kept=None
+            if kept is None
+            else Kept(checkpoints=kept["checkpoints"] is True, files=kept["files"] is True),
+        )
 
     async def stop_job(
         self, node_id: str, job_id: str, attempt: int, reason: str, grace_s: float
@@ -141,15 +158,17 @@ class AgentWorkers:
     async def inventory(self, node_id: str) -> Inventory:
         """Every attempt of which the agent holds a folder or a partition."""
         jobs: set[tuple[str, int]] = set()
+        kept: set[str] = set()
         holdings: list[Holding] = []
         for verb, key in (("journals", "journals"), ("partitions", "partitions")):
             answer = await self._ask(node_id, verb, self._timeouts.ask_s)
+            kept.update(str(job_id) for job_id in answer.get("kept", ()))
             for entry in answer.get(key, ()):
                 # 0: a folder that doesn't say of which attempt it is; any release clears it.
                 jobs.add((str(entry["job_id"]), max(1, int(entry["attempt"]))))
                 if verb == "partitions":
                     holdings.append(_holding(node_id, entry))
-        return Inventory(jobs=frozenset(jobs), holdings=tuple(holdings))
+        return Inventory(jobs=frozenset(jobs), holdings=tuple(holdings), kept=frozenset(kept))
 
     # -- inside
 
@@ -166,7 +185,10 @@ class AgentWorkers:
             device_id=placement.device_id,
             units=spec.units,
             setup_timeout_s=spec.setup_timeout_s,
-            duration_s=spec.duration_s,
+            duration_s=record.duration_left_s,
+            ran_s=record.ran_s,
+            resumed=record.resumes > 0,
+            needs_kept=record.pinned_node is not None,
             package={"sha256": spec.package_sha256, "size_bytes": spec.package_size_bytes},
             requirements=list(spec.requirements),
             environment={**self._environment, **_harmless(spec.environment)},

@@ -78,7 +78,7 @@ async def test_a_grant_stays_as_it_was_made_whatever_the_worker_offers_later(
     assert again["grant"] == first["grant"]
     assert (world.root / "grants" / "job-1" / "grant" / "opencl").is_file()
     other = (await world.prepare("job-2"))["grant"]
-    assert (other["tier"], len(other["mounts"])) == ("advisory", 2)
+    assert (other["tier"], len(other["mounts"])) == ("advisory", 3)
     assert os.listdir(world.root / "grants" / "job-2" / "grant") == []
 
 

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import itertools
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -298,8 +299,14 @@ def test_arguments_of_a_type_that_isnt_there(new_job: NewJob) -> None:
     assert end["reason"] == "package_invalid" and "absent_module" in end["message"]
 
 
-def test_the_jobs_environment(new_job: NewJob) -> None:
-    job = new_job(environment={"CUMULUS_PARTITION_ID": "p-9", "MINE": "yes", "LANG": "C"})
+def test_the_jobs_environment(new_job: NewJob, tmp_path: Path) -> None:
+    kept = str(tmp_path / "kept")
+    job = new_job(
+        environment={"CUMULUS_PARTITION_ID": "p-8", "MINE": "yes", "LANG": "C"},
+        partition_id="p-9",
+        device_index=3,
+        kept=kept,
+    )
     job.function(
         "import os, sys\n"
         "def f(): return [dict(os.environ), os.getcwd(), sys.path, os.getpid() == os.getpgrp(),\n"
@@ -310,11 +317,20 @@ def test_the_jobs_environment(new_job: NewJob) -> None:
     work, scratch = str(job.path / folder.WORK), str(job.path / folder.SCRATCH)
     assert directory == path[0] == work and path.count(work) == 1
     assert not any("cumulus_runner" in entry for entry in path)
+    assert os.path.isdir(variables["CUMULUS_CONTROL_DIR"])
+    assert all(os.path.isdir(f"{kept}/{name}") for name in ("checkpoints", "artifacts", "outputs"))
     assert leads and temporary == [] and stdin == ""
     expected = {
         "CUMULUS_JOB_ID": "job-1",
         "CUMULUS_JOB_DIR": work,
         "CUMULUS_PARTITION_ID": "p-9",
+        "CUMULUS_DEVICE_INDEX": "3",
+        "CUMULUS_ATTEMPT": "1",
+        "CUMULUS_CONTROL_DIR": scratch + "/.cumulus/control",
+        "CUMULUS_CHECKPOINT_DIR": kept + "/checkpoints",
+        "CUMULUS_ARTIFACT_DIR": kept + "/artifacts",
+        "CUMULUS_OUTPUT_DIR": kept + "/outputs",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "MINE": "yes",
         "LANG": "C",
         "HOME": scratch,

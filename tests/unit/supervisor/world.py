@@ -22,7 +22,9 @@ from cumulusd.jobs.ports import (
     Disagreement,
     Holding,
     Inventory,
+    Kept,
     Node,
+    Released,
 )
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.supervisor import Supervisor
@@ -144,6 +146,7 @@ class MemoryWorkers:
         self.attempts: dict[str, int] = {}
         self.journal_ends: dict[str, int] = {}
         self.locks_held: set[str] = set()
+        self.kept: dict[str, Kept] = {}
         self.runner_obeys = True
         self.present = True
         self.stopped: list[tuple[str, str]] = []
@@ -194,19 +197,23 @@ class MemoryWorkers:
             lifetime_s=record.spec.setup_timeout_s + record.spec.duration_s + 100.0,
         )
 
-    async def release(self, node_id: str, job_id: str, attempt: int) -> bool:
+    async def release(
+        self, node_id: str, job_id: str, attempt: int, *, keep: bool = False
+    ) -> Released:
         if self.error or self.bug:
             raise self.error or self.bug  # type: ignore[misc]
         if self.attempts.get(job_id, attempt) != attempt:
-            return True
+            return Released(done=True)
         if job_id in self.locks_held:
-            return False
+            return Released(done=False)
         self.history.append(f"release {job_id}")
+        if not keep:
+            self.kept.pop(job_id, None)
         self.partitions.pop(job_id, None)
         self.attempts.pop(job_id, None)
         self.journal_ends.pop(job_id, None)
         self.changed()
-        return True
+        return Released(done=True, kept=self.kept.get(job_id))
 
     async def stop_job(
         self, node_id: str, job_id: str, attempt: int, reason: str, grace_s: float

@@ -134,7 +134,7 @@ async def test_other_devices_in_an_answer_make_it_ask_why() -> None:
     for verb in uris.AGENT_VERBS:
         workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
     answers["devices"] = {"hostname": "one", "devices": [], "discovery_error": "it is gone"}
-    assert await workers.release("n1", "job-1", 1)
+    assert (await workers.release("n1", "job-1", 1)).done
     assert workers.agents()["n1"].discovery_error == "it is gone"
     await workers.stop()
 
