@@ -7,6 +7,8 @@ agent to daemon
     data {job, attempt, offset} + bytes   journal bytes at `offset`
     get {id, sha256, offset, length} send me this range of a package
     lock_free {job, attempt}         that attempt's container is proven gone
+    output {id, total} + bytes       the answer to `fetch`; `total`: the file's size now
+    no_output {id, message, gone}    the other answer to `fetch`; `gone`: asking again is no use
 daemon to agent
     from {job, attempt, offset}      send this journal from `offset` on (the answer to `offer`)
     ack {job, attempt, offset}       this journal is on my disk up to `offset`
@@ -14,6 +16,7 @@ daemon to agent
     wait {job, attempt}              I can't take it now: keep it, offer it again in a moment
     part {id, offset, total} + bytes the answer to `get`
     refused {id, message}            the other answer to `get`
+    fetch {id, job, attempt, name, offset, length}   send me this range of an output of the job
 """
 
 import json
@@ -50,3 +53,19 @@ def decode(message: bytes) -> tuple[dict[str, Any], bytes]:
     if not isinstance(header, dict) or not isinstance(header.get("t"), str):
         raise LinkError("header has no type")
     return header, message[2 + size :]
+
+
+def text(header: Mapping[str, Any], key: str, max_chars: int = 256) -> str:
+    """That text of a header. Raises LinkError when it is none, empty, or longer."""
+    value = header.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= max_chars:
+        raise LinkError(f"{key} is no text of 1 to {max_chars} characters")
+    return value
+
+
+def number(header: Mapping[str, Any], key: str) -> int:
+    """That number of a header, 0 or more. Raises LinkError."""
+    value = header.get(key)
+    if type(value) is not int or value < 0:
+        raise LinkError(f"{key} is no number")
+    return value

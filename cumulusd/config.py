@@ -63,6 +63,10 @@ class Jobs(Section):
     min_free_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 256 << 20
     #: Largest code package, as a zip.
     package_max_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 36)] = 1 << 29
+    #: What one job may leave to be downloaded, and what the daemon keeps of all jobs' together:
+    #: beyond it the oldest go before their time.
+    outputs_max_bytes: Annotated[int, Field(ge=0, le=1 << 45)] = 2 << 30
+    outputs_history_max_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 20 << 30
     #: Set in every job, under what the job's submitter sets.
     environment: Annotated[dict[str, str], Field(max_length=256)] = {}
     #: For installing requirements: a CA bundle, and the package index.
@@ -97,6 +101,16 @@ class Jobs(Section):
             raise ValueError(
                 f"history_max_bytes ({self.history_max_bytes}) is under journal_cap_bytes "
                 f"({self.journal_cap_bytes}): a job's output would be dropped at its end"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_of_one_within_all(self) -> "Jobs":
+        if self.outputs_history_max_bytes < self.outputs_max_bytes:
+            raise ValueError(
+                f"outputs_history_max_bytes ({self.outputs_history_max_bytes}) is under "
+                f"outputs_max_bytes ({self.outputs_max_bytes}): what one job leaves would be "
+                "dropped at its end"
             )
         return self
 

@@ -10,7 +10,7 @@ import attrs
 from twisted.logger import Logger
 
 from cumulus_wire.codes import EndReason
-from cumulusd import __version__
+from cumulusd import __version__, stored_outputs
 from cumulusd.errors import (
     Conflict,
     CumulusError,
@@ -25,7 +25,8 @@ from cumulusd.identity import Principal
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.machine import EventKind
-from cumulusd.jobs.model import JobRecord, Phase, ResultInfo
+from cumulusd.jobs.model import JobRecord, OutputInfo, Phase, ResultInfo
+from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock, Disagreement
 from cumulusd.jobs.supervisor import Supervisor
@@ -66,6 +67,7 @@ class Relay:
         table: JobTable,
         journals: Journals,
         packages: Packages,
+        outputs: Outputs,
         supervisor: Supervisor,
         parts: Parts,
         clock: Clock,
@@ -80,6 +82,7 @@ class Relay:
         self._table = table
         self._journals = journals
         self._packages = packages
+        self._outputs = outputs
         self._supervisor = supervisor
         self._parts = parts
         self._clock = clock
@@ -274,6 +277,25 @@ class Relay:
                 hint=record.end.hint,
             )
         return record.end.result
+
+    def outputs(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """`{outputs: [{name, size_bytes, sha256}], note}`: the files that the job left. Raises
+        NotFound, NotEnded."""
+        return stored_outputs.listing(self._readable(who, job_id), self._outputs)
+
+    async def output(
+        self, who: Principal, job_id: str, name: str, offset: int, sink: Sink | None
+    ) -> dict[str, Any]:
+        """One of them from `offset` on, as `stored_outputs.send_output`."""
+        record = self._readable(who, job_id)
+        return await stored_outputs.send_output(record, self._outputs, name, offset, sink)
+
+    def output_pieces(
+        self, who: Principal, job_id: str, name: str, offset: int = 0
+    ) -> tuple[OutputInfo, Iterator[bytes]]:
+        """The same for who asks for the bytes piece by piece, as `stored_outputs.output_pieces`."""
+        record = self._readable(who, job_id)
+        return stored_outputs.output_pieces(record, self._outputs, name, offset)
 
     # -- packages
 

@@ -22,6 +22,8 @@ from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.output_pull import OutputPull
+from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.settings import Settings
@@ -106,6 +108,17 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def owns_job(who: Principal, job_id: str) -> bool:
         return relay.owns(who, job_id)
 
+    def is_storing(job_id: str) -> bool:
+        return intake.is_storing(job_id)
+
+    def make_room_for_outputs(size_bytes: int) -> Awaitable[None]:
+        return history.make_room_for_outputs(size_bytes)
+
+    def fetch_output(
+        node_id: str, job_id: str, attempt: int, name: str, offset: int, length: int
+    ) -> Deferred[tuple[bytes, int]]:
+        return link.fetch(node_id, job_id, attempt, name, offset, length)
+
     def health() -> dict[str, str]:
         return parts.health()
 
@@ -123,6 +136,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         history_s=config.jobs.history_hours * 3600.0,
         history_max_bytes=config.jobs.history_max_bytes,
         history_max_jobs=config.jobs.history_max_jobs,
+        outputs_history_max_bytes=config.jobs.outputs_history_max_bytes,
     )
     authenticator = Authenticator(config.authenticator_tokens())
     disk = Disk(state, config.jobs.min_free_bytes)
@@ -166,7 +180,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         wall_clock=wall_clock,
         settings=settings,
+        is_storing=is_storing,
     )
+    outputs = Outputs(state / "outputs", run_in_thread=run_in_thread)
     intake = Intake(
         table=table,
         journals=journals,
@@ -177,6 +193,16 @@ def assemble(config: Config, reactor: Any) -> Parts:
         named=supervisor.placing.named,
         nudge=supervisor.nudge,
         acknowledge=acknowledge,
+        pull=OutputPull(
+            outputs=outputs,
+            source=fetch_output,
+            clock=reactor,
+            run_in_thread=run_in_thread,
+            agent_grace_s=config.agent_grace_s,
+            max_bytes=config.jobs.outputs_max_bytes,
+            no_room=disk.fault,
+            make_room=make_room_for_outputs,
+        ),
     )
     link = AgentLinkFactory(authenticator.authenticate_header, intake, reactor)
     watcher = Watcher(
@@ -194,6 +220,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         store=store,
         journals=journals,
         packages=packages,
+        outputs=outputs,
         clock=reactor,
         wall_clock=wall_clock,
         settings=settings,
@@ -202,6 +229,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         table=table,
         journals=journals,
         packages=packages,
+        outputs=outputs,
         supervisor=supervisor,
         parts=health,
         clock=reactor,

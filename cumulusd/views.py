@@ -61,6 +61,9 @@ def job_view(
             "error": None if end.error is None else dict(end.error),
             "result": None if end.result is None else attrs.asdict(end.result),
             "log_tail": None if in_listing else end.log_tail,
+            "outputs": None if in_listing else [attrs.asdict(info) for info in end.outputs],
+            "output_count": len(end.outputs),
+            "outputs_note": end.outputs_note,
         },
         "error": end.message if end is not None and end.reason is not None else None,
     }

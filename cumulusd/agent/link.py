@@ -1,4 +1,4 @@
-"""The agent's end of `/agent`: journals up, packages down, over one binary WebSocket."""
+"""The agent's end of `/agent`: journals and outputs up, packages down, on one binary WebSocket."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from zope.interface import implementer
 from cumulus_wire import link as wire
 from cumulusd.agent.connection import Life
 from cumulusd.agent.journal_sender import JournalSender
+from cumulusd.agent.output_sender import OutputSender
 from cumulusd.errors import Unavailable
 from cumulusd.tasks import Signal
 
@@ -35,6 +36,8 @@ class AgentLink:
         self.progress = Signal()  #: fires when a journal was acknowledged or dropped
         self.came_up = Signal()
         self.sender = JournalSender(wake=self._wake, progress=self.progress.fire)
+        self.outputs = OutputSender(wake=self._wake)
+        self._output_was_last = False
         self._connection: _LinkProtocol | None = None
         self._requests: deque[bytes] = deque()
         self._parts: dict[int, Deferred[tuple[bytes, int]]] = {}
@@ -91,6 +94,7 @@ class AgentLink:
         self._connection = None
         self._requests.clear()
         self.sender.disconnected()
+        self.outputs.disconnected()
         waiting, self._parts = self._parts, {}
         for answer in waiting.values():
             answer.errback(Unavailable(f"the link to the daemon went down: {why}"))
@@ -99,27 +103,35 @@ class AgentLink:
         """What is to be sent next."""
         if self._requests:
             return self._requests.popleft()
-        return self.sender.next_message()
+        # Journals and outputs take turns.
+        if self._output_was_last and (message := self.sender.next_message()) is not None:
+            self._output_was_last = False
+            return message
+        message = self.outputs.next_message()
+        self._output_was_last = message is not None
+        return self.sender.next_message() if message is None else message
 
     def received(self, header: Mapping[str, Any], body: bytes) -> None:
         """A message from the daemon. Raises LinkError."""
         kind = header["t"]
         if kind == "from":
-            self.sender.begin(*_journal(header), _number(header, "offset"))
+            self.sender.begin(*_journal(header), wire.number(header, "offset"))
         elif kind == "ack":
-            self.sender.ack(*_journal(header), _number(header, "offset"))
+            self.sender.ack(*_journal(header), wire.number(header, "offset"))
         elif kind == "drop":
             self.sender.drop(*_journal(header))
         elif kind == "wait":
             self.sender.hold(*_journal(header))
         elif kind == "part":
-            total = _number(header, "total")
-            answer = self._parts.pop(_number(header, "id"), None)
+            total = wire.number(header, "total")
+            answer = self._parts.pop(wire.number(header, "id"), None)
             if answer is not None:
                 answer.callback((body, total))
+        elif kind == "fetch":
+            self.outputs.fetch(header)
         elif kind == "refused":
-            message = _text(header, "message")
-            answer = self._parts.pop(_number(header, "id"), None)
+            message = wire.text(header, "message", wire.MAX_HEADER_BYTES)
+            answer = self._parts.pop(wire.number(header, "id"), None)
             if answer is not None:
                 answer.errback(Unavailable(f"the daemon refused: {message}"))
         else:
@@ -237,18 +249,4 @@ def _lock_free(job_id: str, attempt: int) -> bytes:
 
 
 def _journal(header: Mapping[str, Any]) -> tuple[str, int]:
-    return _text(header, "job"), _number(header, "attempt")
-
-
-def _text(header: Mapping[str, Any], key: str) -> str:
-    value = header.get(key)
-    if not isinstance(value, str):
-        raise wire.LinkError(f"{key} is no text")
-    return value
-
-
-def _number(header: Mapping[str, Any], key: str) -> int:
-    value = header.get(key)
-    if type(value) is not int or value < 0:
-        raise wire.LinkError(f"{key} is no number")
-    return value
+    return wire.text(header, "job"), wire.number(header, "attempt")

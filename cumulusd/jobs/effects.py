@@ -25,6 +25,8 @@ from cumulusd.tasks import Tasks, sleep
 
 #: An effect that failed in a way nobody foresaw is tried again after so long.
 _TRY_AGAIN_S = 5.0
+#: How often it is looked whether a job's outputs are stored.
+_LOOK_S = 0.5
 
 
 class Tell(Protocol):
@@ -59,7 +61,9 @@ class Effects:
         table: JobTable,
         clearing: Clearing,
         tell: Tell,
+        is_storing: Callable[[str], bool],
     ) -> None:
+        """`is_storing(job id)`: it has ended, which is told when its outputs are stored."""
         self._platform = platform
         self._workers = workers
         self._clock = clock
@@ -68,6 +72,7 @@ class Effects:
         self._table = table
         self._clearing = clearing
         self._tell = tell
+        self._is_storing = is_storing
         self._tasks = Tasks()
         self._running: dict[str, Deferred[Any]] = {}
 
@@ -256,6 +261,8 @@ class Effects:
                 await sleep(self._clock, 0.1)
         if taken:
             await sleep(self._clock, grace_s + 3.0)
+        while self._is_storing(record.job_id):
+            await sleep(self._clock, _LOOK_S)
         now = self._table.get(record.job_id)
         if now is None or now.phase not in (Phase.STARTING, Phase.RUNNING):
             return

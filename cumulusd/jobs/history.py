@@ -1,4 +1,4 @@
-"""Prunes what history no longer keeps: records, journals, packages."""
+"""Prunes what history no longer keeps: records, journals, outputs, packages."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from cumulusd.errors import CumulusError
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock
 from cumulusd.jobs.settings import Settings
@@ -28,7 +29,8 @@ class History:
     Of more than `settings.history_max_jobs` the oldest ends go before their time. Journals of ended
     jobs are bounded by `settings.history_max_bytes` too: beyond it output goes before its time, the
     oldest end first, and when that isn't enough, results; the record with status and durations
-    stays. A job that has not ended is never touched.
+    stays. Outputs are bounded by `settings.outputs_history_max_bytes`: beyond it those of the
+    oldest end go first. A job that has not ended is never touched.
     """
 
     _log = Logger()
@@ -40,6 +42,7 @@ class History:
         store: Store,
         journals: Journals,
         packages: Packages,
+        outputs: Outputs,
         clock: Clock,
         wall_clock: Callable[[], float],
         settings: Settings,
@@ -48,6 +51,7 @@ class History:
         self._store = store
         self._journals = journals
         self._packages = packages
+        self._outputs = outputs
         self._clock = clock
         self._wall_clock = wall_clock
         self._settings = settings
@@ -81,6 +85,7 @@ class History:
         await self._prune_by_time()
         await self._prune_by_count()
         await self._prune_by_size()
+        await self.make_room_for_outputs(0)
         in_use = {record.spec.package_sha256 for record in self._table.live()}
         await self._packages.prune(in_use, self._wall_clock(), _PACKAGE_AGE_S)
 
@@ -99,6 +104,12 @@ class History:
             if self._journals.age_s(job_id, now) > self._settings.history_s:
                 await self._journals.delete(job_id)
                 self._log.info("history: the journal of no job {id} pruned", id=job_id)
+        for job_id in self._outputs.known():
+            if job_id not in self._table and (
+                self._outputs.age_s(job_id, now) > self._settings.history_s
+            ):
+                await self._outputs.delete(job_id)
+                self._log.info("history: the outputs of no job {id} pruned", id=job_id)
 
     async def _prune_by_count(self) -> None:
         ended, bound = self._oldest_first(), self._settings.history_max_jobs
@@ -120,6 +131,27 @@ class History:
                 self._table.forget(job_id)
                 self._pruned.pop(job_id, None)
                 await self._journals.delete(job_id)
+                await self._outputs.delete(job_id)
+
+    async def make_room_for_outputs(self, size_bytes: int) -> None:
+        """Deletes outputs of ended jobs, the oldest end first, until so many bytes more are within
+        the bound on all of them, or there are none left to delete. Raises StoreFailed."""
+        bound = self._settings.outputs_history_max_bytes
+        if self._outputs.total_bytes + size_bytes <= bound:
+            return
+        for record in self._oldest_first():
+            if not self._outputs.size_bytes(record.job_id):
+                continue
+            freed = await self._outputs.delete(record.job_id)
+            self._log.warn(
+                "job {job_id}: its outputs were pruned before their time, those of all jobs are "
+                "over {bound} bytes (jobs.outputs_history_max_bytes)",
+                job_id=record.job_id,
+                freed_bytes=freed,
+                bound=bound,
+            )
+            if self._outputs.total_bytes + size_bytes <= bound:
+                return
 
     async def _prune_by_size(self) -> None:
         ended = self._oldest_first()

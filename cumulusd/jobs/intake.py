@@ -2,24 +2,25 @@
 
 from collections.abc import Awaitable, Callable
 
+import attrs
 from twisted.logger import Logger
 
 from cumulus_wire.journal import JournalCorrupt, Kind, Record
 from cumulusd.errors import CumulusError, NotFound, Unavailable
 from cumulusd.jobs import ends
+from cumulusd.jobs.announcing import Announcer
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.journals import Journal, JournalDamaged, Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
+from cumulusd.jobs.output_pull import OutputPull
+from cumulusd.jobs.outputs import listed_outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock
-from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.table import JobTable
-from cumulusd.tasks import Tasks, sleep
 
 _READ_BYTES = 1 << 20
-_SYNC_AGAIN_S = 5.0
 
 
 class Intake:
@@ -39,20 +40,20 @@ class Intake:
         named: Callable[[JobRecord, End], Awaitable[End]],
         nudge: Callable[[str], None],
         acknowledge: Callable[[str, int], None],
+        pull: OutputPull | None = None,
     ) -> None:
         """`acknowledge(job_id, offset)` tells the sender what is on disk; `nudge` the supervisor
-        that a container is gone; `named` gives an end its true name."""
+        that a container is gone; `named` gives an end its true name. `pull`: None: outputs of jobs
+        aren't stored."""
         self._table = table
         self._journals = journals
         self._packages = packages
         self._tails = tails
-        self._clock = clock
         self._tell = tell
-        self._named = named
+        self._announcer = Announcer(table=table, clock=clock, tell=tell, named=named, pull=pull)
         self._nudge = nudge
         self._acknowledge = acknowledge
         self._errors: dict[str, Record] = {}
-        self._tasks = Tasks()
 
     def resume(self, record: JobRecord) -> None:
         """Hears again what the journal on disk says of the attempt of a job that has not ended."""
@@ -74,7 +75,11 @@ class Intake:
 
     async def stop(self) -> None:
         """Ends what is under way."""
-        await self._tasks.stop()
+        await self._announcer.stop()
+
+    def is_storing(self, job_id: str) -> bool:
+        """The job has ended, which is told as soon as its outputs are stored."""
+        return self._announcer.is_storing(job_id)
 
     # -- for the agents' link
 
@@ -178,28 +183,10 @@ class Intake:
             elif entry.kind is Kind.ERROR:
                 self._errors[job_id] = entry
             elif entry.kind is Kind.EXIT:
-                error = self._errors.pop(job_id, None)
-                end = ends.end_of_exit(entry.json(), error.json() if error else None)
-                announcing = self._announce(record, journal, at, end)
-                self._tasks.start(announcing, "announcing an end", job_id=job_id)
+                error, said = self._errors.pop(job_id, None), entry.json()
+                end = ends.end_of_exit(said, error.json() if error else None)
+                listed, note = listed_outputs(said)
+                end = attrs.evolve(end, outputs_note=note)
+                self._announcer.start(record, journal, at, end, listed)
         except ValueError as problem:
             self._damaged(record, f"record at {entry.offset}: {problem}")
-
-    async def _announce(self, record: JobRecord, journal: Journal, at: float, end: End) -> None:
-        """Tells the end once all of the journal is on disk, however long the disk refuses."""
-        told = False
-        while True:
-            try:
-                await journal.sync()
-                break
-            except StoreFailed as error:
-                if not told:
-                    told = True
-                    self._log.error(
-                        "job {job_id} has ended, which is told when its journal is on disk: {why}",
-                        job_id=record.job_id,
-                        why=error.message,
-                    )
-            await sleep(self._clock, _SYNC_AGAIN_S)
-        end = await self._named(record, end)
-        self._tell(record.job_id, EventKind.FINAL, at=at, end=end, attempt=record.attempt)

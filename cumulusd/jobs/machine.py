@@ -311,11 +311,13 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
 
 
 def _is_retried(record: JobRecord, event: Event) -> bool:
+    return event.kind in _ATTEMPT_ENDS and event.end is not None and is_retried(record, event.end)
+
+
+def is_retried(record: JobRecord, end: End) -> bool:
     """Whether what else would be the job's end only ends this attempt."""
     return (
-        event.kind in _ATTEMPT_ENDS
-        and event.end is not None
-        and event.end.reason in RETRIED
+        end.reason in RETRIED
         and record.stop_reason is not EndReason.CANCELLED_BY_USER
         and record.attempt <= record.spec.retries
     )

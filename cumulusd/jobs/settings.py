@@ -17,4 +17,5 @@ class Settings:
     reap_interval_s: float = 60.0
     history_s: float = 24 * 3600.0
     history_max_jobs: int = 100_000  #: of those that have ended
+    outputs_history_max_bytes: int = 20 << 30  #: for the outputs of all jobs
     history_max_bytes: int = 20 << 30  #: for the journals of jobs that have ended

@@ -48,8 +48,10 @@ class Supervisor:
         clock: Clock,
         wall_clock: Callable[[], float],
         settings: Settings,
+        is_storing: Callable[[str], bool] = lambda job_id: False,
     ) -> None:
-        """`clock` drives waits and timers and never jumps, `wall_clock` gives unix seconds."""
+        """`clock` drives waits and timers and never jumps, `wall_clock` gives unix seconds.
+        `is_storing(job id)`: it has ended, which is told when its outputs are stored."""
         self._table = table
         self._store = store
         self._journals = journals
@@ -57,6 +59,7 @@ class Supervisor:
         self._clock = clock
         self._wall_clock = wall_clock
         self._settings = settings
+        self._is_storing = is_storing
         self._tasks = Tasks()
         self._inbox: dict[str, deque[Event]] = {}
         self._timers: dict[str, DelayedCall] = {}
@@ -84,6 +87,7 @@ class Supervisor:
             table=table,
             clearing=self._clearing,
             tell=self.tell,
+            is_storing=is_storing,
         )
         self.placing = Placing(
             table=table,
@@ -327,9 +331,10 @@ class Supervisor:
             return
         if phase is Phase.QUEUED:
             self.placing.soon()  # the scheduler refuses it, and says what it waited for
-        elif self._journals.settled:
+        elif self._journals.settled and not self._is_storing(job_id):
             self.tell(job_id, EventKind.STOP, stop_reason=reason)
         else:
-            # Its end may wait on its worker for our disk: that is no reason to call it late.
+            # Its end may wait on its worker for our disk, or here for its outputs: that is no
+            # reason to call it late.
             timer = self._clock.callLater(_DISK_PAUSE_S, self._due, job_id, phase, reason)
             self._timers[job_id] = timer

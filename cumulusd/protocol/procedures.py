@@ -70,6 +70,8 @@ class Procedures:
             uris.JOB_LIST: self._job_list,
             uris.JOB_CANCEL: self._job_cancel,
             uris.JOB_RESULT: self._job_result,
+            uris.JOB_OUTPUTS: self._job_outputs,
+            uris.JOB_OUTPUT: self._job_output,
         }
         for uri, handler in handlers.items():
             self._session.register(uri, handler)
@@ -147,6 +149,17 @@ class Procedures:
     async def _job_result(self, call: Call) -> Mapping[str, Any]:
         sink = call.progress if call.wants_progress else None
         return await self._relay.result(call.caller, self._job_id(call), sink)
+
+    async def _job_outputs(self, call: Call) -> Mapping[str, Any]:
+        return self._relay.outputs(call.caller, self._job_id(call))
+
+    async def _job_output(self, call: Call) -> Mapping[str, Any]:
+        arguments = Arguments(call)
+        job_id, name = arguments.take("job_id", str), arguments.take("name", str)
+        offset = arguments.take("offset", int, 0)
+        arguments.end()
+        sink = call.progress if call.wants_progress else None
+        return await self._relay.output(call.caller, job_id, name, offset, sink)
 
     @staticmethod
     def _job_id(call: Call) -> str:

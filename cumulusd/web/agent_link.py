@@ -1,4 +1,4 @@
-"""The daemon's end of `/agent`: journals in, packages out, one live link for each node."""
+"""The daemon's end of `/agent`: journals and outputs in, packages out, one live link a node."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import attrs
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -21,6 +21,7 @@ from cumulus_wire import link as wire
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.tasks import Signal, Tasks, wait_at_most
+from cumulusd.web.output_fetches import OutputFetches
 
 SUBPROTOCOL = "cumulus.agent.1"
 
@@ -103,6 +104,15 @@ class AgentLinkFactory:
         if connection is not None:
             connection.acknowledge(job_id, offset)
 
+    def fetch(
+        self, node_id: str, job_id: str, attempt: int, name: str, offset: int, length: int
+    ) -> Deferred[tuple[bytes, int]]:
+        """A range of an output of the job on that node, as `OutputFetches.fetch`."""
+        connection = self._links.get(node_id)
+        if connection is None:
+            return fail(Unavailable(f"the link to the agent of node {node_id} is down"))
+        return connection.fetches.fetch(job_id, attempt, name, offset, length)
+
     async def stop(self) -> None:
         """Drops all links; fires when they are gone."""
         gone = [connection.when_gone() for connection in list(self._made)]
@@ -163,6 +173,7 @@ class _AgentConnection(WebSocketServerProtocol):
         self._writable = Signal()
         self._lost = Signal()
         self._tasks = Tasks()
+        self.fetches = OutputFetches(self._tell)
 
     def drop(self) -> None:
         """Ends it at once."""
@@ -218,6 +229,7 @@ class _AgentConnection(WebSocketServerProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._owner.closed(self)
+        self.fetches.lost()
         self._outbox.clear()
         self._acks.clear()
         self._gets.clear()
@@ -235,10 +247,10 @@ class _AgentConnection(WebSocketServerProtocol):
     def _received(self, header: Mapping[str, Any], body: bytes) -> None:
         kind, desk = header["t"], self._owner.desk
         if kind == "data":
-            job_id, attempt = _text(header, "job"), _number(header, "attempt")
+            job_id, attempt = wire.text(header, "job"), wire.number(header, "attempt")
             if self.jobs.get(job_id) != attempt:
                 return  # dropped, or followed by another attempt, while this was on its way
-            offset = _number(header, "offset")
+            offset = wire.number(header, "offset")
             try:
                 wanted = desk.received(self.node_id, job_id, attempt, offset, body)
             except CumulusError:
@@ -248,15 +260,17 @@ class _AgentConnection(WebSocketServerProtocol):
                 self._drop_journal(job_id, attempt)
         elif kind == "offer":
             self._offered(
-                _text(header, "job"),
-                _number(header, "attempt"),
-                _number(header, "start"),
-                _number(header, "end"),
+                wire.text(header, "job"),
+                wire.number(header, "attempt"),
+                wire.number(header, "start"),
+                wire.number(header, "end"),
             )
         elif kind == "lock_free":
-            desk.lock_free(self.node_id, _text(header, "job"), _number(header, "attempt"))
+            desk.lock_free(self.node_id, wire.text(header, "job"), wire.number(header, "attempt"))
         elif kind == "get":
             self._asked(header)
+        elif kind in ("output", "no_output"):
+            self.fetches.received(header, body)
         else:
             raise wire.LinkError(f"unknown message {kind!r}")
 
@@ -292,8 +306,8 @@ class _AgentConnection(WebSocketServerProtocol):
             self._owner.sends_no_more(self, job_id)
 
     def _asked(self, header: Mapping[str, Any]) -> None:
-        number, length = _number(header, "id"), _number(header, "length")
-        wanted = (number, _text(header, "sha256"), _number(header, "offset"), length)
+        number, length = wire.number(header, "id"), wire.number(header, "length")
+        wanted = (number, wire.text(header, "sha256"), wire.number(header, "offset"), length)
         if not 0 < length <= wire.MAX_BODY_BYTES:
             self._refuse(number, f"a range is 1 to {wire.MAX_BODY_BYTES} bytes")
         elif len(self._gets) >= self._limits.max_gets:
@@ -382,17 +396,3 @@ class _AgentConnection(WebSocketServerProtocol):
 
     def stopProducing(self) -> None:
         self._paused = True
-
-
-def _text(header: Mapping[str, Any], key: str) -> str:
-    value = header.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= 256:
-        raise wire.LinkError(f"{key} is no text of 1 to 256 characters")
-    return value
-
-
-def _number(header: Mapping[str, Any], key: str) -> int:
-    value = header.get(key)
-    if type(value) is not int or value < 0:
-        raise wire.LinkError(f"{key} is no number")
-    return value

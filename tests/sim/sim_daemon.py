@@ -26,6 +26,8 @@ from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import Phase
+from cumulusd.jobs.output_pull import OutputPull
+from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.store import Store
@@ -277,6 +279,7 @@ class Daemon:
             segment_bytes=JOURNAL_SEGMENT_BYTES,
             on_durable=self._acknowledge,
         )
+        self.outputs = Outputs(disk.root / "outputs", run_in_thread=self._run_in_thread)
         self.supervisor = Supervisor(
             table=self.table,
             store=self.store,
@@ -287,6 +290,7 @@ class Daemon:
             clock=clock,
             wall_clock=self.wall_clock,
             settings=SETTINGS,
+            is_storing=lambda job_id: self.intake.is_storing(job_id),
         )
         self.intake = Intake(
             table=self.table,
@@ -298,6 +302,14 @@ class Daemon:
             nudge=self.supervisor.nudge,
             named=self.supervisor.placing.named,
             acknowledge=self._acknowledge,
+            pull=OutputPull(
+                outputs=self.outputs,
+                source=lambda *asked: self.link.fetch(*asked),
+                clock=clock,
+                run_in_thread=self._run_in_thread,
+                agent_grace_s=SETTINGS.agent_grace_s,
+                max_bytes=1 << 20,
+            ),
         )
         self.link = AgentLinkFactory(lambda header: None, self, clock)
         self.watcher = Watcher(
@@ -315,6 +327,7 @@ class Daemon:
             store=self.store,
             journals=self.journals,
             packages=self.packages,
+            outputs=self.outputs,
             clock=clock,
             wall_clock=self.wall_clock,
             settings=SETTINGS,
@@ -323,6 +336,7 @@ class Daemon:
             table=self.table,
             journals=self.journals,
             packages=self.packages,
+            outputs=self.outputs,
             supervisor=self.supervisor,
             parts=dict,
             clock=clock,

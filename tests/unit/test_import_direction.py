@@ -63,11 +63,13 @@ OURS: dict[str, str] = {
     "cumulusd.views": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports",
     "cumulusd.package_contents": "cumulus_wire cumulusd.errors",
     "cumulusd.stored_results": f"{_COMMON} cumulusd.jobs",
+    "cumulusd.stored_outputs": f"{_COMMON} cumulusd.jobs",
     "cumulusd.log_text": f"{_COMMON} cumulusd.jobs",
     "cumulusd.submissions": f"{_COMMON} cumulusd.identity cumulusd.jobs cumulusd.spec"
     " cumulusd.package_contents",
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
-    " cumulusd.submissions cumulusd.views cumulusd.stored_results cumulusd.log_text",
+    " cumulusd.submissions cumulusd.views cumulusd.stored_results"
+    " cumulusd.stored_outputs cumulusd.log_text",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",

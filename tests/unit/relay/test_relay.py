@@ -56,6 +56,7 @@ class Office:
             table=self.world.table,
             journals=self.world.journals,
             packages=self.packages,
+            outputs=self.world.outputs,
             supervisor=self.world.supervisor,
             parts=lambda: dict(self.parts),
             clock=self.world.clock,
@@ -451,7 +452,7 @@ async def test_the_last_output_stands_in_the_end_but_not_in_listings(office: Off
     assert (end["log_tail"], end["exit_code"]) == ("last words\n", 3)
     assert end["hint"]
     (listed,) = office.relay.list(ANN, False, 10)
-    assert listed["end"] == {**end, "log_tail": None}
+    assert listed["end"] == {**end, "log_tail": None, "outputs": None}
 
 
 @pytest_twisted.ensureDeferred

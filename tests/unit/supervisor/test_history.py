@@ -53,6 +53,7 @@ async def test_jobs_stay_for_a_day_after_their_end(tmp_path: Path) -> None:
         store=store,  # type: ignore[arg-type]
         journals=world.journals,
         packages=packages,
+        outputs=world.outputs,
         clock=world.clock,
         wall_clock=world.clock.seconds,
         settings=world.settings,
@@ -91,6 +92,7 @@ def a_history(world: World, tmp_path: Path, store: ForgetfulStore) -> History:
         store=store,  # type: ignore[arg-type]
         journals=world.journals,
         packages=packages,
+        outputs=world.outputs,
         clock=world.clock,
         wall_clock=world.clock.seconds,
         settings=world.settings,

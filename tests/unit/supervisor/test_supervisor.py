@@ -499,6 +499,7 @@ async def test_a_stop_ends_a_watch_in_the_middle_of_a_question(tmp_path: Path, w
         store=world.store,  # type: ignore[arg-type]
         journals=world.journals,
         packages=SilentPackages(),  # type: ignore[arg-type]
+        outputs=world.outputs,
         clock=world.clock,
         wall_clock=world.clock.seconds,
         settings=world.settings,

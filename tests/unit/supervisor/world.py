@@ -14,6 +14,8 @@ from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import Grant, JobRecord, JobSpec, Phase, Placement, units_for_fraction
+from cumulusd.jobs.output_pull import OutputPull
+from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.ports import (
     AgentView,
     Container,
@@ -30,6 +32,7 @@ from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
+from cumulusd.tasks import waiting_for
 
 _T = TypeVar("_T")
 UNITS = 10_000
@@ -248,6 +251,32 @@ class MemoryWorkers:
         )
 
 
+class MemoryFiles:
+    """The outputs on the only agent, answered at once, or when `gate` opens."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], bytes] = {}
+        self.error: CumulusError | None = None
+        self.gate: Deferred[None] | None = None
+        self.asked: list[tuple[str, int, int]] = []
+
+    def fetch(
+        self, node_id: str, job_id: str, attempt: int, name: str, offset: int, length: int
+    ) -> Deferred[tuple[bytes, int]]:
+        self.asked.append((name, offset, length))
+        return Deferred.fromCoroutine(self._answer(job_id, name, offset, length))
+
+    async def _answer(self, job_id: str, name: str, offset: int, length: int) -> tuple[bytes, int]:
+        if self.gate is not None:
+            await waiting_for(self.gate)
+        if self.error is not None:
+            raise self.error
+        data = self.held.get((job_id, name))
+        if data is None:
+            raise NotFound(f"output {name} is gone")
+        return data[offset : offset + length], len(data)
+
+
 def run_at_once(function: Callable[[], _T]) -> Awaitable[_T]:
     """A RunInThread without a thread."""
     result: Deferred[_T] = succeed(function())
@@ -276,6 +305,9 @@ class World:
             on_durable=lambda job_id, offset: self.acknowledged.append((job_id, offset)),
         )
         self.tails = LogTails()
+        self.files = MemoryFiles()
+        self.outputs = Outputs(folder / "outputs", run_in_thread=run_at_once)
+        self.no_room: str | None = None
         self.supervisor = Supervisor(
             table=self.table,
             store=self.store,  # type: ignore[arg-type]
@@ -286,6 +318,7 @@ class World:
             clock=self.clock,
             wall_clock=self.clock.seconds,
             settings=self.settings,
+            is_storing=lambda job_id: self.intake.is_storing(job_id),
         )
         self.intake = Intake(
             table=self.table,
@@ -297,6 +330,15 @@ class World:
             named=self.supervisor.placing.named,
             nudge=self.supervisor.nudge,
             acknowledge=lambda job_id, offset: self.acknowledged.append((job_id, offset)),
+            pull=OutputPull(
+                outputs=self.outputs,
+                source=self.files.fetch,
+                clock=self.clock,
+                run_in_thread=run_at_once,
+                agent_grace_s=self.settings.agent_grace_s,
+                max_bytes=1 << 30,
+                no_room=lambda size_bytes: self.no_room,
+            ),
         )
         self.watcher = Watcher(
             table=self.table,
