@@ -102,10 +102,22 @@ def client_timeout(url: str, job_id: str | None, *, submitting: bool = True) -> 
 class Interruption:
     """What Ctrl-C does to a followed job: the first cancels it, the second detaches."""
 
-    def __init__(self, io: IoThread, core: ClientCore, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        io: IoThread,
+        core: ClientCore,
+        note: Callable[[str], None],
+        *,
+        come_back: str,
+        cancels_unread: bool = True,
+    ) -> None:
+        """`come_back`: how its reader gets at the job again, `{}` standing for its id.
+        `cancels_unread`: cancel the job also when nobody reads its output any more."""
         self._io = io
         self._core = core
         self._write_note = note
+        self._come_back = come_back
+        self._cancels_unread = cancels_unread
         self._first: BaseException | None = None
         self._cancelling: concurrent.futures.Future[bool] | None = None
         self.deadline: float | None = None
@@ -116,7 +128,10 @@ class Interruption:
         if job_id is None:
             raise error
         if self._first is not None:
-            self._note(f"{by}detached; job {job_id} may still be running")
+            self._note(
+                f"{by}detached; job {job_id} may still be running: come back with "
+                f"{self._come_back.format(job_id)}"
+            )
             raise error
         self._first = error
         self.deadline = time.monotonic() + CANCEL_WAIT_S
@@ -124,6 +139,12 @@ class Interruption:
         self._cancelling.add_done_callback(self._cancelled)
         again = f"another {error.signal_name}" if isinstance(error, Interrupted) else "Ctrl-C again"
         self._note(f"{by}cancelling job {job_id} ({again} detaches from it)")
+
+    def unread(self, job_id: str | None, error: OSError) -> None:
+        """Nobody reads the job's output any more. Raises `error` unless the job is cancelled."""
+        if not self._cancels_unread:
+            raise error
+        self.interrupted(job_id, error)
 
     def _note(self, text: str) -> None:
         try:

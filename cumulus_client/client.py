@@ -1,7 +1,6 @@
 """The blocking client."""
 
 import concurrent.futures
-import errno
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -15,8 +14,8 @@ from cumulus_client._blocking import (
     done_by,
 )
 from cumulus_client._core import MAYBE_ACCEPTED, ClientCore, connection_to
+from cumulus_client._following import follow_to_end
 from cumulus_client._io_thread import IoThread
-from cumulus_client._job_stream import Accepted, Ended, Journal
 from cumulus_client._journal_reader import ResultCollector
 from cumulus_client._options import (
     NOT_GIVEN,
@@ -33,7 +32,7 @@ from cumulus_client._options import (
 from cumulus_client._raising import raised_here
 from cumulus_client._withdrawing import WITHDRAW_S
 from cumulus_client.display import Display
-from cumulus_client.exceptions import ClientTimeout, CumulusError, ServerError
+from cumulus_client.exceptions import ClientTimeout, CumulusError
 from cumulus_client.job import CumulusJob
 from cumulus_client.packaging import Package, package_function, package_script
 from cumulus_wire import uris
@@ -284,38 +283,13 @@ class CumulusClient:
     def _follow_stream(
         self, stream: BlockingStream, package: Package, deadline: float | None, display: Display
     ) -> tuple[dict[str, Any], ResultCollector]:
-        interruption = Interruption(self._io, self._core, display.note)
-        collector = ResultCollector()
-        while True:
-            try:
-                event = stream.next(interruption.deadline or deadline)
-                if isinstance(event, Accepted):
-                    self._core.remember(str(event.job["job_id"]), package)
-                elif isinstance(event, Journal):
-                    collector.feed(event.records)
-            except KeyboardInterrupt as error:
-                interruption.interrupted(stream.stream.job_id, error)
-                continue
-            except ClientTimeout:
-                interruption.gave_up(stream.stream.job_id)
-                raise
-            try:
-                if event is not None:
-                    display.event(event)
-            except KeyboardInterrupt as error:
-                interruption.interrupted(stream.stream.job_id, error)
-            except OSError as error:
-                if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
-                    raise
-                # Whoever read the output is gone, or the terminal.
-                display.mute()
-                interruption.interrupted(stream.stream.job_id, error)
-            if isinstance(event, Ended):
-                interruption.raise_if_any()
-                stream.close()
-                return event.job, collector
-            if event is None:
-                raise ServerError("the job's events ended without its end")
+        return follow_to_end(
+            stream,
+            Interruption(self._io, self._core, display.note, come_back=display.come_back),
+            display,
+            deadline=deadline,
+            accepted=lambda job_id: self._core.remember(job_id, package),
+        )
 
     # --- asking ------------------------------------------------------------------------------
 

@@ -91,6 +91,9 @@ class Display:
     comes in whole lines.
     """
 
+    #: How whoever detached from a job gets at it again, `{}` standing for its id.
+    come_back = "client.attach('{}')"
+
     def __init__(
         self,
         stdout: TextIO | None = None,

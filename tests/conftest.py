@@ -90,14 +90,18 @@ def private_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary directory of this run's own, so that whatever is left in it is ours."""
     tmp_path_factory.getbasetemp()  # stays where pytest puts it
     folder = Path(tempfile.mkdtemp(prefix="cumulus-test-"))
-    before = os.environ.get("TMPDIR"), tempfile.tempdir
-    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    # Nor is a configuration file of this machine's user one of the tests'.
+    ours = {"TMPDIR": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
+    before, tempdir = {name: os.environ.get(name) for name in ours}, tempfile.tempdir
+    os.environ.update(ours)
+    tempfile.tempdir = str(folder)
     yield folder
-    tempfile.tempdir = before[1]
-    if before[0] is None:
-        del os.environ["TMPDIR"]
-    else:
-        os.environ["TMPDIR"] = before[0]
+    tempfile.tempdir = tempdir
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
     shutil.rmtree(folder)
 
 

@@ -1,7 +1,5 @@
-"""The command line: what it takes, what it refuses, what it exits with."""
+"""The command line as a process: what it refuses, what signals do; and packages of scripts."""
 
-import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cumulus_client import cli
 from cumulus_client._options import make_spec
 from cumulus_client.client import CumulusClient
 from cumulus_client.decorators import RemoteFunction
@@ -19,110 +16,62 @@ from cumulus_client.packaging import CodePackager, package_script
 from tests.unit.client.client_harness import Relay
 
 
-def test_run_takes_all_of_its_options() -> None:
-    line = (
-        "run --gpu-memory 0.25 --duration 1h30m -r a.txt -r b.txt --requirement six --name n "
-        "--env A=1 --env B=x=y --queue-timeout 0 --server http://h:1 --api-key k -q --json "
-        "s.py -- --flag -q"
-    )
-    options = cli.build_parser().parse_args(line.split())
-    assert (options.gpu_memory, options.duration, options.queue_timeout) == (0.25, 5400, 0)
-    assert options.requirements_files == [Path("a.txt"), Path("b.txt")]
-    assert cli.parse_environment(options.env) == {"A": "1", "B": "x=y"}
-    assert options.script == Path("s.py")
-    assert options.argv[-2:] == ["--flag", "-q"]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("1.5", 1.5), ("15m", 900), ("2h", 7200), ("1h30m5s", 5405)],
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert cli.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "x", "1x", "-5", "h", "5m1h", "nan"])
-def test_wrong_durations(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no duration"):
-        cli.parse_duration(text)
-
-
-def test_requirements_from_a_pipe() -> None:
-    """As the shell's `-r <(pip freeze)` hands them over."""
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, b"six\n")
-    finally:
-        os.close(writing)
-    try:
-        assert cli.read_requirements(Path(f"/dev/fd/{reading}")) == ["six"]
-    finally:
-        os.close(reading)
-
-
-def test_requirements_files(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/base.txt").write_text("torch==2 \\\n  --hash=sha256:0\n")
-    main = tmp_path / "r.txt"
-    main.write_text("# a comment\nsix  # why\n\n-r sub/base.txt\npkg @ https://h/x#egg=pkg\n")
-    assert cli.read_requirements(main) == [
-        "six",
-        "torch==2    --hash=sha256:0",
-        "pkg @ https://h/x#egg=pkg",
-    ]
-    main.write_text("six\n--index-url https://h\n")
-    with pytest.raises(cli.UsageError, match=r"r.txt, line 2: the option '--index-url'"):
-        cli.read_requirements(main)
-    main.write_text("-r r.txt\n")
-    with pytest.raises(cli.UsageError, match="includes itself"):
-        cli.read_requirements(main)
-    with pytest.raises(cli.UsageError, match="can't be read"):
-        cli.read_requirements(tmp_path / "none.txt")
-
-
-@pytest.mark.parametrize(
-    ("status", "end", "code"),
-    [
-        ("completed", {}, 0),
-        ("failed", {"reason": "exit_code", "exit_code": 3}, 3),
-        ("failed", {"reason": "exit_code", "exit_code": 256}, 1),
-        ("failed", {"reason": "user_error"}, 1),
-        ("failed", {"reason": "signalled", "signal": 11}, 139),
-        ("failed", {"reason": "worker_lost"}, 69),
-        ("failed", {"reason": "queue_timeout"}, 69),
-        ("timeout", {"reason": "duration_exceeded"}, 124),
-        ("cancelled", {"reason": "cancelled_by_user"}, 130),
-    ],
-)
-def test_exit_codes(status: str, end: dict[str, Any], code: int) -> None:
-    assert cli.exit_code({"status": status, "end": end}) == code
-
-
-def run_cumulus(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run_cumulus(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "cumulus_client.cli", *arguments],
+        [sys.executable, "-m", "cumulus_client", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
     )
 
 
 def test_wrong_usage_is_2_and_no_daemon_69(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text("print(1)\n")
+    (tmp_path / "mod.py").write_text("import nothing_there\n")
+    (tmp_path / "right.py").write_text("def f(x):\n    return x\n")
     for arguments, words in [
         (["run", "none.py"], "there is no script 'none.py'"),
-        (["run", "--env", "x", str(script)], "NAME=VALUE"),
+        (["run", str(tmp_path / "z.py")], f"did you mean {tmp_path}/s.py?"),
+        (["run", "--env", "x-y", str(script)], "neither NAME=VALUE nor NAME"),
+        (["run", "--env", "NOT_THERE", str(script)], "write NOT_THERE=VALUE"),
+        (["run", "--secret", "NOT_THERE", str(script)], "or write NOT_THERE@FILE"),
+        (["run", "--file", "nothing", str(script)], "--file nothing: there is no such file"),
+        (["run", "-r", "none.txt", str(script)], "-r: there is no requirements file"),
         (["run", "--server", "nowhere", str(script)], "http://host"),
         (["run", "--gpu-memory", "lots", str(script)], "no share"),
-        (["run", str(tmp_path)], "is a folder: name the script in it"),
+        (["run", "--duration", "soon", str(script)], "no duration such as 90"),
+        (["run", "--memory", "much", str(script)], "no size such as 8GiB"),
+        (["run", "--cpu", "-1", str(script)], "no number of cores"),
         (["run", "--server", "http://h:99999", str(script)], "the port of server_url"),
-        (["run"], "usage: cumulus run [options] script.py [-- args ...]"),
-        (["run"], "required: script.py\n"),
-        ([], "VERB"),
+        (["run", "--profile", "none", str(script)], "cumulus login --profile none"),
+        (["run"], "what is to run? Write: cumulus run script.py"),
+        (["run", "right:f"], "cumulus run -m right:f"),
+        (["run", "-m", "right"], "not of the form module:function"),
+        (["run", "-m", "right.py:f"], "a module, not a file: -m right:f"),
+        (["run", "-m", "rigth:f"], "no module 'rigth' here; did you mean right?"),
+        (["run", "-m", "right:g"], "has no 'g'"),
+        (["run", "-m", "right:f"], "missing a required argument: 'x'"),
+        (["run", "-m", "right:f", "--", "1", "y=2"], "unexpected keyword argument 'y'"),
+        (["run", "-m", "right:f", "--", "x=1", "2"], "put it before them"),
+        (["run", "-m", "mod:f"], "mod.py, line 1: ModuleNotFoundError: No module named 'nothing_"),
+        (["run", "--gpu-mem", "0.5", str(script)], "did you mean --gpu-memory?"),
+        (["rnu", str(script)], "there is no verb 'rnu'; did you mean run?"),
+        ([str(script)], f"did you mean: cumulus run {script}"),
+        (["-q", "run"], "cumulus run -q"),
+        (["logs"], "required: JOB"),
+        (["logs", "--since", "soon", "last"], "no moment such as 10m"),
+        (["logs", "-n", "0", "last"], "no whole number from 1 on"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+        (["login", "--server-url", "nowhere"], "must look like http://host"),
+        (["login"], "cumulus login --server-url"),
+        ([], "usage: cumulus VERB"),
     ]:
-        done = run_cumulus(*arguments)
-        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+        done = run_cumulus(*arguments, cwd=tmp_path)
+        assert (done.returncode, words in done.stderr) == (2, True), (arguments, done.stderr)
+        assert "Traceback" not in done.stderr and done.stdout == ""
     done = run_cumulus("info", "--server", "http://127.0.0.1:1")
     assert done.returncode == 69
     assert "can't connect to http://127.0.0.1:1: Connection refused" in done.stderr
@@ -152,7 +101,7 @@ def test_ending_signals_cancel_the_job_and_say_so(
     script = tmp_path / "pending"
     script.write_text("pass\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "cumulus_client.cli", "run", "--server", relay.url, str(script)],
+        [sys.executable, "-m", "cumulus_client", "run", "--server", relay.url, str(script)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

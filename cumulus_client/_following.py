@@ -1,0 +1,57 @@
+"""Shows one job to its end, with Ctrl-C meant for the job."""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from cumulus_client._blocking import BlockingStream, Interruption
+from cumulus_client._job_stream import Accepted, Ended, Journal
+from cumulus_client._journal_reader import ResultCollector
+from cumulus_client.display import Display
+from cumulus_client.exceptions import ClientTimeout, ServerError
+
+
+def follow_to_end(
+    stream: BlockingStream,
+    interruption: Interruption,
+    display: Display,
+    *,
+    deadline: float | None = None,
+    accepted: Callable[[str], None] = lambda job_id: None,
+) -> tuple[dict[str, Any], ResultCollector]:
+    """The ended job's last view and its result's bytes. The caller closes `stream` when this
+    raises. `accepted`: is told the job's id, first of all. `deadline`: `time.monotonic()`.
+
+    Raises ClientTimeout, the interruption when there was one, CumulusError.
+    """
+    collector = ResultCollector()
+    while True:
+        try:
+            event = stream.next(interruption.deadline or deadline)
+            if isinstance(event, Accepted):
+                accepted(str(event.job["job_id"]))
+            elif isinstance(event, Journal):
+                collector.feed(event.records)
+        except KeyboardInterrupt as error:
+            interruption.interrupted(stream.stream.job_id, error)
+            continue
+        except ClientTimeout:
+            interruption.gave_up(stream.stream.job_id)
+            raise
+        try:
+            if event is not None:
+                display.event(event)
+        except KeyboardInterrupt as error:
+            interruption.interrupted(stream.stream.job_id, error)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+                raise
+            # Whoever read the output is gone, or the terminal.
+            display.mute()
+            interruption.unread(stream.stream.job_id, error)
+        if isinstance(event, Ended):
+            interruption.raise_if_any()
+            stream.close()
+            return event.job, collector
+        if event is None:
+            raise ServerError("the job's events ended without its end")
