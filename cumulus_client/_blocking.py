@@ -67,7 +67,9 @@ def begin(io: IoThread, coroutine: Coroutine[Any, Any, None]) -> None:
     """Waits a moment for what only begins something, so that the end of the program, should it
     come next, finds it begun."""
     try:
-        concurrent.futures.wait([io.run(coroutine)], BEGIN_WAIT_S)
+        beginning = io.run(coroutine)
+        if not io.is_current():
+            concurrent.futures.wait([beginning], BEGIN_WAIT_S)
     except CumulusError:
         pass  # the client is closed
 
@@ -79,9 +81,17 @@ def done_by(future: "concurrent.futures.Future[Any]", deadline: float | None) ->
     return bool(done)
 
 
-def client_timeout(url: str, job_id: str | None, *, submitting: bool = True) -> ClientTimeout:
+def client_timeout(
+    url: str, job_id: str | None, *, submitting: bool = True, mapping: bool = False
+) -> ClientTimeout:
     """What is raised when the caller's own `timeout` is over. `submitting`: the daemon may have
-    been told of the job."""
+    been told of the job. `mapping`: it was that of a map."""
+    if mapping:
+        return ClientTimeout(
+            "Client timeout exceeded before map() had the next result; its jobs that are under way "
+            "are cancelled",
+            hint="give a longer timeout, or none",
+        )
     if job_id is not None:
         return ClientTimeout(
             f"Client timeout exceeded; job {job_id} goes on",

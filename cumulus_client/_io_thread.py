@@ -34,6 +34,10 @@ class IoThread:
         """There is a loop, and it may hold a connection."""
         return self._loop is not None and self._process_id == os.getpid()
 
+    def is_current(self) -> bool:
+        """Is the caller on this very thread, where nothing may wait for the loop?"""
+        return self._thread is threading.current_thread()
+
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> "concurrent.futures.Future[_T]":
         """Runs `coroutine` on the loop. Raises ConnectionFailed when stopped, or after a fork."""
         try:
@@ -44,6 +48,12 @@ class IoThread:
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
+        if self._process_id not in (0, os.getpid()):
+            # Before the lock, which a thread of the parent may have held at the fork.
+            raise ConnectionFailed(
+                "this Cumulus client was made before a fork and its connection is its parent's",
+                hint="make a CumulusClient in the child process",
+            )
         with self._lock:
             if self._stopped:
                 raise ConnectionFailed("this Cumulus client is closed", hint="make a new one")
@@ -54,21 +64,17 @@ class IoThread:
                     target=_serve, args=(self._loop,), name="cumulus-client", daemon=True
                 )
                 self._thread.start()
-            elif self._process_id != os.getpid():
-                raise ConnectionFailed(
-                    "this Cumulus client was made before a fork and its connection is its parent's",
-                    hint="make a CumulusClient in the child process",
-                )
             return self._loop
 
     def stop(self) -> None:
         """Ends loop and thread, bounded by STOP_TIMEOUT_S. Idempotent."""
+        if self._process_id not in (0, os.getpid()):
+            return  # they are the parent's
         with self._lock:
             self._stopped = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-            ours = self._process_id == os.getpid()
-        if loop is None or thread is None or not ours:
+        if loop is None or thread is None:
             return
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():

@@ -19,7 +19,7 @@ def raised_here(method: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return method(*args, **kwargs)
         except CumulusError as error:
-            raise error.with_traceback(None) from _bare(error.__cause__)
+            raise error.with_traceback(None) from bare(error.__cause__)
 
     return call
 
@@ -32,12 +32,12 @@ def raised_here_async(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Await
         try:
             return await method(*args, **kwargs)
         except CumulusError as error:
-            raise error.with_traceback(None) from _bare(error.__cause__)
+            raise error.with_traceback(None) from bare(error.__cause__)
 
     return call
 
 
-def _bare(cause: BaseException | None) -> BaseException | None:
+def bare(cause: BaseException | None) -> BaseException | None:
     """The causes, each one line only."""
     seen: set[int] = set()
     error = cause

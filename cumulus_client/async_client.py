@@ -7,20 +7,31 @@ for a minute doesn't lose it.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from typing import Any, TypeVar, Unpack
 
+from cumulus_client._async_mapping import mapped, zipped
+from cumulus_client._async_session import AsyncSession
 from cumulus_client._blocking import begin, client_timeout
-from cumulus_client._core import MAYBE_ACCEPTED, ClientCore, connection_to
-from cumulus_client._io_thread import IoThread
+from cumulus_client._core import MAYBE_ACCEPTED
 from cumulus_client._job_stream import Accepted, Ended, Event, JobStream, Journal
 from cumulus_client._journal_reader import ResultCollector
+from cumulus_client._map_window import MAX_IN_FLIGHT, make_map_call
 from cumulus_client._options import (
     NOT_GIVEN,
     Files,
     Options,
     Seconds,
+    bind,
     checked_timeout,
     deadline_after,
     files_to_pack,
@@ -29,13 +40,10 @@ from cumulus_client._options import (
     parted,
 )
 from cumulus_client._raising import raised_here_async
-from cumulus_client._withdrawing import WITHDRAW_S
 from cumulus_client.async_job import AsyncCumulusJob
-from cumulus_client.client import CLOSE_TIMEOUT_S
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, CumulusError, ServerError
 from cumulus_client.packaging import Package, package_function, package_script
-from cumulus_wire import uris
 
 _T = TypeVar("_T")
 
@@ -43,47 +51,8 @@ _T = TypeVar("_T")
 CANCEL_TIMEOUT_S = 5.0
 
 
-class AsyncCumulusClient:
+class AsyncCumulusClient(AsyncSession):
     """`CumulusClient` with coroutines. Use it as an async context manager, or `close()` it."""
-
-    def __init__(
-        self,
-        server_url: str | None = None,
-        api_key: str | None = None,
-        *,
-        profile: str | None = None,
-        allow_pickle: bool = True,
-    ) -> None:
-        """As of `CumulusClient`."""
-        connection = connection_to(server_url, api_key, profile)
-        self.server_url = connection.server_url
-        self._io = IoThread()
-        self._core = ClientCore(connection, allow_pickle=allow_pickle)
-        self._told: set[str] = set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __reduce__(self) -> Any:
-        raise TypeError("an AsyncCumulusClient holds a connection and can't be pickled")
-
-    async def close(self) -> None:
-        """As `CumulusClient.close`."""
-        if self._io.started:
-            closing = asyncio.wrap_future(self._io.run(self._core.close()))
-            await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S + WITHDRAW_S)
-        self._io.stop()
-
-    async def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return await asyncio.wrap_future(self._io.run(coroutine))
 
     # --- running and submitting --------------------------------------------------------------
 
@@ -113,10 +82,9 @@ class AsyncCumulusClient:
         """As `CumulusClient.run`. Cancelling it cancels the job."""
         given = options_given(locals())
         call = make_call("run()", func, given, options, kwargs)
-        package = package_function(func, call.args, call.kwargs, **files_to_pack(call.files))
-        display = Display(told=self._told)
-        view, collector = await self._follow(package, call.spec, call.timeout, display)
-        return await self._call(self._core.value(view, collector))
+        return await self._run_call(
+            func, call.args, call.kwargs, call.spec, call.timeout, call.files
+        )
 
     @raised_here_async
     async def submit(
@@ -144,9 +112,67 @@ class AsyncCumulusClient:
         """As `CumulusClient.submit`."""
         given = options_given(locals())
         call = make_call("submit()", func, given, options, kwargs)
-        package = package_function(func, call.args, call.kwargs, **files_to_pack(call.files))
-        job_id = await self._submit(package, call.spec)
-        return AsyncCumulusJob(self, job_id, timeout=call.timeout)
+        return await self._submit_call(
+            func, call.args, call.kwargs, call.spec, call.timeout, call.files
+        )
+
+    run_async = submit
+
+    def map(
+        self,
+        func: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[Any, None]:
+        """As `CumulusClient.map`, an async iterator; the iterables may be async ones too."""
+        call = make_map_call(
+            func,
+            iterables,
+            kwargs=kwargs,
+            timeout=timeout,
+            max_in_flight=max_in_flight,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            options=options,
+        )
+
+        async def run(args: list[Any]) -> Any:
+            bind("map()", func, args, call.kwargs)
+            return await self._run_call(func, args, call.kwargs, call.spec, None, call.files)
+
+        deadline = deadline_after(call.timeout)
+        return mapped(call, zipped(iterables), run, self.server_url, deadline)
+
+    async def _run_call(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        timeout: float | None,
+        files: Files | None = None,
+    ) -> Any:
+        package = package_function(func, args, kwargs, **files_to_pack(files))
+        display = Display(told=self._told)
+        view, collector = await self._follow(package, spec, timeout, display)
+        return await self._call(self._core.value(view, collector))
+
+    async def _submit_call(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        timeout: float | None,
+        files: Files | None = None,
+    ) -> AsyncCumulusJob:
+        package = package_function(func, args, kwargs, **files_to_pack(files))
+        return AsyncCumulusJob(self, await self._submit(package, spec), timeout=timeout)
 
     async def _submit(self, package: Package, spec: Mapping[str, Any]) -> str:
         note = Display().note
@@ -281,55 +307,8 @@ class AsyncCumulusClient:
         finally:
             self._hang_up(stream)
 
-    # --- asking ------------------------------------------------------------------------------
-
     @raised_here_async
     async def attach(self, job_id: str) -> AsyncCumulusJob:
         """A handle on a job submitted earlier or elsewhere. Raises NotFound."""
         view = await self._call(self._core.job(job_id))
         return AsyncCumulusJob(self, str(view["job_id"]))
-
-    @raised_here_async
-    async def get_job_status(self, job_id: str) -> dict[str, Any]:
-        """The job view. Raises NotFound."""
-        return await self._call(self._core.job(job_id))
-
-    @raised_here_async
-    async def list_jobs(self, active: bool = False, limit: int = 1000) -> list[dict[str, Any]]:
-        """Job views, newest first."""
-        return await self._call(self._core.jobs(active=active, limit=limit))
-
-    @raised_here_async
-    async def cancel_job(self, job_id: str) -> bool:
-        """True when the job is being cancelled, False when it had ended already."""
-        return await self._call(self._core.cancel(job_id))
-
-    @raised_here_async
-    async def pause_job(self, job_id: str) -> dict[str, Any]:
-        """As `CumulusClient.pause_job`."""
-        return await self._call(self._core.ask(uris.JOB_PAUSE, job_id))
-
-    @raised_here_async
-    async def resume_job(self, job_id: str) -> dict[str, Any]:
-        """As `CumulusClient.resume_job`."""
-        return await self._call(self._core.ask(uris.JOB_RESUME, job_id))
-
-    @raised_here_async
-    async def get_checkpoints(self, job_id: str) -> list[dict[str, Any]]:
-        """As `CumulusClient.get_checkpoints`."""
-        return await self._call(self._core.checkpoints(job_id))
-
-    @raised_here_async
-    async def delete_job(self, job_id: str) -> dict[str, Any]:
-        """As `CumulusClient.delete_job`."""
-        return await self._call(self._core.ask(uris.JOB_DELETE, job_id))
-
-    @raised_here_async
-    async def get_server_info(self) -> dict[str, Any]:
-        """As `CumulusClient.get_server_info`."""
-        return await self._call(self._core.info())
-
-    @raised_here_async
-    async def list_workers(self) -> list[dict[str, Any]]:
-        """The pool's workers and their devices."""
-        return await self._call(self._core.workers())

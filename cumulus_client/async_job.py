@@ -1,7 +1,8 @@
 """A submitted job, as a handle for code on an asyncio loop."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class AsyncCumulusJob:
         self.job_id = job_id
         self._client = client
         self._timeout_s = timeout
+        self._ended: JobState | None = None
+        self._future: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
         return f"<AsyncCumulusJob {self.job_id}>"
@@ -44,16 +47,22 @@ class AsyncCumulusJob:
         return str((await self.view())["status"])
 
     async def done(self) -> bool:
-        """Has it ended, however?"""
-        return JobState(await self.status()).ended
+        """As `CumulusJob.done`."""
+        return await self._end() is not None
 
     async def running(self) -> bool:
-        """Does its code run now?"""
-        return await self.status() == JobState.RUNNING
+        """As `CumulusJob.running`."""
+        return self._ended is None and await self.status() == JobState.RUNNING
 
     async def cancelled(self) -> bool:
-        """Has it ended because somebody cancelled it?"""
-        return await self.status() == JobState.CANCELLED
+        """As `CumulusJob.cancelled`."""
+        return await self._end() is JobState.CANCELLED
+
+    async def _end(self) -> JobState | None:
+        if self._ended is None:
+            state = JobState(await self.status())
+            self._ended = state if state.ended else None
+        return self._ended
 
     @raised_here_async
     async def result(self, timeout: Seconds | None = None) -> Any:
@@ -66,6 +75,24 @@ class AsyncCumulusJob:
     def __await__(self) -> Generator[Any, None, Any]:
         """`await job` is `await job.result()`."""
         return self.result().__await__()
+
+    def future(self) -> "asyncio.Task[Any]":
+        """A task on the running loop that waits for the result; always the same one. Cancelling it
+        stops waiting; the job goes on."""
+        if self._future is None:
+            self._future = asyncio.ensure_future(self.result())
+        return self._future
+
+    def add_done_callback(self, fn: Callable[["AsyncCumulusJob"], object]) -> None:
+        """Calls `fn(job)` once when `future()` is done, on the running loop. What it raises goes
+        to the loop's exception handler."""
+
+        def ended(task: "asyncio.Task[Any]") -> None:
+            if not task.cancelled():
+                task.exception()  # so that it counts as looked at
+                fn(self)
+
+        self.future().add_done_callback(ended)
 
     async def exception(self, timeout: Seconds | None = None) -> CumulusError | None:
         """As `CumulusJob.exception`."""

@@ -1,10 +1,8 @@
 """The blocking client."""
 
-import concurrent.futures
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
 from cumulus_client._blocking import (
     BlockingStream,
@@ -13,15 +11,17 @@ from cumulus_client._blocking import (
     client_timeout,
     done_by,
 )
-from cumulus_client._core import MAYBE_ACCEPTED, ClientCore, connection_to
+from cumulus_client._core import MAYBE_ACCEPTED
 from cumulus_client._following import follow_to_end
-from cumulus_client._io_thread import IoThread
 from cumulus_client._journal_reader import ResultCollector
+from cumulus_client._map_window import MAX_IN_FLIGHT, make_map_call, zipped
+from cumulus_client._mapping import Flights, mapped
 from cumulus_client._options import (
     NOT_GIVEN,
     Files,
     Options,
     Seconds,
+    bind,
     checked_timeout,
     deadline_after,
     files_to_pack,
@@ -30,73 +30,19 @@ from cumulus_client._options import (
     parted,
 )
 from cumulus_client._raising import raised_here
-from cumulus_client._withdrawing import WITHDRAW_S
+from cumulus_client._session import BlockingSession
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, CumulusError
 from cumulus_client.job import CumulusJob
 from cumulus_client.packaging import Package, package_function, package_script
-from cumulus_wire import uris
-
-_T = TypeVar("_T")
-
-CLOSE_TIMEOUT_S = 5.0
 
 
-class CumulusClient:
+class CumulusClient(BlockingSession):
     """Runs Python functions on the workers of a Cumulus daemon.
 
     One WebSocket carries everything; it is opened at first use and reopens by itself. Threads may
     share a client. Use it as a context manager, or `close()` it.
     """
-
-    def __init__(
-        self,
-        server_url: str | None = None,
-        api_key: str | None = None,
-        *,
-        profile: str | None = None,
-        allow_pickle: bool = True,
-    ) -> None:
-        """`server_url`: `http://host` (port 50051 unless it names one) or `https://host` (443).
-        What isn't given comes from `CUMULUS_SERVER_URL` and `CUMULUS_API_KEY`, else from a profile
-        of `cumulus login`: that called `profile`, `CUMULUS_PROFILE`'s or the default one.
-        `allow_pickle`: open pickled results of jobs that this object submitted (opening a pickle
-        runs code). Nothing is sent yet. Raises ValueError for a URL or profile that is none."""
-        connection = connection_to(server_url, api_key, profile)
-        self.server_url = connection.server_url
-        self._io = IoThread()
-        self._core = ClientCore(connection, allow_pickle=allow_pickle)
-        self._told: set[str] = set()  # what displays need to say once
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a CumulusClient holds a connection and can't be pickled")
-
-    def close(self) -> None:
-        """Ends the connection and its thread. Jobs go on, but one whose submission was given up is
-        cancelled first, which is waited for some seconds. Idempotent."""
-        if self._io.started:
-            closing = self._io.run(self._core.close())
-            concurrent.futures.wait([closing], CLOSE_TIMEOUT_S + WITHDRAW_S)
-        self._io.stop()
-
-    def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        future = self._io.run(coroutine)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C: nobody waits for it any more
-            raise
 
     # --- running and submitting --------------------------------------------------------------
 
@@ -211,6 +157,51 @@ class CumulusClient:
         package = package_script(path, argv, **files_to_pack(files))
         return self._submit_package(package, spec, None)
 
+    run_async = submit
+
+    @raised_here
+    def map(
+        self,
+        func: Callable[..., Any],
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        **options: Unpack[Options],
+    ) -> Generator[Any, None, None]:
+        """Calls `func(*items, **kwargs)` on workers for the items of the iterables, which are
+        taken together as by the built-in `map`, and gives the results as they come.
+
+        In the items' order; with `ordered=False` as `(index, value)` as soon as each is there. At
+        most `max_in_flight` jobs are under way. The iterables, which may be endless, are read only
+        while the next result is waited for. A call that fails raises at its place, which ends the
+        map; with `return_exceptions` its exception is its value. `timeout`: seconds from this call
+        until the last result is there. The end of the iteration, by an error, Ctrl-C, `close()` or
+        `break`, cancels what is under way. `options`: as of `run`.
+
+        Raises as `run`; TypeError and ValueError at once.
+        """
+        call = make_map_call(
+            func,
+            iterables,
+            kwargs=kwargs,
+            timeout=timeout,
+            max_in_flight=max_in_flight,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            options=options,
+        )
+
+        def pack(args: list[Any]) -> Package:
+            bind("map()", func, args, call.kwargs)
+            return package_function(func, args, call.kwargs, **files_to_pack(call.files))
+
+        flights = Flights(self._io, self._core, self.server_url, self._display)
+        self._maps.add(flights)
+        return mapped(call, zipped(iterables), pack, flights, deadline_after(call.timeout))
+
     def _run_call(
         self,
         func: Callable[..., Any],
@@ -291,65 +282,10 @@ class CumulusClient:
             accepted=lambda job_id: self._core.remember(job_id, package),
         )
 
-    # --- asking ------------------------------------------------------------------------------
-
     @raised_here
     def attach(self, job_id: str) -> CumulusJob:
         """A handle on a job submitted earlier or elsewhere. Raises NotFound."""
         return CumulusJob(self, str(self._call(self._core.job(job_id))["job_id"]))
-
-    @raised_here
-    def get_job_status(self, job_id: str) -> dict[str, Any]:
-        """The job view: `job_id, status, created_at, started_at, completed_at, error,
-        partition_id` and more (docs/protocol.md). Raises NotFound."""
-        return self._call(self._core.job(job_id))
-
-    @raised_here
-    def list_jobs(self, active: bool = False, limit: int = 1000) -> list[dict[str, Any]]:
-        """Job views, newest first. `active`: only those that have not ended."""
-        return self._call(self._core.jobs(active=active, limit=limit))
-
-    @raised_here
-    def cancel_job(self, job_id: str) -> bool:
-        """True when the job is being cancelled, False when it had ended already. Raises
-        NotFound."""
-        return self._call(self._core.cancel(job_id))
-
-    @raised_here
-    def pause_job(self, job_id: str) -> dict[str, Any]:
-        """Asks the job's code to save a checkpoint and end, so that its share is free meanwhile:
-        `{"paused": True, "message"}`, asked durably. Code that never looks goes on. Raises
-        NotFound, Conflict."""
-        return self._call(self._core.ask(uris.JOB_PAUSE, job_id))
-
-    @raised_here
-    def resume_job(self, job_id: str) -> dict[str, Any]:
-        """Queues a paused job again under its id: `{"resumed": True, "message"}`. Raises NotFound,
-        Conflict."""
-        return self._call(self._core.ask(uris.JOB_RESUME, job_id))
-
-    @raised_here
-    def get_checkpoints(self, job_id: str) -> list[dict[str, Any]]:
-        """The job's checkpoints, the newest last: `filename, path, epoch, step, framework,
-        timestamp` and more. Raises NotFound."""
-        return self._call(self._core.checkpoints(job_id))
-
-    @raised_here
-    def delete_job(self, job_id: str) -> dict[str, Any]:
-        """Removes an ended job with its output, result and files: `{"deleted": True, "message"}`.
-        Raises NotFound, Conflict for a job that has not ended."""
-        return self._call(self._core.ask(uris.JOB_DELETE, job_id))
-
-    @raised_here
-    def get_server_info(self) -> dict[str, Any]:
-        """`server_version, chronos_available, gpu_devices, active_jobs, max_concurrent_jobs` and
-        more."""
-        return self._call(self._core.info())
-
-    @raised_here
-    def list_workers(self) -> list[dict[str, Any]]:
-        """The pool's workers and their devices."""
-        return self._call(self._core.workers())
 
     # --- for CumulusJob ----------------------------------------------------------------------
 
@@ -363,6 +299,10 @@ class CumulusClient:
         try:
             if not done_by(future, deadline):
                 raise client_timeout(self.server_url, job_id)
+        except KeyboardInterrupt:
+            future.cancel()
+            self._display().note(f"interrupted: job {job_id} goes on")
+            raise
         except BaseException:
             future.cancel()
             raise

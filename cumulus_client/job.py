@@ -1,10 +1,13 @@
 """A submitted job, as a handle."""
 
+import concurrent.futures
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cumulus_client._job_future import JobFuture
 from cumulus_client._job_stream import Ended, Journal
 from cumulus_client._options import Seconds, checked_timeout, deadline_after
 from cumulus_client._raising import raised_here
@@ -35,6 +38,9 @@ class CumulusJob:
         self._timeout_s = timeout
         self._client = client
         self._value: Any = _UNKNOWN
+        self._ended: JobState | None = None
+        self._future: JobFuture | None = None
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<CumulusJob {self.job_id}>"
@@ -50,19 +56,25 @@ class CumulusJob:
 
     def done(self) -> bool:
         """Has it ended, however?"""
-        return JobState(self.status()).ended
+        return self._end() is not None
 
     def running(self) -> bool:
         """Does its code run now?"""
-        return self.status() == JobState.RUNNING
+        return self._ended is None and self.status() == JobState.RUNNING
 
     def cancelled(self) -> bool:
         """Has it ended because somebody cancelled it?"""
-        return self.status() == JobState.CANCELLED
+        return self._end() is JobState.CANCELLED
+
+    def _end(self) -> JobState | None:
+        if self._ended is None:
+            state = JobState(self.status())
+            self._ended = state if state.ended else None
+        return self._ended
 
     @raised_here
     def result(self, timeout: Seconds | None = None) -> Any:
-        """The function's value, when the job has ended.
+        """The function's value, when the job has ended. Ctrl-C stops waiting; the job goes on.
 
         `timeout`: seconds to wait. Raises ClientTimeout after that (the job goes on), JobFailed
         with the remote traceback, JobTimeout, JobCancelled, ResultError.
@@ -72,6 +84,22 @@ class CumulusJob:
                 self.job_id, self._timeout_s if timeout is None else timeout
             )
         return self._value
+
+    def future(self) -> "concurrent.futures.Future[Any]":
+        """The same job for `concurrent.futures.wait` and `as_completed`; always the same object.
+
+        It is followed from now on: done when the job has ended, or, with ConnectionFailed, when
+        the client can't learn that any more. Its `cancel()` cancels the job.
+        """
+        with self._lock:
+            if self._future is None:
+                self._future = JobFuture(self._client._io, self._client._core, self.job_id)
+            return self._future
+
+    def add_done_callback(self, fn: Callable[["CumulusJob"], object]) -> None:
+        """Calls `fn(job)` once when `future()` is done, on a thread of the client's; at once when
+        it is done already. What it raises is logged."""
+        self.future().add_done_callback(lambda _: fn(self))
 
     def exception(self, timeout: Seconds | None = None) -> CumulusError | None:
         """What `result` would raise of how the job ended, None for one that completed. Raises
@@ -150,7 +178,8 @@ class CumulusJob:
 
     @raised_here
     def wait(self, timeout: Seconds | None = None) -> str:
-        """The status it ended with. Raises ClientTimeout."""
+        """The status it ended with. Ctrl-C stops waiting; the job goes on. Raises
+        ClientTimeout."""
         deadline = deadline_after(checked_timeout("timeout", timeout))
         stream = self._client._open_stream(self.job_id)
         try:

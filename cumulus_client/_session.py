@@ -1,0 +1,130 @@
+"""A client's own connection, and what is asked over it about jobs, workers and the daemon."""
+
+import concurrent.futures
+import weakref
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from cumulus_client._core import ClientCore, connection_to
+from cumulus_client._io_thread import IoThread
+from cumulus_client._mapping import Flights
+from cumulus_client._raising import raised_here
+from cumulus_client._withdrawing import WITHDRAW_S
+from cumulus_wire import uris
+
+_T = TypeVar("_T")
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class BlockingSession:
+    """The part of `CumulusClient` that knows neither packages nor output."""
+
+    def __init__(
+        self,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        profile: str | None = None,
+        allow_pickle: bool = True,
+    ) -> None:
+        """`server_url`: `http://host` (port 50051 unless it names one) or `https://host` (443).
+        What isn't given comes from `CUMULUS_SERVER_URL` and `CUMULUS_API_KEY`, else from a profile
+        of `cumulus login`: that called `profile`, `CUMULUS_PROFILE`'s or the default one.
+        `allow_pickle`: open pickled results of jobs that this object submitted (opening a pickle
+        runs code). Nothing is sent yet. Raises ValueError for a URL or profile that is none."""
+        connection = connection_to(server_url, api_key, profile)
+        self.server_url = connection.server_url
+        self._io = IoThread()
+        self._core = ClientCore(connection, allow_pickle=allow_pickle)
+        self._told: set[str] = set()  # what displays need to say once
+        self._maps: weakref.WeakSet[Flights] = weakref.WeakSet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a CumulusClient holds a connection and can't be pickled")
+
+    def close(self) -> None:
+        """Ends the connection and its thread. Jobs go on, but those of a `map` that has not ended,
+        and one whose submission was given up, are cancelled first, which is waited for some
+        seconds. Idempotent."""
+        for flights in list(self._maps):
+            flights.cancel()
+        if self._io.started:
+            closing = self._io.run(self._core.close())
+            concurrent.futures.wait([closing], CLOSE_TIMEOUT_S + WITHDRAW_S)
+        self._io.stop()
+
+    def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        future = self._io.run(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: nobody waits for it any more
+            raise
+
+    # --- asking ------------------------------------------------------------------------------
+
+    @raised_here
+    def get_job_status(self, job_id: str) -> dict[str, Any]:
+        """The job view: `job_id, status, created_at, started_at, completed_at, error,
+        partition_id` and more (docs/protocol.md). Raises NotFound."""
+        return self._call(self._core.job(job_id))
+
+    @raised_here
+    def list_jobs(self, active: bool = False, limit: int = 1000) -> list[dict[str, Any]]:
+        """Job views, newest first. `active`: only those that have not ended."""
+        return self._call(self._core.jobs(active=active, limit=limit))
+
+    @raised_here
+    def cancel_job(self, job_id: str) -> bool:
+        """True when the job is being cancelled, False when it had ended already. Raises
+        NotFound."""
+        return self._call(self._core.cancel(job_id))
+
+    @raised_here
+    def pause_job(self, job_id: str) -> dict[str, Any]:
+        """Asks the job's code to save a checkpoint and end, so that its share is free meanwhile:
+        `{"paused": True, "message"}`, asked durably. Code that never looks goes on. Raises
+        NotFound, Conflict."""
+        return self._call(self._core.ask(uris.JOB_PAUSE, job_id))
+
+    @raised_here
+    def resume_job(self, job_id: str) -> dict[str, Any]:
+        """Queues a paused job again under its id: `{"resumed": True, "message"}`. Raises NotFound,
+        Conflict."""
+        return self._call(self._core.ask(uris.JOB_RESUME, job_id))
+
+    @raised_here
+    def get_checkpoints(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's checkpoints, the newest last: `filename, path, epoch, step, framework,
+        timestamp` and more. Raises NotFound."""
+        return self._call(self._core.checkpoints(job_id))
+
+    @raised_here
+    def delete_job(self, job_id: str) -> dict[str, Any]:
+        """Removes an ended job with its output, result and files: `{"deleted": True, "message"}`.
+        Raises NotFound, Conflict for a job that has not ended."""
+        return self._call(self._core.ask(uris.JOB_DELETE, job_id))
+
+    @raised_here
+    def get_server_info(self) -> dict[str, Any]:
+        """`server_version, chronos_available, gpu_devices, active_jobs, max_concurrent_jobs` and
+        more."""
+        return self._call(self._core.info())
+
+    @raised_here
+    def list_workers(self) -> list[dict[str, Any]]:
+        """The pool's workers and their devices."""
+        return self._call(self._core.workers())
