@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 import attrs
-from twisted.web.server import Site
 
 from cumulusd.disk import Disk
 from cumulusd.jobs.history import History
@@ -20,6 +19,7 @@ from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
 from cumulusd.web.agent_link import AgentLinkFactory
+from cumulusd.web.site import CumulusSite
 from cumulusd.wiring import PlatformParts
 from cumulusd.workers.workers import AgentWorkers
 
@@ -43,7 +43,7 @@ class Parts:
     history: History
     relay: Relay
     metrics: Metrics
-    site: Site
+    site: CumulusSite
 
     def health(self) -> dict[str, str]:
         """Part -> "ok" or what is wrong with it."""

@@ -88,6 +88,7 @@ class Relay:
         self._clock = clock
         self._wall_clock = wall_clock
         self._limits = limits
+        self.package_max_bytes = limits.spec.package_max_bytes
         self._platform_name = platform_name
         self._disagreements = disagreements
         self._submissions = Submissions(
@@ -109,9 +110,12 @@ class Relay:
         """The view of the new job, which is durable. Every error carries its id."""
         return self.view(await self._submissions.submit(who, spec_value))
 
+    def check_upload(self, who: Principal) -> None:
+        """Raises CumulusError when a job of this principal would be refused now, whatever it is."""
+        self._submissions.check_upload(who)
+
     def receive(self, who: Principal) -> Incoming:
-        """An upload whose hash isn't known, for `submit_posted`. Raises CumulusError at once when
-        a job of this principal would be refused now, whatever it is."""
+        """A package whose hash isn't known, for `submit_posted`. Raises as `check_upload` does."""
         self._submissions.check_upload(who)
         return self._packages.receive()
 

@@ -259,6 +259,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         ws=router.websocket_resource(),
         agent=link.resource(),
         enroll=pool.enroll,
+        clock=reactor,
     )
     parts = Parts(
         store=store,
@@ -340,6 +341,7 @@ class Cumulusd(Service):
         parts.relay.close()
         steps: list[tuple[str, Callable[[], Any]]] = [
             ("listening", self._stop_listening),
+            ("web", parts.site.stop),
             ("router", lambda: parts.router.stop(_STOP_STEP_S - 1.0)),
             ("workers' agents", parts.pool.stop),
             ("agents' link", parts.link.stop),

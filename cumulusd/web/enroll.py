@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from cumulusd.errors import CumulusError, InvalidArgument, NotFound, TooMany
-from cumulusd.web.rest import Answer, error_answer, json_answer, unknown_error
+from cumulusd.web.answers import Answer, error_answer, json_answer, unknown_error
 
 PATH = b"/provision/enroll"
 #: Enough for the token and a node's id.

@@ -1,33 +1,48 @@
-"""HTTP's paths: who may read which, and what each answers. All are reads in this version."""
+"""HTTP's paths: who asks, whether it may, and who answers."""
 
-import json
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from cumulusd.errors import (
     CumulusError,
-    InternalError,
     InvalidArgument,
     NotAuthenticated,
     NotAuthorized,
     NotFound,
+    TooLarge,
+    TooMany,
 )
 from cumulusd.identity import Authenticator, Principal, Role
 from cumulusd.metrics import CONTENT_TYPE, Metrics
+from cumulusd.web.answers import (
+    Answer,
+    MethodNotAllowed,
+    error_answer,
+    json_answer,
+    unknown_error,
+)
+from cumulusd.web.asked import Asked, Head
+from cumulusd.web.bodies import MAX_JSON_BYTES, Body, Flow, FormJob, IgnoredBody, JsonJob
+from cumulusd.web.job_forms import FIELDS, FILE_FIELD
+from cumulusd.web.job_pages import JobPages, JobRelay
+from cumulusd.web.multipart import Form, boundary_of
+from cumulusd.web.routes import Found, Routes
 
-__all__ = ["Answer", "Relay", "Rest", "error_answer", "json_answer", "unknown_error"]
+#: Above this, a body that is no job is refused.
+MAX_BODY_BYTES = 16 * 1024
+#: What a form has beside the package.
+_FORM_EXTRA_BYTES = 4 << 20
+#: Jobs that may be on their way up at a time.
+MAX_UPLOADS = 64
+_ANYBODY = Principal(name="anybody", owner="", role=Role.VIEWER)
 
-MAX_JOBS = 1000
-_PEOPLE = frozenset({Role.CLIENT, Role.ADMIN, Role.VIEWER})
-_OPERATORS = frozenset({Role.ADMIN, Role.VIEWER})
 
-
-class Relay(Protocol):
+class Relay(JobRelay, Protocol):
     """The use cases that HTTP needs. Errors are CumulusError subclasses."""
 
     def health(self) -> dict[str, str]:
@@ -36,80 +51,12 @@ class Relay(Protocol):
     def info(self, who: Principal) -> dict[str, Any]:
         """What `cumulus.server.info` answers."""
 
-    def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
-        """The job views this principal may see, newest first."""
-
-    def get(self, who: Principal, job_id: str) -> dict[str, Any]:
-        """One job view. Raises NotFound."""
-
-    def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
-        """The job's output as far as it is kept, read as it is asked for. Raises NotFound at once,
-        CumulusError later."""
-
-
-@attrs.frozen(kw_only=True)
-class Answer:
-    """An HTTP answer: whole, or `body` followed by what `stream` gives, as fast as it is read."""
-
-    status: int
-    body: bytes
-    stream: Iterator[bytes] | None = None
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-
-
-def json_answer(value: Any, status: int = 200, **headers: str) -> Answer:
-    """`value` as JSON."""
-    body = json.dumps(value, separators=(",", ":")).encode() + b"\n"
-    return Answer(
-        status=status,
-        body=body,
-        headers={name.replace("_", "-"): text for name, text in headers.items()},
-    )
-
-
-def unknown_error(log: Logger, failure: Failure, what: str, job_id: str | None) -> InternalError:
-    """Logs the cause; what leaves tells only where it stands."""
-    log_id = secrets.token_hex(8)
-    log.failure("{what} failed, log id {log_id}", failure, what=what, log_id=log_id, job_id=job_id)
-    return InternalError(
-        f"The daemon failed to answer; its log has the cause under {log_id}",
-        job_id=job_id,
-        details={"log_id": log_id},
-        hint="tell the daemon's operator that log id",
-    )
-
-
-def error_answer(error: CumulusError, job_id: str | None = None) -> Answer:
-    """The error's own status and body; it gets that job's id unless it has one."""
-    value = error.as_dict()
-    value["job_id"] = value["job_id"] or job_id
-    if isinstance(error, NotAuthenticated):
-        return json_answer(value, error.status, WWW_Authenticate='Bearer realm="cumulus"')
-    return json_answer(value, error.status)
-
-
-class MethodNotAllowed(CumulusError):
-    """The path is there, for reading only."""
-
-    code, status = InvalidArgument.code, 405
-
-
-@attrs.frozen(kw_only=True)
-class _Asked:
-    who: Principal
-    job_id: str | None
-    query: Mapping[str, list[str]]
-
-
-@attrs.frozen(kw_only=True)
-class _Route:
-    answer: Callable[[_Asked], Answer]
-    roles: frozenset[Role] | None  #: None: open to everybody
+    def workers(self, who: Principal) -> Any:
+        """The list that `cumulus.worker.list` answers."""
 
 
 class Rest:
-    """Answers a request, without doing any I/O. `wall_clock` gives unix seconds."""
+    """Answers requests. `wall_clock` gives unix seconds; `clock` is the reactor."""
 
     _log = Logger()
 
@@ -120,20 +67,29 @@ class Rest:
         authenticator: Authenticator,
         metrics: Metrics,
         wall_clock: Callable[[], float],
+        clock: Any,
     ) -> None:
         self._relay = relay
         self._authenticator = authenticator
         self._metrics = metrics
         self._wall_clock = wall_clock
-        #: The whole of what HTTP offers; what isn't here is refused.
-        self._routes: dict[str, _Route] = {
-            "/health": _Route(answer=self._health, roles=None),
-            "/health/live": _Route(answer=self._live, roles=None),
-            "/metrics": _Route(answer=self._metrics_text, roles=_OPERATORS),
-            "/api/info": _Route(answer=self._info, roles=_PEOPLE),
-            "/api/jobs": _Route(answer=self._jobs, roles=_PEOPLE),
-            "/api/jobs/{id}": _Route(answer=self._job, roles=_PEOPLE),
-            "/api/jobs/{id}/logs": _Route(answer=self._logs, roles=_PEOPLE),
+        self._clock = clock
+        self._routes = Routes()
+        self._uploads: set[Body] = set()
+        jobs = JobPages(relay)
+        #: By the routes' names.
+        self._handlers: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
+            "health": self._health,
+            "live": self._live,
+            "metrics": self._metrics_text,
+            "info": self._info,
+            "workers": self._workers,
+            "list": jobs.list,
+            "submit": jobs.submit,
+            "get": jobs.get,
+            "results": jobs.results,
+            "logs": jobs.logs,
+            "cancel": jobs.cancel,
         }
 
     def authenticate(self, authorization: str | None) -> Principal:
@@ -148,49 +104,104 @@ class Rest:
             )
         return who
 
-    def answer(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, list[str]],
-        authorization: str | None,
-    ) -> Answer:
-        """The answer to one request; errors are answers too. `path` is decoded."""
+    def open_body(self, head: Head, length: int | None, flow: Flow) -> Body:
+        """What takes the body of a request whose headers are here; `length` None: unknown.
+
+        Raises CumulusError: nothing of the body is to be read.
+        """
+        # Also where no token is needed to ask: nobody may send what nobody asked for.
+        who = self.authenticate(head.authorization)
+        found = self._routes.find(head.path)
+        route = None if found is None else found.route(head.method)
+        if route is None or not route.takes_job:
+            if length is not None and length > MAX_BODY_BYTES:
+                raise TooLarge(f"The body of {length} bytes is over {MAX_BODY_BYTES} bytes")
+            return IgnoredBody(MAX_BODY_BYTES)
+        _check_role(who, route.roles, head)
+        return self._open_job(who, head, length, flow)
+
+    def forget_body(self, body: Body) -> None:
+        """It has been answered, or lost."""
+        body.lost()
+        self._uploads.discard(body)
+
+    async def answer(self, head: Head, body: Body | None = None) -> Answer:
+        """The answer to one request; errors are answers too."""
         job_id: str | None = None
         try:
-            name, job_id = _route_name(path)
-            route = self._routes.get(name)
-            if route is None or route.roles is not None:
-                who = self.authenticate(authorization)
-                if route is None:
-                    raise NotFound(f"There is nothing at {path[:200]}")
-                self._check_role(who, route, path)
-            else:
-                who = Principal(name="anybody", owner="", role=Role.VIEWER)
-            if method not in ("GET", "HEAD"):
+            found = self._routes.find(head.path)
+            if found is not None:
+                job_id = found.parameters.get("job_id")
+            who = self._admit(head, found)
+            if found is None:
+                raise NotFound(f"There is nothing at {head.path[:200]}")
+            route = found.route(head.method)
+            if route is None:
                 error = MethodNotAllowed(
-                    f"{method[:20]} {path[:200]} is not offered, only GET",
-                    hint="jobs are submitted and cancelled over the client (cumulus_client)",
+                    f"{head.method[:20]} {head.path[:200]} is not offered, only {found.allow}"
                 )
-                return attrs.evolve(error_answer(error, job_id), headers={"Allow": "GET, HEAD"})
-            return route.answer(_Asked(who=who, job_id=job_id, query=query))
+                return attrs.evolve(error_answer(error, job_id), headers={"Allow": found.allow})
+            _check_role(who, route.roles, head)
+            asked = Asked(
+                who=who,
+                head=head,
+                parameters=found.parameters,
+                body=body,
+                known=route.query,
+            )
+            if not route.query:
+                asked.check_query()
+            return await self._handlers[route.name](asked)
+        except CancelledError:
+            raise  # the asker went
         except CumulusError as error:
             return error_answer(error, job_id)
         except Exception:
             failure = Failure()  # type: ignore[no-untyped-call]
-            what = f"{method} {path}"
+            what = f"{head.method} {head.path}"
             return error_answer(unknown_error(self._log, failure, what, job_id), job_id)
 
-    @staticmethod
-    def _check_role(who: Principal, route: _Route, path: str) -> None:
-        if route.roles is not None and who.role not in route.roles:
-            needed = " or ".join(sorted(role.value for role in route.roles))
-            raise NotAuthorized(
-                f"A token of role {who.role} may not read {path[:200]}",
-                hint=f"use one of role {needed}",
-            )
+    def _admit(self, head: Head, found: Found | None) -> Principal:
+        """Who asks; what isn't there needs a token too."""
+        if found is not None and found.roles is None:
+            return _ANYBODY
+        who = self.authenticate(head.authorization)
+        if found is not None:
+            _check_role(who, found.roles, head)
+        return who
 
-    def _health(self, asked: _Asked) -> Answer:
+    def _open_job(self, who: Principal, head: Head, length: int | None, flow: Flow) -> Body:
+        if len(self._uploads) >= MAX_UPLOADS:
+            raise TooMany(
+                f"{MAX_UPLOADS} jobs are being uploaded already", hint="try again in a moment"
+            )
+        kind = (head.content_type or "").partition(";")[0].strip().lower()
+        body: Body
+        if kind == "multipart/form-data":
+            bound = self._relay.package_max_bytes + _FORM_EXTRA_BYTES
+            boundary = boundary_of(head.content_type or "")
+        elif kind == "application/json":
+            bound = MAX_JSON_BYTES
+        else:
+            raise InvalidArgument(
+                f"A job is posted as multipart/form-data or application/json, not as {kind[:100]!r}"
+            )
+        if length is not None and length > bound:
+            raise TooLarge(
+                f"The body of {length} bytes is over {bound} bytes",
+                details={"size_bytes": length, "max_bytes": bound},
+                hint="leave data out of the package and fetch it inside the job",
+            )
+        if kind == "application/json":
+            self._relay.check_upload(who)
+            body = JsonJob(lambda: self._relay.receive(who))
+        else:
+            form = Form(boundary, FILE_FIELD, FIELDS)
+            body = FormJob(form, self._relay.receive(who), flow, self._clock)
+        self._uploads.add(body)
+        return body
+
+    async def _health(self, asked: Asked) -> Answer:
         parts = self._relay.health()
         well = all(why == "ok" for why in parts.values())
         value = {
@@ -200,68 +211,23 @@ class Rest:
         }
         return json_answer(value, 200 if well else 503)
 
-    def _live(self, asked: _Asked) -> Answer:
+    async def _live(self, asked: Asked) -> Answer:
         return json_answer({"status": "alive", "timestamp": self._wall_clock()})
 
-    def _metrics_text(self, asked: _Asked) -> Answer:
+    async def _metrics_text(self, asked: Asked) -> Answer:
         return Answer(status=200, body=self._metrics.text(), content_type=CONTENT_TYPE)
 
-    def _info(self, asked: _Asked) -> Answer:
+    async def _info(self, asked: Asked) -> Answer:
         return json_answer(self._relay.info(asked.who))
 
-    def _jobs(self, asked: _Asked) -> Answer:
-        active, limit = parse_job_query(asked.query)
-        return json_answer(self._relay.list(asked.who, active, limit))
+    async def _workers(self, asked: Asked) -> Answer:
+        return json_answer({"workers": self._relay.workers(asked.who)})
 
-    def _job(self, asked: _Asked) -> Answer:
-        assert asked.job_id is not None  # the route's name has it
-        return json_answer(self._relay.get(asked.who, asked.job_id))
 
-    def _logs(self, asked: _Asked) -> Answer:
-        assert asked.job_id is not None
-        # The bytes are the job's own, UTF-8 or not.
-        return Answer(
-            status=200,
-            body=b"",
-            stream=self._relay.logs(asked.who, asked.job_id),
-            content_type="text/plain; charset=utf-8",
+def _check_role(who: Principal, roles: frozenset[Role] | None, head: Head) -> None:
+    if roles is not None and who.role not in roles:
+        needed = " or ".join(sorted(role.value for role in roles))
+        raise NotAuthorized(
+            f"A token of role {who.role} may not {head.method[:20]} {head.path[:200]}",
+            hint=f"use one of role {needed}",
         )
-
-
-def _route_name(path: str) -> tuple[str, str | None]:
-    """The route's name, and the job id in the path."""
-    parent, _, last = path.rpartition("/")
-    above, _, job_id = parent.rpartition("/")
-    if (above, last) == ("/api/jobs", "logs") and job_id:
-        return "/api/jobs/{id}/logs", job_id[:200]
-    if parent == "/api/jobs" and last:
-        return "/api/jobs/{id}", last[:200]
-    if parent and not last:  # a trailing slash, as the old SDK's users may write
-        return parent, None
-    return path, None
-
-
-def parse_job_query(query: Mapping[str, list[str]]) -> tuple[bool, int]:
-    """(active only?, limit) of `/api/jobs`. Raises InvalidArgument with every fault."""
-    active, limit = False, MAX_JOBS
-    faults = []
-    for key, values in query.items():
-        value = values[-1]
-        if len(values) > 1:
-            faults.append({"key": key, "message": "is given more than once"})
-        elif key == "active" and value.lower() in ("0", "1", "false", "true"):
-            active = value.lower() in ("1", "true")
-        elif key == "active":
-            faults.append({"key": key, "message": "must be 0 or 1"})
-        elif key == "limit" and value.isascii() and value.isdigit() and len(value) < 5:
-            limit = int(value)
-            if not 1 <= limit <= MAX_JOBS:
-                faults.append({"key": key, "message": f"must be 1 to {MAX_JOBS}"})
-        elif key == "limit":
-            faults.append({"key": key, "message": f"must be 1 to {MAX_JOBS}"})
-        else:
-            faults.append({"key": key[:100], "message": "is not known; known: active, limit"})
-    if faults:
-        words = "; ".join(f"{fault['key']} {fault['message']}" for fault in faults[:20])
-        raise InvalidArgument(f"The query is wrong: {words}", details={"faults": faults[:20]})
-    return active, limit

@@ -10,6 +10,7 @@ from twisted.internet import endpoints, protocol, reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
+from web_relay import Jobs
 
 from cumulusd.errors import Conflict, CumulusError, InvalidArgument, NotAuthenticated
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
@@ -37,20 +38,6 @@ class Pool:
                 self.cancelled += 1
                 raise
         return {"node_id": node_id, "hostname": "gpu-1", "enrolled": True}
-
-
-class Jobs:
-    def health(self) -> dict[str, str]:
-        return {}
-
-    def info(self, who: Principal) -> dict[str, Any]:
-        return {}
-
-    def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
-        return []
-
-    def get(self, who: Principal, job_id: str) -> dict[str, Any]:
-        return {}
 
 
 class Asking(protocol.Protocol):
@@ -94,6 +81,7 @@ async def serve(pool: Pool | None) -> Any:
         metrics=Metrics(MetricsSnapshot),
         ws=Resource(),
         agent=Resource(),
+        clock=reactor,
         enroll=None if pool is None else pool.enroll,
     )
     return await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)

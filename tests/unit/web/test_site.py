@@ -1,136 +1,25 @@
 """The site over real sockets: bodies judged by their headers, no version told, sub-resources."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import defer, endpoints, protocol, reactor, task
+from site_kit import TOKEN, Raw, Server, server
+from twisted.internet import endpoints, reactor, task
 from twisted.web import http
-from twisted.web.resource import Resource
-from twisted.web.server import Site
 
-from cumulusd.errors import Conflict, NotFound
-from cumulusd.identity import Authenticator, Principal, Role, hash_token
-from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.errors import Conflict
 from cumulusd.web import streaming
-from cumulusd.web.site import MAX_BODY_BYTES, make_site
+from cumulusd.web.rest import MAX_BODY_BYTES
 
-
-class Jobs:
-    def health(self) -> dict[str, str]:
-        return {"store": "ok"}
-
-    def info(self, who: Principal) -> dict[str, Any]:
-        return {"owner": who.owner}
-
-    def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
-        return []
-
-    def get(self, who: Principal, job_id: str) -> dict[str, Any]:
-        raise NotFound(f"There is no job {job_id}")
-
-    def __init__(self) -> None:
-        self.read = 0  #: pieces of the log
-        self.readers_gone = 0
-        self.pieces = 3
-        self.breaks: Exception | None = None
-
-    def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
-        if job_id != "job_1":
-            raise NotFound(f"There is no job {job_id}")
-        return self._pieces()
-
-    def _pieces(self) -> Iterator[bytes]:
-        try:
-            for number in range(self.pieces):
-                self.read += 1
-                yield b"%d\xff\n" % number + b"x" * 60_000
-                yield b""  # a stretch without output
-            if self.breaks is not None:
-                raise self.breaks
-        finally:
-            self.readers_gone += 1
-
-
-class Says(Resource):
-    isLeaf = True
-
-    def __init__(self, text: bytes) -> None:
-        super().__init__()
-        self.text = text
-
-    def render(self, request: Any) -> bytes:
-        return self.text
-
-
-def site(jobs: Jobs | None = None) -> Site:
-    who = Principal(name="ann", owner="ann", role=Role.CLIENT)
-    return make_site(
-        relay=jobs or Jobs(),
-        authenticator=Authenticator([(hash_token("secret"), who)]),
-        metrics=Metrics(MetricsSnapshot),
-        ws=Says(b"the websocket"),
-        agent=Says(b"the link"),
-    )
-
-
-class Raw(protocol.Protocol):
-    """Sends bytes as they are; collects what comes until the other end closes."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.closed: defer.Deferred[None] = defer.Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self.closed.callback(None)
-
-
-class Server:
-    def __init__(self, port: Any, jobs: Jobs) -> None:
-        self.port = port
-        self.jobs = jobs
-
-    async def raw(self, sent: bytes, timeout_s: float = 5.0) -> bytes:
-        client = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
-        peer = await endpoints.connectProtocol(client, Raw())
-        peer.transport.write(sent)
-        try:
-            await peer.closed.addTimeout(timeout_s, reactor)
-        finally:
-            peer.transport.abortConnection()
-        return peer.received
-
-    async def ask(self, line: str, *headers: str, body: bytes = b"") -> tuple[int, bytes, bytes]:
-        head = [line + " HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
-        received = await self.raw("\r\n".join(head).encode() + body)
-        top, _, rest = received.partition(b"\r\n\r\n")
-        return int(top.split()[1]), top, rest
-
-
-@pytest_twisted.async_yield_fixture()
-async def server() -> AsyncIterator[Server]:
-    jobs = Jobs()
-    listening = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site(jobs))
-    port = await listening
-    yield Server(port, jobs)
-    await port.stopListening()
-    # Connections close a turn after their last byte.
-    await task.deferLater(reactor, 0, lambda: None)
-
-
-TOKEN = "Authorization: Bearer secret"
+__all__ = ["server"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_answers_are_json_and_tell_no_version(server: Server) -> None:
     status, head, body = await server.ask("GET /health")
     assert status == 200
-    assert json.loads(body)["parts"] == {"store": "ok"}
+    assert json.loads(body)["parts"]["store"] == "ok"
     assert b"Server: cumulus\r\n" in head + b"\r\n"
     assert b"twisted" not in head.lower()
     assert b"Cache-Control: no-store" in head and b"nosniff" in head
@@ -140,34 +29,39 @@ async def test_answers_are_json_and_tell_no_version(server: Server) -> None:
 async def test_head_has_no_body(server: Server) -> None:
     status, head, body = await server.ask("HEAD /api/info", TOKEN)
     assert (status, body) == (200, b"")
-    assert b"Content-Length: 16" in head
+    assert b"Content-Length: 37" in head
 
 
 @pytest_twisted.ensureDeferred
 async def test_errors_are_json(server: Server) -> None:
-    status, _, body = await server.ask("GET /api/jobs/job_%31", TOKEN)
-    assert status == 404 and json.loads(body)["job_id"] == "job_1"
+    status, _, body = await server.ask("GET /api/jobs/job_%32", TOKEN)
+    assert status == 404 and json.loads(body)["job_id"] == "job_2"
     status, head, body = await server.ask("GET /nowhere")
     assert status == 401 and json.loads(body)["code"] == "not_authenticated"
     assert b"WWW-Authenticate: Bearer" in head
     status, _, body = await server.ask("POST /api/jobs", TOKEN, "Content-Length: 2", body=b"{}")
-    assert status == 405
+    assert status == 400 and "multipart/form-data" in json.loads(body)["message"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_body_is_refused_before_it_comes(server: Server) -> None:
     """Only the headers are sent: an answer comes, and the connection closes."""
     status, head, body = await server.ask(
-        "POST /api/jobs", TOKEN, f"Content-Length: {MAX_BODY_BYTES + 1}"
+        "POST /api/jobs/job_1/cancel", TOKEN, f"Content-Length: {MAX_BODY_BYTES + 1}"
     )
     assert status == 413 and b"Connection: close" in head
     assert json.loads(body)["code"] == "too_large"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_body_of_unknown_length_is_refused(server: Server) -> None:
-    status, _, body = await server.ask("POST /api/jobs", TOKEN, "Transfer-Encoding: chunked")
-    assert status == 413 and "Content-Length" in json.loads(body)["hint"]
+async def test_a_body_of_unknown_length_is_counted(server: Server) -> None:
+    chunked = "Transfer-Encoding: chunked"
+    line = "POST /api/jobs/job_1/cancel"
+    status, _, body = await server.ask(line, TOKEN, chunked, body=b"2\r\n{}\r\n0\r\n\r\n")
+    assert status == 409, "read, and ignored"
+    chunk = b"%x\r\n" % (MAX_BODY_BYTES + 1) + b"x" * (MAX_BODY_BYTES + 1)
+    status, _, body = await server.ask(line, TOKEN, chunked, body=chunk)
+    assert status == 413 and json.loads(body)["code"] == "too_large"
 
 
 @pytest_twisted.ensureDeferred
@@ -178,7 +72,7 @@ async def test_nobodys_body_is_refused_before_it_comes(server: Server) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_follows_a_refused_request_is_not_answered(server: Server) -> None:
-    smuggled = b"GET /api/info HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\r\n"
+    smuggled = b"GET /api/info HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ann\r\n\r\n"
     for extra in (b"", b"x" * 100_000):
         received = await server.raw(
             b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" + extra + smuggled
