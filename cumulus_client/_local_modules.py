@@ -32,6 +32,8 @@ def _library_folders() -> tuple[str, ...]:
 def is_local_file(path: str) -> bool:
     """Is it a module of the user's own, rather than an installed one or Python's?"""
     real = os.path.realpath(path)
+    if f"{os.sep}cumulus_runner{os.sep}inside{os.sep}" in real:
+        return False  # `runtime`, which every job has: on the path here to try a script at home
     if {"site-packages", "dist-packages"} & set(Path(real).parts):
         return False
     return not any(

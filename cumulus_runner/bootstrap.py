@@ -31,6 +31,8 @@ RESERVE_BYTES = 256 << 10
 #: What is told of an error that a full disk leaves little room for.
 SHORT_CHARS = 1000
 MAX_DEPTH = 200
+#: How a variable says no.
+FALSE = ("", "0", "false", "no", "off")
 #: Python refuses to read longer integers back from text.
 MAX_INTEGER_BITS = 10_000
 
@@ -61,8 +63,10 @@ def main(call_path: str) -> int:
     manifest = call["manifest"]
     keep_back(call["report"])
     if call["gpu_memory_bytes"] is not None:
-        load_frameworks().install(call["gpu_memory_bytes"])
+        watch = load_beside("inside", "runtime", "_imports.py").watch
+        load_beside("frameworks.py").install(call["gpu_memory_bytes"], watch)
     try:
+        watch_training()
         report: dict[str, Any]
         if manifest["kind"] == "script":
             run_script(call["work"], manifest)
@@ -91,15 +95,34 @@ def main(call_path: str) -> int:
     return 0 if report["state"] in ("returned", "finished") else 1
 
 
-def load_frameworks() -> Any:
-    """`frameworks.py` beside this file, not to be found by the code as a module of that name."""
+def load_beside(*place: str) -> Any:
+    """A file beside this one, not to be found by the code as a module of that name."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("cumulus_frameworks", os.path.join(HERE, "frameworks.py"))
+    name = "cumulus_" + place[-1].partition(".")[0]
+    spec = spec_from_file_location(name, os.path.join(HERE, *place))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def watch_training() -> None:
+    """Automatic checkpoints, where the job asks for them. Its own `runtime` is left alone."""
+    if os.environ.get("CUMULUS_AUTO_CHECKPOINT", "").strip().lower() in FALSE:
+        return
+    from importlib.util import find_spec
+
+    spec = find_spec("runtime")
+    if spec is None or spec.origin != os.path.join(HERE, "inside", "runtime", "__init__.py"):
+        sys.stderr.write(
+            "cumulus: no automatic checkpoints (CUMULUS_AUTO_CHECKPOINT): the job's code has a "
+            "module `runtime` of its own, which stands in front of Cumulus's; rename it\n"
+        )
+        return
+    from importlib import import_module
+
+    import_module("runtime").get_auto_checkpoint_manager()
 
 
 def run_script(work: str, manifest: dict[str, Any]) -> None:

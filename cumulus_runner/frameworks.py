@@ -12,25 +12,17 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any
 
 MIB = 1 << 20
 
 
-def install(limit_bytes: int) -> None:
-    """From now on frameworks are told `limit_bytes`; those that are there already, at once."""
-    knobs = {
-        name: Knob(called, tell, limit_bytes)
-        for name, called, tell in (
-            ("torch", "PyTorch", tell_torch),
-            ("tensorflow", "TensorFlow", tell_tensorflow),
-        )
-    }
-    for name, knob in knobs.items():
-        if name in sys.modules:
-            knob(sys.modules[name])
-    sys.meta_path.insert(0, Finder(knobs))
+def install(limit_bytes: int, watch: Callable[[str, Callable[[Any], None]], None]) -> None:
+    """From now on frameworks are told `limit_bytes`; those that are there already, at once.
+    `watch`: that of `inside/runtime/_imports.py`."""
+    watch("torch", Knob("PyTorch", tell_torch, limit_bytes))
+    watch("tensorflow", Knob("TensorFlow", tell_tensorflow, limit_bytes))
 
 
 class Knob:
@@ -103,46 +95,3 @@ def tell_tensorflow(tensorflow: Any, limit_bytes: int, failed: Callable[[Excepti
     limit = config.LogicalDeviceConfiguration(memory_limit=max(1, limit_bytes // MIB))
     config.set_logical_device_configuration(devices[0], [limit])
     config.experimental.set_memory_growth = set_memory_growth
-
-
-class Finder:
-    """First on `sys.meta_path`: finds as all the others do, and has a knob set after the import."""
-
-    def __init__(self, knobs: Mapping[str, Callable[[Any], None]]) -> None:
-        self._knobs = knobs
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """The spec of a framework; None for everything else."""
-        if path is not None or name not in self._knobs:
-            return None
-        for finder in list(sys.meta_path):
-            find = getattr(finder, "find_spec", None)
-            if finder is self or find is None:
-                continue
-            spec = find(name, path, target)
-            if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
-                    spec.loader = Loader(spec.loader, self._knobs[name])
-                return spec
-        return None
-
-
-class Loader:
-    """Loads as `real` does, which takes its place before the module's code runs."""
-
-    def __init__(self, real: Any, knob: Callable[[Any], None]) -> None:
-        self._real = real
-        self._knob = knob
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def create_module(self, spec: Any) -> Any:
-        """As `real` does."""
-        return self._real.create_module(spec)
-
-    def exec_module(self, module: Any) -> None:
-        """As `real` does, then the knob."""
-        module.__spec__.loader = module.__loader__ = self._real
-        self._real.exec_module(module)
-        self._knob(sys.modules.get(module.__name__, module))

@@ -26,6 +26,8 @@ _HANDED_ON = (
         for name in (kind, kind.upper())
     ),
 )
+#: Modules for the job's code.
+INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -59,7 +61,8 @@ def of_job(
     if orders.kept is not None:
         for name, inside in folder.KEPT_VARIABLES.items():
             variables[name] = os.path.join(orders.kept, inside)
-    variables["PYTHONPATH"] = work
+    # The code's own modules come first, then what Cumulus has for it: `runtime`.
+    variables["PYTHONPATH"] = os.pathsep.join((work, INSIDE))
     variables["PYTHONUNBUFFERED"] = "1"
     return variables
 

@@ -90,6 +90,9 @@ OURS: dict[str, str] = {
 OTHERS: dict[str, str | None] = {
     "cumulus_wire": "",
     "cumulus_runner": "",
+    # A framework, and what speaks S3, only inside the functions that use it.
+    "cumulus_runner.inside.runtime": "torch joblib xgboost lightgbm boto3 botocore",
+    "cumulus_runner.inside.distributed_checkpointer": "runtime",
     "engines": "",
     "cumulus_client": "autobahn txaio",
     "cumulus_client.share_probe": "pyopencl",  # a script that runs in a job

@@ -316,7 +316,8 @@ def test_the_jobs_environment(new_job: NewJob, tmp_path: Path) -> None:
     variables, directory, path, leads, temporary, stdin = json.loads(job.output(Kind.RESULT))
     work, scratch = str(job.path / folder.WORK), str(job.path / folder.SCRATCH)
     assert directory == path[0] == work and path.count(work) == 1
-    assert not any("cumulus_runner" in entry for entry in path)
+    inside = str(REPOSITORY / "cumulus_runner" / "inside")
+    assert [entry for entry in path if "cumulus_runner" in entry] == [inside] == path[1:2]
     assert os.path.isdir(variables["CUMULUS_CONTROL_DIR"])
     assert all(os.path.isdir(f"{kept}/{name}") for name in ("checkpoints", "artifacts", "outputs"))
     assert leads and temporary == [] and stdin == ""
@@ -335,7 +336,7 @@ def test_the_jobs_environment(new_job: NewJob, tmp_path: Path) -> None:
         "LANG": "C",
         "HOME": scratch,
         "TMPDIR": scratch + "/tmp",
-        "PYTHONPATH": work,
+        "PYTHONPATH": f"{work}:{inside}",
         "PYTHONUNBUFFERED": "1",
         "SSL_CERT_FILE": "/ca.pem",
         "https_proxy": "http://proxy",

@@ -1,0 +1,49 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Begins the names of drafts; nothing else begins so.
+DRAFT = ".draft-"
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Gives a draft's path, of the same ending, to be written: on success it is made durable and
+    takes the place of `path`; else nothing of it stays."""
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    draft = os.path.join(folder, f"{DRAFT}{os.getpid()}-{secrets.token_hex(4)}-{name}")
+    try:
+        yield draft
+        _flush(draft, os.O_RDONLY)
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+    _flush(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def remove_drafts(folder: str) -> None:
+    """Of processes that are gone."""
+    for name in os.listdir(folder):
+        pid = name[len(DRAFT) :].partition("-")[0]
+        if name.startswith(DRAFT) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+
+
+def _flush(path: str, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
