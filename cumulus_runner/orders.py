@@ -6,6 +6,7 @@ import json
 import os
 
 from cumulus_wire import folder
+from cumulus_wire.outputs import MAX_FILES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Orders:
         "kept",
         "last_moment_s",
         "opencl_layer",
+        "outputs_max_bytes",
+        "outputs_max_files",
         "owner",
         "package_max_bytes",
         "package_max_files",
@@ -77,6 +80,8 @@ class Orders:
         self.last_moment_s = read.seconds("last_moment_s", 1e11)
         #: The job's folder that outlives the attempt, with checkpoints, artifacts and outputs.
         self.kept = read.optional_text("kept")
+        self.outputs_max_bytes = read.count("outputs_max_bytes", 0, 2 << 30)
+        self.outputs_max_files = read.count("outputs_max_files", 0, MAX_FILES)
         self.resumed = read.flag("resumed", False)
         self.ran_s = read.seconds("ran_s", 0.0)  #: of attempts before, beside `duration_s`
         self.partition_id = read.optional_text("partition_id")

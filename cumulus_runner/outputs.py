@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -102,6 +101,19 @@ def list_outputs(
     return found, left_out.note()
 
 
+def describe_outputs(
+    path: str, max_files: int, max_bytes: int, go_on: Callable[[], bool]
+) -> dict[str, Any]:
+    """`{outputs, outputs_note}` of EXIT, for any folder and whatever happens: the end is told."""
+    try:
+        found, note = list_outputs(path, max_files, max_bytes, go_on)
+    except FileNotFoundError:
+        found, note = [], None  # the code took its folder away
+    except Exception as error:
+        found, note = [], f"the output folder could not be read: {error}"
+    return {"outputs": found, "outputs_note": note}
+
+
 class _Changed(Exception):
     """The file isn't what was listed."""
 
@@ -177,6 +189,8 @@ def _hash(root: int, name: str, size_bytes: int, go_on: Callable[[], bool]) -> s
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size_bytes:
             raise _Changed("it changed while it was listed")
+        import hashlib  # only where there is something to hash: the runner starts light
+
         digest, read = hashlib.sha256(), 0
         while data := os.read(fd, _HASH_BYTES):
             digest.update(data)

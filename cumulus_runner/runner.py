@@ -10,9 +10,11 @@ import signal
 from cumulus_runner import cgroup, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.boot import boot_id, boot_time
+from cumulus_runner.code_socket import CodeSocket
 from cumulus_runner.enforcement import prove_opencl_layer
 from cumulus_runner.environment import Environment, EnvironmentBuilder
 from cumulus_runner.outcome import JobFailed, Outcome, Stop, StopRequested
+from cumulus_runner.outputs import describe_outputs
 from cumulus_runner.report import bounded_error, read_report
 from cumulus_runner.result import MAX_RESULT_BYTES, Result, send_result
 from cumulus_runner.sandbox import Process, StartFailed, become_subreaper
@@ -40,6 +42,9 @@ _PRIVATE = ".cumulus"
 _CONTROL = "control"
 #: Between the last SIGKILL and the moment at which nothing may be left.
 LAST_MARGIN_S = 15.0
+#: For hashing the outputs of a job that was stopped, and of one that ended by itself.
+STOPPED_HASH_S = 1.5
+MAX_HASH_S = 60.0
 
 
 class Runner:
@@ -71,6 +76,7 @@ class Runner:
         )
         self._begun_at = boot_time()
         self._running_at: float | None = None
+        self._code_socket: CodeSocket | None = None
 
     def run(self) -> int:
         """From set-up to EXIT; the process's exit code. Whatever goes wrong, EXIT says it."""
@@ -92,6 +98,8 @@ class Runner:
         finally:
             signal.set_wakeup_fd(-1)
             self._agent.close()
+            if self._code_socket is not None:
+                self._code_socket.close()
             os.close(self._wakeup)
             os.close(self._alarm)
 
@@ -249,6 +257,7 @@ class Runner:
                 file,
             )
         bootstrap = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
+        self._hear_code()
         oom_kills, refused = cgroup.oom_kills(), cgroup.processes_refused()
         try:
             process = Process.start(
@@ -289,11 +298,13 @@ class Runner:
 
     def _end(self, verdict: Outcome, result: Result | None) -> int:
         """EXIT into the journal, the last words to agent and log."""
-        now = boot_time()
+        now, orders = boot_time(), self._orders
         running_at = now if self._running_at is None else self._running_at
         setup_s = running_at - self._begun_at
         description = None if result is None else result.description
         record = verdict.exit_record(description, setup_s, now - running_at)
+        if self._running_at is not None and orders.kept is not None:
+            record.update(self._outputs(os.path.join(orders.kept, folder.OUTPUTS)))
         try:
             self._supervisor.record(Kind.EXIT, record)
         except Exception as error:
@@ -307,6 +318,30 @@ class Runner:
             return EXIT_OK
         self._log.note(f"{verdict.state.value}: {verdict.message}")
         return EXIT_JOB_FAILED
+
+    def _hear_code(self) -> None:
+        """Has the code's word recorded; without it, too, the job runs."""
+        try:
+            self._code_socket = CodeSocket(self._control)
+        except OSError as error:
+            self._log.note(f"the code can't tell its progress: {error}")
+            return
+        self._supervisor.listen_to_code(self._code_socket)
+
+    def _outputs(self, path: str) -> dict[str, Any]:
+        """`outputs` and `outputs_note` of EXIT."""
+        orders, supervisor, now = self._orders, self._supervisor, boot_time()
+        stop = supervisor.stop
+        until = now + STOPPED_HASH_S
+        if stop is None:
+            until = max(now, supervisor.deadline) + orders.stop_grace_s
+            until = min(until, now + MAX_HASH_S)
+
+        def go_on() -> bool:
+            supervisor.attend()
+            return boot_time() < until and supervisor.stop is stop
+
+        return describe_outputs(path, orders.outputs_max_files, orders.outputs_max_bytes, go_on)
 
     def _crashed(self, error: Exception) -> Outcome:
         """A fault of the runner's own, or of the worker's disk."""

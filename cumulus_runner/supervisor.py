@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cumulus_runner.agent_socket import AgentSocket
+    from cumulus_runner.code_socket import CodeSocket
     from cumulus_runner.container_log import ContainerLog
     from cumulus_runner.journal_writer import JournalWriter
     from cumulus_runner.sandbox import Process
@@ -73,6 +74,7 @@ class Supervisor:
         self.signalled: int | None = None
         #: The last output of the set-up, for its error message.
         self.setup_tail = bytearray()
+        self._code: CodeSocket | None = None
         self._unwritten = b""
         self._batch_at = -math.inf
 
@@ -88,6 +90,14 @@ class Supervisor:
     def deadline(self) -> float:
         """When the job is stopped, on the clock."""
         return self._deadline
+
+    def listen_to_code(self, code: CodeSocket) -> None:
+        """From now on what the code tells there is recorded. The caller closes it."""
+        self._code = code
+
+    def attend(self) -> None:
+        """Looks at agent and signals without waiting, and lets the caller see to `stop`."""
+        self._turn({}, self._clock())
 
     def check(self) -> None:
         """Looks at everything without waiting. Raises StopRequested once the job is stopped."""
@@ -163,6 +173,7 @@ class Supervisor:
                     self._log.note(f"process {process.pid} doesn't end, not even when killed")
                     break
             self._clear_up(process, pipes)
+            self._hear_last_of_code()
         except BaseException:
             # Whatever went wrong here, the job doesn't run on without its journal.
             _end_now(process)
@@ -213,6 +224,10 @@ class Supervisor:
         if not blocked:
             for pipe in pipes:
                 poll.register(pipe, select.POLLIN)
+        if self._code is not None:
+            poll.register(self._code.fileno(), select.POLLIN)
+            if not blocked and ready:
+                until = min(until, self._code.wake_at())
         until = min(until, self._agent.wake_at(), now + LONGEST_POLL_S)
         if blocked or not ready:
             until = min(until, now + FULL_PAUSE_S)
@@ -224,10 +239,30 @@ class Supervisor:
             elif fd == agent:
                 for message in self._agent.receive(self._clock()):
                     self._obey(message)
+            elif self._code is not None and fd == self._code.fileno():
+                self._code.receive()
             else:
                 readable.append(fd)
         self._take_signals()
+        self._record_progress()
         return self._read(readable, pipes, past_bound) if readable else 0
+
+    def _record_progress(self, last: bool = False) -> None:
+        """A record nobody depends on: it waits where the journal is full."""
+        progress = None if self._code is None else self._code.take_progress(self._clock(), last)
+        if self._code is None or progress is None:
+            return
+        if not (self._flush() and self._has_room()) or not self._append(
+            encode_json(Kind.PROGRESS, progress)
+        ):
+            self._code.put_back(progress)
+
+    def _hear_last_of_code(self) -> None:
+        """What it told in its last moments, however much that is."""
+        until = self._clock() + DRAIN_WAIT_S
+        while self._code is not None and self._code.receive() and self._clock() < until:
+            pass
+        self._record_progress(last=True)
 
     def _read(self, readable: list[int], pipes: dict[int, Kind], past_bound: bool) -> int:
         frames, size = [], 0

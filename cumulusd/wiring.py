@@ -103,6 +103,7 @@ class LocalParts:
                     os.environ, jobs.ca_bundle, jobs.index_url
                 ),
                 package_max_bytes=jobs.package_max_bytes * UNPACKED_FACTOR,
+                outputs_max_bytes=jobs.outputs_max_bytes,
                 min_free_bytes=jobs.min_free_bytes,
                 **config.chronos.agent_options,
             ),

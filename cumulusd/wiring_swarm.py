@@ -84,6 +84,7 @@ class SwarmParts:
                     "tiers": list(config.chronos.allowed_tiers),
                     **config.chronos.agent_options,
                     "package_max_bytes": jobs.package_max_bytes * UNPACKED_FACTOR,
+                    "outputs_max_bytes": jobs.outputs_max_bytes,
                     "min_free_bytes": jobs.min_free_bytes,
                     "job_uid": JOB_UID,
                     "job_gid": JOB_GID,

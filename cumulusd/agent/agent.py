@@ -29,6 +29,7 @@ from cumulusd.agent.orders import (
     refuse_arguments,
     runner_orders,
 )
+from cumulusd.agent.output_files import OutputFiles
 from cumulusd.agent.package import fetch_package
 from cumulusd.agent.partitions import Partitions
 from cumulusd.agent.threads import Threads
@@ -81,6 +82,7 @@ class Agent:
         self._locks = JobLocks()
         self._tasks = Tasks()
         self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks, options.stop_grace_s)
+        link.outputs.serve(OutputFiles(self._jobs, folders.kept, self._threads).read)
 
     def verbs(self) -> dict[str, Verb]:
         """What the daemon may call, as `docs/protocol.md` section 2 says."""
@@ -111,6 +113,7 @@ class Agent:
     async def close(self) -> None:
         """Closes sockets and descriptors. Jobs go on; the next agent takes them up."""
         await self._tasks.stop()
+        await self._link.outputs.stop()
         # Descriptors may be closed only when the threads that use them have ended.
         await self._threads.ended()
         self._jobs.close()

@@ -98,6 +98,14 @@ class KeptFolders:
             os.close(folder)
         return kept if kept.checkpoints or kept.files else None
 
+    def open(self, job_id: str, name: str) -> int:
+        """A folder in it, the caller closes it. Raises OSError."""
+        kept = os.open(job_id, _DIRECTORY, dir_fd=self._handle)
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=kept)
+        finally:
+            os.close(kept)
+
     def discard(self, job_id: str) -> None:
         """Takes it away at once; whoever empties the trash deletes it."""
         place = f"{job_id}~{os.urandom(6).hex()}"

@@ -30,6 +30,7 @@ class AgentOptions:
     ca_bundle: Path | None = None
     package_max_bytes: int = 512 << 20  #: unpacked
     package_max_files: int = 20_000
+    outputs_max_bytes: int = 2 << 30  #: what one job may leave to be downloaded
     journal_max_bytes: int = 256 << 20  #: on the worker, not yet acknowledged
     segment_bytes: int = 8 << 20
     #: no job is prepared while less is free on the disk of the agent's folder

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from cumulus_wire.codes import EndReason
+from cumulus_wire.outputs import MAX_FILES
 from cumulusd import job_network
 from cumulusd.agent.options import AgentOptions
 from cumulusd.chronos.grant import Grant
@@ -181,6 +182,8 @@ def runner_orders(
         },
         "package_max_bytes": options.package_max_bytes,
         "package_max_files": options.package_max_files,
+        "outputs_max_bytes": options.outputs_max_bytes,
+        "outputs_max_files": MAX_FILES,
         "journal_max_bytes": options.journal_max_bytes,
         "segment_bytes": options.segment_bytes,
     }

@@ -86,6 +86,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "count_cpu_devices": _bool,
     "package_max_bytes": _whole,
     "package_max_files": _whole,
+    "outputs_max_bytes": _whole,
     "journal_max_bytes": _whole,
     "segment_bytes": _whole,
     "min_free_bytes": _whole,

@@ -3,13 +3,17 @@
 import hashlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runner_kit import JobFolder, fake_agent, until
 
 from cumulus_runner import outputs
 from cumulus_runner.outputs import list_outputs
 from cumulus_wire.outputs import MAX_NAME_BYTES, name_fault
+
+NewJob = Callable[..., JobFolder]
 
 
 def listed(
@@ -156,3 +160,86 @@ def test_what_could_lead_elsewhere_is_no_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "a/b.c", "...", "-rf", "größe", "a b"])
 def test_ordinary_names_are_names(name: str) -> None:
     assert name_fault(name) is None
+
+
+# -- in a job
+
+
+WRITE = """
+import os, pathlib, sys, time
+out = pathlib.Path(os.environ["CUMULUS_OUTPUT_DIR"])
+def f(*then):
+    (out / "sub").mkdir()
+    (out / "sub" / "model.bin").write_bytes(b"m" * 100)
+    (out / "link").symlink_to("/etc/passwd")
+    os.mkfifo(out / "fifo")
+    print("written")
+    for word in then:
+        exec(word)
+    return 1
+"""
+
+
+def kept(tmp_path: Path) -> str:
+    (tmp_path / "kept").mkdir()
+    return str(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("then", "outcome"),
+    [
+        ("pass", "completed"),
+        ("raise ValueError('x')", "failed"),
+        ("os.kill(os.getpid(), 9)", "failed"),
+        ("time.sleep(60)", "timeout"),
+    ],
+)
+def test_exit_lists_outputs_however_the_code_ended(
+    new_job: NewJob, tmp_path: Path, then: str, outcome: str
+) -> None:
+    duration_s = 2.0 if outcome == "timeout" else 60.0
+    job = new_job(kept=kept(tmp_path), duration_s=duration_s).function(WRITE, then)
+    end = job.run()
+    assert end["outcome"] == outcome
+    assert end["outputs"] == [
+        {"name": "sub/model.bin", "size_bytes": 100, "sha256": sha256(b"m" * 100)}
+    ]
+    assert "2 left out" in end["outputs_note"]
+
+
+def test_a_cancelled_job_leaves_what_is_there(new_job: NewJob, tmp_path: Path) -> None:
+    job = new_job(kept=kept(tmp_path)).function(WRITE, "time.sleep(60)")
+    with fake_agent(job) as agent:
+        process = job.start()
+        agent.accept()
+        until(job.said(b"written"), "the code runs")
+        agent.stop("cancelled_by_user", 0.5)
+        job.finish(process)
+    end = job.exit()
+    assert end["outcome"] == "cancelled"
+    assert [one["name"] for one in end["outputs"]] == ["sub/model.bin"]
+
+
+def test_a_job_that_takes_its_folder_away_has_none(new_job: NewJob, tmp_path: Path) -> None:
+    take_away = "import shutil; shutil.rmtree(out)"
+    end = new_job(kept=kept(tmp_path)).function(WRITE, take_away).run()
+    assert (end["outcome"], end["outputs"], end["outputs_note"]) == ("completed", [], None)
+
+
+def test_a_link_in_the_folders_place_is_not_followed(new_job: NewJob, tmp_path: Path) -> None:
+    elsewhere = "import shutil; shutil.rmtree(out); out.symlink_to('/etc')"
+    end = new_job(kept=kept(tmp_path)).function(WRITE, elsewhere).run()
+    assert (end["outcome"], end["outputs"]) == ("completed", [])
+    assert "the output folder could not be read" in end["outputs_note"]
+
+
+def test_the_bounds_of_the_orders_hold(new_job: NewJob, tmp_path: Path) -> None:
+    end = new_job(kept=kept(tmp_path), outputs_max_bytes=99).function(WRITE).run()
+    assert end["outputs"] == []
+    assert "(100 bytes, a job may leave 99 in all)" in end["outputs_note"]
+
+
+def test_a_job_without_a_kept_folder_lists_nothing(new_job: NewJob) -> None:
+    end = new_job().function("def f(): return 1").run()
+    assert end["outcome"] == "completed"
+    assert "outputs" not in end
