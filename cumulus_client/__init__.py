@@ -16,6 +16,7 @@ from cumulus_client.async_job import AsyncCumulusJob
 from cumulus_client.client import CumulusClient
 from cumulus_client.decorators import (
     AsyncRemoteFunction,
+    RemoteCoroutineFunction,
     RemoteFunction,
     async_remote,
     create_remote_function,
@@ -72,6 +73,7 @@ __all__ = [
     "NotEnded",
     "NotFound",
     "PackagingError",
+    "RemoteCoroutineFunction",
     "RemoteFunction",
     "RemoteTraceback",
     "ResultError",

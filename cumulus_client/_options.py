@@ -39,12 +39,9 @@ OPTIONS = (
 _LONGEST_S = 1e9
 
 
-class Options(TypedDict, total=False):
-    """What a job can be asked for, as of `CumulusClient.run`, where no keyword is a function's."""
+class CommonOptions(TypedDict, total=False):
+    """What a job can be asked for that has one name everywhere. (TypedDicts can't leave out.)"""
 
-    gpu_memory: float
-    duration: Seconds
-    requirements: Sequence[str] | None
     name: str | None
     queue_timeout: Seconds | None
     setup_timeout: Seconds
@@ -52,9 +49,28 @@ class Options(TypedDict, total=False):
     secrets: Mapping[str, str] | None
     files: Files | None
     cpu: float | None
-    memory: int | str | None
     priority: int
     retries: int
+
+
+class MoreOptions(CommonOptions, total=False):
+    """Those that the old SDK didn't have."""
+
+    memory: int | str | None
+
+
+class Options(MoreOptions, total=False):
+    """All, as of `CumulusClient.run`, where no keyword is a function's."""
+
+    gpu_memory: float
+    duration: Seconds
+    requirements: Sequence[str] | None
+
+
+class CallOptions(Options, total=False):
+    """`Options` and what the caller itself waits."""
+
+    timeout: Seconds | None
 
 
 @dataclass(frozen=True, kw_only=True)

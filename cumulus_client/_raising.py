@@ -1,8 +1,8 @@
 """Errors as the caller of a public method sees them: without the client's own frames."""
 
 import functools
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from cumulus_client.exceptions import CumulusError
 
@@ -24,8 +24,10 @@ def raised_here(method: Callable[_P, _T]) -> Callable[_P, _T]:
     return call
 
 
-def raised_here_async(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
-    """As `raised_here`, of a method that gives an awaitable."""
+def raised_here_async(
+    method: Callable[_P, Coroutine[Any, Any, _T]],
+) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """As `raised_here`, of a method that gives a coroutine."""
 
     @functools.wraps(method)
     async def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:

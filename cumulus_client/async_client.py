@@ -17,7 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from cumulus_client._async_mapping import mapped, zipped
 from cumulus_client._async_session import AsyncSession
@@ -56,6 +56,33 @@ class AsyncCumulusClient(AsyncSession):
 
     # --- running and submitting --------------------------------------------------------------
 
+    @overload
+    def run(
+        self, func: Callable[..., Coroutine[Any, Any, _T]], *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, _T]: ...
+    @overload
+    def run(
+        self,
+        func: Callable[..., _T],
+        gpu_memory: float = 0.5,
+        duration: Seconds = 3600,
+        requirements: Sequence[str] | None = None,
+        timeout: Seconds | None = None,
+        args: Sequence[Any] | None = None,
+        *,
+        name: str | None = NOT_GIVEN,
+        queue_timeout: Seconds | None = NOT_GIVEN,
+        setup_timeout: Seconds = NOT_GIVEN,
+        env: Mapping[str, str] | None = NOT_GIVEN,
+        secrets: Mapping[str, str] | None = NOT_GIVEN,
+        files: Files | None = NOT_GIVEN,
+        cpu: float | None = NOT_GIVEN,
+        memory: int | str | None = NOT_GIVEN,
+        priority: int = NOT_GIVEN,
+        retries: int = NOT_GIVEN,
+        options: Mapping[str, Any] | None = NOT_GIVEN,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, _T]: ...
     @raised_here_async
     async def run(
         self,
@@ -118,6 +145,42 @@ class AsyncCumulusClient(AsyncSession):
 
     run_async = submit
 
+    @overload
+    def map(
+        self,
+        func: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: Literal[True] = True,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[_T, None]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[..., _T],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: Literal[True] = True,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[_T, None]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[Any, None]: ...
     def map(
         self,
         func: Callable[..., Any],

@@ -1,8 +1,8 @@
 """The blocking client."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from cumulus_client._blocking import (
     BlockingStream,
@@ -36,6 +36,8 @@ from cumulus_client.exceptions import ClientTimeout, CumulusError
 from cumulus_client.job import CumulusJob
 from cumulus_client.packaging import Package, package_function, package_script
 
+_T = TypeVar("_T")
+
 
 class CumulusClient(BlockingSession):
     """Runs Python functions on the workers of a Cumulus daemon.
@@ -46,6 +48,33 @@ class CumulusClient(BlockingSession):
 
     # --- running and submitting --------------------------------------------------------------
 
+    @overload
+    def run(
+        self, func: Callable[..., Coroutine[Any, Any, _T]], *args: Any, **kwargs: Any
+    ) -> _T: ...
+    @overload
+    def run(
+        self,
+        func: Callable[..., _T],
+        gpu_memory: float = 0.5,
+        duration: Seconds = 3600,
+        requirements: Sequence[str] | None = None,
+        timeout: Seconds | None = None,
+        args: Sequence[Any] | None = None,
+        *,
+        name: str | None = NOT_GIVEN,
+        queue_timeout: Seconds | None = NOT_GIVEN,
+        setup_timeout: Seconds = NOT_GIVEN,
+        env: Mapping[str, str] | None = NOT_GIVEN,
+        secrets: Mapping[str, str] | None = NOT_GIVEN,
+        files: Files | None = NOT_GIVEN,
+        cpu: float | None = NOT_GIVEN,
+        memory: int | str | None = NOT_GIVEN,
+        priority: int = NOT_GIVEN,
+        retries: int = NOT_GIVEN,
+        options: Mapping[str, Any] | None = NOT_GIVEN,
+        **kwargs: Any,
+    ) -> _T: ...
     @raised_here
     def run(
         self,
@@ -159,6 +188,42 @@ class CumulusClient(BlockingSession):
 
     run_async = submit
 
+    @overload
+    def map(
+        self,
+        func: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: Literal[True] = True,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> Generator[_T, None, None]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[..., _T],
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: Literal[True] = True,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> Generator[_T, None, None]: ...
+    @overload
+    def map(
+        self,
+        func: Callable[..., Any],
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        **options: Unpack[Options],
+    ) -> Generator[Any, None, None]: ...
     @raised_here
     def map(
         self,
