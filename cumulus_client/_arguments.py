@@ -4,13 +4,21 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cumulus_client._faults import find_fault, told_fault
+from cumulus_client._package_zip import MAX_PACKAGE_BYTES
 from cumulus_client.exceptions import PackagingError, ResultError
 from cumulus_client.source_slice import client_part
 
-PICKLE_PROTOCOL = 4
+#: The script, as Python calls it.
+MAIN = "__main__"
+#: A call's files in the package.
+CALL, CALL_PICKLE = "call.json", "call.pickle"
+PICKLED_CALL = json.dumps({"encoding": "pickle", "path": CALL_PICKLE}).encode()
+#: Of arguments that name things only: any Python of a job reads it.
+PICKLE_PROTOCOL = 5
 MAX_DEPTH = 200
 #: Above this Python refuses to read a decimal integer.
 _MAX_INT = 10**4000
@@ -37,92 +45,127 @@ def survives_json(value: Any, depth: int = 0) -> bool:
 
 
 class EncodedCall:
-    """The arguments as files of the package."""
+    """A call as files of the package."""
 
-    def __init__(self, files: dict[str, bytes], modules: set[str], names: set[str]) -> None:
+    def __init__(self, files: dict[str, bytes], names: dict[str, set[str]]) -> None:
         self.files = files
-        self.modules = modules  #: modules whose classes the pickle names
-        self.names = names  #: of those, what it names in the function's own module
+        self.names = names  #: module -> what the pickle names of it
 
 
 def encode_call(
-    function_name: str, module_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    function_name: str,
+    func: Callable[..., Any] | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> EncodedCall:
-    """`call.json`, and `call.pickle` where JSON would change a value.
+    """`call.json`, and `call.pickle` where JSON would change a value or `func` is to go with them.
 
-    Raises PackagingError naming the argument that can't travel.
+    `func`: what is to be called, where the package doesn't name it otherwise. Raises
+    PackagingError naming the argument that can't travel.
     """
     positional, keyword = list(args), dict(kwargs)
-    if survives_json(positional) and survives_json(keyword):
+    if func is None and survives_json(positional) and survives_json(keyword):
         body = {"encoding": "json", "args": positional, "kwargs": keyword}
-        return EncodedCall({"call.json": json.dumps(body).encode()}, set(), set())
-    pickler_seen: dict[str, set[str]] = {}
+        return EncodedCall({CALL: json.dumps(body).encode()}, {})
+    names: dict[str, set[str]] = {}
     try:
-        data = _pickle((tuple(positional), keyword), pickler_seen)
+        data = _pickle(call_value(func, positional, keyword), names)
     except Exception as error:
-        raise _name_the_argument(function_name, positional, keyword, error) from error
-    call = {"encoding": "pickle", "path": "call.pickle"}
-    return EncodedCall(
-        {"call.json": json.dumps(call).encode(), "call.pickle": data},
-        set(pickler_seen),
-        pickler_seen.get(module_name, set()),
-    )
+        raise refusal(function_name, func, positional, keyword, error, _pickle_alone) from error
+    return EncodedCall({CALL: PICKLED_CALL, CALL_PICKLE: data}, names)
 
 
-class _CannotTravel(Exception):
-    pass
+def call_value(
+    func: Callable[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """What `call.pickle` holds."""
+    value = (tuple(args), dict(kwargs))
+    return value if func is None else (*value, func)
+
+
+class CannotTravel(Exception):
+    """Raised inside a pickler: the message says why."""
+
+
+class BoundedBuffer(io.BytesIO):
+    """A pickle's bytes, up to what a package may hold."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > MAX_PACKAGE_BYTES:
+            raise CannotTravel(
+                f"pickled it is over the {MAX_PACKAGE_BYTES >> 20} MiB of a package; put large "
+                "data where the job can fetch it"
+            )
+        return super().write(data)
 
 
 class _Pickler(pickle.Pickler):
     """Notes whose classes and functions are named, and refuses those a job can't have."""
 
-    def __init__(self, file: io.BytesIO, seen: dict[str, set[str]]) -> None:
+    def __init__(self, file: io.BytesIO, names: dict[str, set[str]]) -> None:
         super().__init__(file, protocol=PICKLE_PROTOCOL)
-        self._seen = seen
+        self._names = names
 
     def reducer_override(self, value: Any) -> Any:
         if client_part(value):
-            raise _CannotTravel(f"it holds a {_kind(value)} of the Cumulus client")
-        if isinstance(value, type) or callable(value):
-            module = getattr(value, "__module__", None)
-            name = getattr(value, "__qualname__", "")
-            if module == "__main__" and name:
-                raise _CannotTravel(
-                    f"it holds {name!r}, which is defined in the script itself (__main__); pickle "
-                    "finds classes and functions by their module, and a job has no such module"
-                )
-            if isinstance(module, str):
-                self._seen.setdefault(module, set()).add(name.partition(".")[0])
+            raise CannotTravel(of_client(value))
+        note_name(self._names, value)
         return NotImplemented
 
 
-def _kind(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else type(value).__name__
+def of_client(value: Any) -> str:
+    """Why something of the client's can't travel."""
+    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    return f"it holds a {kind} of the Cumulus client"
 
 
-def _pickle(value: Any, seen: dict[str, set[str]]) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, seen).dump(value)
+def note_name(names: dict[str, set[str]], value: Any) -> None:
+    """Notes the module that a pickle finds `value` in, if it is found by name."""
+    module = getattr(value, "__module__", None)
+    name = getattr(value, "__qualname__", None)
+    if isinstance(module, str):
+        known = names.setdefault(module, set())
+        if isinstance(name, str) and (isinstance(value, type) or callable(value)):
+            known.add(name.partition(".")[0])
+
+
+def _pickle(value: Any, names: dict[str, set[str]]) -> bytes:
+    file = BoundedBuffer()
+    _Pickler(file, names).dump(value)
     return file.getvalue()
 
 
-def _name_the_argument(
-    function_name: str, args: Sequence[Any], kwargs: Mapping[str, Any], cause: Exception
+def _pickle_alone(value: Any) -> None:
+    _pickle(value, {})
+
+
+def refusal(
+    function_name: str,
+    func: Callable[..., Any] | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    cause: Exception,
+    pickle_alone: Callable[[Any], None],
 ) -> PackagingError:
+    """What to raise when a call doesn't pickle: names what of it doesn't. `pickle_alone` raises for
+    a value that doesn't."""
     named = [(f"positional argument {index + 1}", value) for index, value in enumerate(args)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for label, value in named:
-        try:
-            _pickle(value, {})
-        except Exception as error:
-            why = str(error) if isinstance(error, _CannotTravel) else f"pickling says: {error}"
+        found = find_fault(value, pickle_alone)
+        if found is not None:
             return PackagingError(
                 f"function {function_name!r}: its {label}, a {type(value).__name__}, can't "
-                f"travel: {why}",
-                hint="pass plain values (numbers, strings, lists, dicts), or move the class into "
-                "a module of its own beside the script",
+                f"travel: {found}",
+                hint="pass plain values (numbers, strings, lists, dicts), and make what belongs "
+                "to this process or machine (files, locks, connections) inside the function",
             )
-    return PackagingError(f"function {function_name!r}: its arguments can't be pickled: {cause}")
+    found = None if func is None else find_fault(func, pickle_alone)
+    return PackagingError(
+        f"function {function_name!r} can't be shipped: {found or told_fault(cause)}",
+        hint="pass what it needs as arguments, and make what belongs to this process or machine "
+        "(files, locks, connections) inside it",
+    )
 
 
 def decode_result(

@@ -76,6 +76,7 @@ class ClientCore:
             **spec,
             "package": {"sha256": package.sha256, "size_bytes": package.size_bytes},
             "python_version": "{}.{}.{}".format(*sys.version_info[:3]),
+            **({} if package.needs_python is None else {"needs_python": package.needs_python}),
             # A submit whose acknowledgement was lost is repeated, and is one job.
             "idempotency_key": uuid.uuid4().hex,
         }
@@ -166,7 +167,12 @@ class ClientCore:
         """The value of an ended job, its size and hash verified. Raises as `result`, with the
         last of the job's output where that was not shown before."""
         job_id = str(view["job_id"])
-        error = error_from_end(view, show_output)
+        error = error_from_end(
+            view,
+            show_output,
+            aliases=self._submitted.get(job_id, {}),
+            may_import=self._pickle_objection(job_id) is None,
+        )
         if error is not None:
             raise error
         info = (view.get("end") or {}).get("result")

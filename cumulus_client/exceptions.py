@@ -3,7 +3,8 @@
 Every class is a `CumulusError`, which is a `RuntimeError` (what the old SDK raised)::
 
     CumulusError                RuntimeError
-     +- JobFailed               the job ended without a value; str() has the remote traceback
+     +- JobFailed               the job ended without a value; str() has the remote traceback,
+     |                          `__cause__` is an exception of the type that the code raised
      +- JobTimeout              + TimeoutError: the job used up its duration
      +- JobCancelled            somebody cancelled the job
      +- ClientTimeout           + TimeoutError: the caller's own `timeout`; the job goes on
@@ -28,6 +29,7 @@ Every class is a `CumulusError`, which is a `RuntimeError` (what the old SDK rai
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from cumulus_client._remote_error import original
 from cumulus_client._wording import PYTHON, Words, end_told, faults_told
 from cumulus_wire import uris
 from cumulus_wire.codes import EndReason, ErrorCode
@@ -109,7 +111,8 @@ _STATUS: dict[ErrorCode | None, int] = {
 
 
 class RemoteTraceback(Exception):
-    """The traceback of the job's own exception, as text; `__cause__` of a `JobFailed`."""
+    """The traceback of the job's own exception, as text; `__cause__` of a `JobFailed` of which no
+    more is known."""
 
     def __init__(self, traceback: str) -> None:
         super().__init__(traceback)
@@ -312,11 +315,26 @@ def error_from_wire(uri: str, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     return error
 
 
-def error_from_end(view: Mapping[str, Any], show_output: bool = False) -> CumulusError | None:
+def error_from_end(
+    view: Mapping[str, Any],
+    show_output: bool = False,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    may_import: bool = False,
+) -> CumulusError | None:
     """The exception for how a job ended, None for one that completed. `view`: a job view.
-    `show_output`: `str()` has the last of the job's output, which nobody was shown."""
+
+    `show_output`: `str()` has the last of the job's output, which nobody was shown. `aliases`:
+    module names in the job -> here. `may_import`: the type of the job's own exception is looked for
+    by importing its module; otherwise only among the modules that are imported.
+    """
     error = _error_from_end(view)
-    if error is not None and show_output:
+    if error is None:
+        return None
+    told = (view.get("end") or {}).get("error")
+    if isinstance(error, JobFailed) and isinstance(told, Mapping) and told.get("type"):
+        error.__cause__ = original(told, aliases or {}, may_import=may_import)
+    if show_output:
         error._log_tail = str((view.get("end") or {}).get("log_tail") or "")
     return error
 

@@ -94,8 +94,10 @@ def load_manifest(work: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise PackageInvalid(f"{folder.MANIFEST} is no manifest of version {VERSION}")
     kind = manifest.get("kind")
-    if kind == "function":
-        _need_texts(manifest, ("module", "function", "call"))
+    _check_optional(manifest)
+    if kind in ("function", "callable"):
+        names = ("module", "function", "call") if kind == "function" else ("call",)
+        _need_texts(manifest, names)
         call = manifest["call"]
         if not os.path.isfile(_inside(work, call)):
             raise PackageInvalid(f"the package has no {call}, which holds the call's arguments")
@@ -108,7 +110,8 @@ def load_manifest(work: str) -> dict[str, Any]:
             raise EntryPointMissing(f"the package has no script {manifest['path']}")
     else:
         raise PackageInvalid(
-            f"kind in {folder.MANIFEST} is {kind!r}; this runner knows 'function' and 'script'"
+            f"kind in {folder.MANIFEST} is {kind!r}; this runner knows 'function', 'callable' and "
+            "'script'"
         )
     return manifest
 
@@ -192,6 +195,19 @@ def _need_texts(manifest: dict[str, Any], keys: tuple[str, ...]) -> None:
     for key in keys:
         if not isinstance(manifest.get(key), str) or not manifest[key]:
             raise PackageInvalid(f"{key} in {folder.MANIFEST} is no text")
+
+
+def _check_optional(manifest: dict[str, Any]) -> None:
+    """What a package may say of its code: see docs/protocol.md."""
+    for key in ("python", "vendor", "lines"):
+        if not isinstance(manifest.get(key, ""), str):
+            raise PackageInvalid(f"{key} in {folder.MANIFEST} is no text")
+    for key in ("aliases", "origins"):
+        value = manifest.get(key, {})
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise PackageInvalid(f"{key} in {folder.MANIFEST} is no object of texts")
+    for key in ("vendor", "lines"):
+        _inside("", manifest.get(key, ""))
 
 
 def _inside(work: str, path: str) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MAX_REPORT_BYTES = 8 << 20
 MAX_ERROR_TEXT_CHARS = 12_500
+MAX_ERROR_VALUE_CHARS = 16 << 10
 
 
 def read_report(path: str) -> dict[str, Any] | None:
@@ -29,13 +30,20 @@ def read_report(path: str) -> dict[str, Any] | None:
 
 
 def bounded_error(value: object) -> dict[str, str]:
-    """The ERROR record: four texts, together well under a frame's bound whatever they hold."""
+    """The ERROR record: texts, together well under a frame's bound whatever they hold. `value` is
+    left out rather than cut: it is JSON."""
     given = value if isinstance(value, dict) else {}
     error = {}
     for key in ("type", "module", "message", "traceback"):
         text = given.get(key)
         error[key] = text if isinstance(text, str) else ""
+    made = given.get("value")
+    if isinstance(made, str) and 0 < len(made) <= MAX_ERROR_VALUE_CHARS and made.isascii():
+        error["value"] = made
     if len(json.dumps(error)) > MAX_PAYLOAD_BYTES:
         # Escaped, a character takes up to twelve bytes.
-        error = {key: text[-MAX_ERROR_TEXT_CHARS:] for key, text in error.items()}
+        error = {
+            key: text if key == "value" else text[-MAX_ERROR_TEXT_CHARS:]
+            for key, text in error.items()
+        }
     return error

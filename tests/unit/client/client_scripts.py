@@ -12,6 +12,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[3]
 BOOTSTRAP = Path(__file__).with_name("client_bootstrap.py")
+JOBS_BOOTSTRAP = REPOSITORY / "cumulus_runner" / "bootstrap.py"
 TIMEOUT_S = 60
 
 #: Before a user's script: packing instead of a daemon.
@@ -33,6 +34,41 @@ def _submit(self, func, args, kwargs, spec, timeout, files=None):
 _client_module.CumulusClient._run_call = _submit
 """
 
+#: Before a user's script: `client.run` packs, runs the package as a job's Python would, and opens
+#: what comes back.
+ROUND_TRIP = (
+    PRELUDE
+    + """\
+import subprocess as _subprocess, tempfile as _tempfile
+from cumulus_client import exceptions as _exceptions
+from cumulus_client._arguments import decode_result as _decode
+def _run(self, func, args, kwargs, spec, timeout):
+    package = _pack(func, args, kwargs)
+    self.last_package = package
+    folder = _tempfile.mkdtemp(dir=_os.environ["JOBS"])
+    with open(folder + ".zip", "wb") as _file:
+        _file.write(package.data)
+    command = [_sys.executable, "-I", *_os.environ["BOOTSTRAPS"].split(":")]
+    command[3:3] = [folder + ".zip", folder]
+    done = _subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answer = _json.loads(done.stdout.strip().splitlines()[-1])
+    end = {"reason": "user_error", "error": answer.get("told"), "message": "it raised"}
+    if "told" not in answer and answer["report"]["state"] != "returned":
+        end = {"reason": "result_invalid", **answer["report"]}
+    if "told" in answer or answer["report"]["state"] != "returned":
+        view = {"job_id": "j", "status": "failed", "end": end}
+        raise _exceptions.error_from_end(view, aliases=package.aliases, may_import=True)
+    self.last_encoding = answer["report"]["encoding"]
+    with open(folder + "/result", "rb") as _file:
+        data = _file.read()
+    return _decode(
+        data, self.last_encoding, job_id="j", may_unpickle=None, aliases=package.aliases
+    )
+_client_module.CumulusClient._run_call = _run
+"""
+)
+
 
 @dataclass
 class Ran:
@@ -44,6 +80,9 @@ class Ran:
     modules: list[str]
     files: dict[str, str]
     data: bytes
+    report: dict[str, Any]  #: of the value, as the bootstrap saved it
+    told: dict[str, str]  #: of the exception
+    folder: Path
 
 
 class Refused(Exception):
@@ -88,7 +127,36 @@ class UserScript:
         assert package.exists(), f"nothing was submitted: {done.stdout}{done.stderr}"
         return package.read_bytes()
 
-    def run(self, text: str | None = None, *, command: list[str] | None = None) -> Ran:
+    def round_trip(self, text: str) -> str:
+        """Runs the script, in which `client.run(...)` gives the job's value back; its stdout."""
+        self.write("train.py", text)
+        self.write("sitecustomize.py", ROUND_TRIP)
+        jobs = self.folder.parent / "jobs"
+        jobs.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "train.py"],
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "REPOSITORY": str(REPOSITORY),
+                "PYTHONPATH": str(self.folder),
+                "JOBS": str(jobs),
+                "BOOTSTRAPS": f"{BOOTSTRAP}:{JOBS_BOOTSTRAP}",
+            },
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run(
+        self,
+        text: str | None = None,
+        *,
+        command: list[str] | None = None,
+        python: str = sys.executable,
+    ) -> Ran:
         """Packs, then runs the package in a Python that has no cumulus_client."""
         data = self.pack(text, command=command)
         self._runs += 1
@@ -97,7 +165,7 @@ class UserScript:
         package = work.parent / f"{work.name}.zip"
         package.write_bytes(data)
         done = subprocess.run(
-            [sys.executable, "-I", str(BOOTSTRAP), str(package), str(work)],
+            [python, "-I", str(BOOTSTRAP), str(package), str(work), str(JOBS_BOOTSTRAP)],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -113,4 +181,7 @@ class UserScript:
             answer["modules"],
             files,
             data,
+            answer.get("report", {}),
+            answer.get("told", {}),
+            work,
         )

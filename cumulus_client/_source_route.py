@@ -1,0 +1,260 @@
+"""A call by the source of what it reaches: reduced modules, whole ones, arguments by name.
+
+The function's own module travels reduced to what the function reaches (`source_slice`), and so does
+the script where arguments are of its classes; other local modules travel whole; installed packages
+travel by name, in the job's requirements.
+"""
+
+import ast
+import inspect
+import linecache
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cumulus_client._arguments import CALL, CALL_PICKLE, MAIN, encode_call
+from cumulus_client._callables import is_plain_function, short_name, told_name, unwrap
+from cumulus_client._local_modules import (
+    Finder,
+    LocalModule,
+    client_import_line,
+    collect,
+    imported_names,
+    is_local_file,
+    module_path,
+    parse,
+)
+from cumulus_client._package_zip import Contents
+from cumulus_client._parsing import parse_module
+from cumulus_client.exceptions import PackagingError
+from cumulus_client.source_slice import slice_module
+
+MAIN_PREFIX = "cumulus_main_"
+
+
+@dataclass
+class Made:
+    """A call in a package's contents."""
+
+    manifest: dict[str, Any]
+    #: module names in the job -> here
+    aliases: dict[str, str] = field(default_factory=dict)
+    needs_python: str | None = None
+
+
+@dataclass
+class _Reduced:
+    """A module that travels reduced."""
+
+    name: str
+    job_name: str
+    place: str
+    source: bytes
+    needs: list[str]
+    origin: str
+
+
+def add_by_source(
+    contents: Contents, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Made:
+    """Adds the call. `func` may be anything that pickles by name; a top-level function needs no
+    pickle. Raises PackagingError."""
+    name = told_name(func)
+    by_name = is_plain_function(func)
+    function = func if by_name and isinstance(func, types.FunctionType) else None
+    module = None if function is None else _module_of(function)
+    call = encode_call(name, None if by_name else func, args, kwargs)
+    roots: dict[str, list[str]] = {}
+    if function is not None and module is not None:
+        roots[module.__name__] = [function.__name__]
+    for module_name, names in call.names.items():
+        if module_name in roots or module_name == MAIN:
+            known = roots.setdefault(module_name, [])
+            known += sorted(one for one in names if one and one not in known)
+    reduced = [
+        _reduce(sys.modules[module_name], names, function if number == 0 else None)
+        for number, (module_name, names) in enumerate(roots.items())
+    ]
+    made = [one for one in reduced if one is not None]
+    origins: dict[str, str] = {}
+    aliases = {one.job_name: one.name for one in made if one.job_name != one.name}
+    for one in made:
+        contents.add(one.place, one.source)
+        origins[one.place] = one.origin
+    needed = [one for one in call.names if one not in {each.name for each in made}]
+    needed += [need for one in made for need in one.needs]
+    # A module that another reduced one imports may be wanted whole.
+    lone = [one.name for one in made if not any(one.name in other.needs for other in made)]
+    locals_ = collect(needed, Finder(sys.path, loaded=True), reduced=lone[0] if lone else None)
+    add_modules(contents, short_name(func), locals_, origins)
+    for place, data in call.files.items():
+        contents.add(place, data)
+    manifest: dict[str, Any] = {"version": 1, "call": CALL}
+    if function is not None and module is not None:
+        job_name = next((one.job_name for one in made if one.name == module.__name__), None)
+        manifest |= {
+            "kind": "function",
+            "module": job_name or module.__name__,
+            "function": function.__name__,
+        }
+    else:
+        manifest["kind"] = "callable"
+    if aliases and CALL_PICKLE in call.files:
+        # What a pickle calls by its name here has another one there.
+        manifest["aliases"] = {here: there for there, here in aliases.items()}
+    manifest["origins"] = origins
+    return Made(manifest=manifest, aliases=aliases)
+
+
+def add_modules(
+    contents: Contents, name: str, modules: Mapping[str, LocalModule], origins: dict[str, str]
+) -> None:
+    """Adds local modules whole. `name`: of what needs them. Raises PackagingError."""
+    for local in modules.values():
+        if local.path is None:
+            continue
+        check_shippable(name, local)
+        contents.add(local.archive_name, _read(local))
+        origins[local.archive_name] = local.path
+
+
+def _read(local: LocalModule) -> bytes:
+    assert local.path is not None
+    try:
+        return Path(local.path).read_bytes()
+    except OSError as error:
+        raise PackagingError(
+            f"the local module {local.name!r} ({local.path}) can't be read: {error}"
+        ) from error
+
+
+def check_shippable(function_name: str, local: LocalModule) -> None:
+    """Raises PackagingError for a module that a job couldn't import."""
+    line = client_import_line(parse(local))
+    if line is not None:
+        raise PackagingError(
+            f"function {function_name!r} imports the local module {local.name!r}, which imports "
+            f"cumulus_client ({local.path}, line {line}); a job doesn't have that",
+            hint=f"move what the function needs out of {local.name!r} into a module of its own, "
+            "or import cumulus_client inside the functions that submit jobs",
+        )
+
+
+def _reduce(
+    module: types.ModuleType, roots: list[str], function: types.FunctionType | None
+) -> _Reduced | None:
+    """`function`: the one of it that is to be called. None for an installed module."""
+    path = _source_file(module, roots[0], function)
+    if path is None:
+        return None
+    source = _source(roots[0], path)
+    if function is not None:
+        _check_current(function, source, path)
+    text = slice_module(source, vars(module), roots, filename=os.path.basename(path), unwrap=unwrap)
+    job_name, parent = _name_in_job(module, path)
+    needs = [*imported_names(parse_module(text), parent), *([parent] if parent else [])]
+    return _Reduced(
+        name=module.__name__,
+        job_name=job_name,
+        place=module_path(job_name, is_package=_is_package(module)),
+        source=text.encode(),
+        needs=needs,
+        origin=path,
+    )
+
+
+def _module_of(function: types.FunctionType) -> types.ModuleType:
+    module = sys.modules.get(function.__module__ or "")
+    name = function.__name__
+    if module is None:
+        raise PackagingError(
+            f"function {name!r} can't be shipped: its module {function.__module__!r} is not "
+            "imported",
+            hint="define it in an importable module or in the script itself",
+        )
+    found = unwrap(getattr(module, name, None))
+    if found is not function:
+        is_now = f"is a {type(found).__name__}" if found is not None else "is not there"
+        if inspect.isfunction(found):
+            is_now = f"is another function (line {found.__code__.co_firstlineno})"
+        raise PackagingError(
+            f"function {name!r} can't be shipped: {module.__name__}.{name} {is_now} now",
+            hint="give each function a name of its own at the top level of its module",
+        )
+    return module
+
+
+def _no_source(name: str) -> PackagingError:
+    return PackagingError(
+        f"function {name!r} can't be shipped: its source is not available",
+        hint="write it into a file (or a notebook cell) and run that",
+    )
+
+
+def _source_file(
+    module: types.ModuleType, name: str, function: types.FunctionType | None
+) -> str | None:
+    """Where the module's source is when it travels with the job; None when it is installed."""
+    path = getattr(module, "__file__", None)
+    if path is None:
+        if function is None:
+            raise _no_source(name)
+        path = inspect.unwrap(function).__code__.co_filename
+        if not linecache.getlines(path):
+            raise _no_source(name)
+        return str(path)
+    if module.__name__ != MAIN and not is_local_file(path):
+        return None
+    if not path.endswith(".py") and module.__name__ != MAIN:
+        raise _no_source(name)
+    return str(path)
+
+
+def _source(name: str, path: str) -> str:
+    linecache.checkcache(path)
+    lines = linecache.getlines(path)
+    if not lines:
+        raise _no_source(name)
+    return "".join(lines)
+
+
+def _check_current(function: types.FunctionType, source: str, path: str) -> None:
+    """Refuses when the file is no longer the one this process runs."""
+    name, code = function.__name__, inspect.unwrap(function).__code__
+    if code.co_name != name:
+        return  # another decorator's wrapper
+    starts = set()
+    try:
+        tree = parse_module(source)
+    except SyntaxError:
+        starts = {-1}
+    else:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                starts |= {d.lineno for d in node.decorator_list[:1]} or {node.lineno}
+    if code.co_firstlineno not in starts:
+        raise PackagingError(
+            f"function {name!r} can't be shipped: {path} was edited after this process read it "
+            f"(line {code.co_firstlineno} no longer begins {name!r})",
+            hint="run the program again",
+        )
+
+
+def _is_package(module: types.ModuleType) -> bool:
+    return module.__name__ != MAIN and hasattr(module, "__path__")
+
+
+def _name_in_job(module: types.ModuleType, path: str) -> tuple[str, str]:
+    """The module's name in the job, and the package its relative imports start from."""
+    if module.__name__ != MAIN:
+        parent = module.__name__ if _is_package(module) else module.__name__.rpartition(".")[0]
+        return module.__name__, parent
+    stem = re.sub(r"\W", "_", Path(path).stem) or "script"
+    parent = getattr(module, "__package__", None) or ""
+    name = MAIN_PREFIX + stem
+    return (f"{parent}.{name}" if parent else name), parent
