@@ -107,7 +107,7 @@ def checked_place(place: str) -> str:
     odd = "\0" in place or "\\" in place or any(len(part.encode()) > 255 for part in parts)
     if odd or place.startswith("/") or {"", ".", ".."} & set(parts):
         raise PackagingError(
-            f"{place!r} is no place in the job's working directory",
+            f"{place!r} is no place inside the job's working directory",
             hint="name it by a relative path, such as data/input.csv",
         )
     if place == folder.MANIFEST or place.startswith(PRIVATE):

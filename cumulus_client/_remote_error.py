@@ -53,7 +53,7 @@ class _Maker:
         return Exception(message)
 
     def _candidates(self, told: Mapping[str, Any]) -> Iterator[type[BaseException]]:
-        module, name = str(told.get("module") or ""), str(told.get("type") or "Exception")
+        module, name = str(told.get("module") or "builtins"), str(told.get("type") or "Exception")
         found = self._find(module, name)
         if found is not None:
             yield found

@@ -67,6 +67,8 @@ class _Spec(_Strict):
     python_version: (
         Annotated[str, StringConstraints(pattern=r"^\d+\.\d+(\.\d+)?\S{0,20}$")] | None
     ) = None
+    #: holds code pickled for this minor version of Python
+    needs_python: Annotated[str, StringConstraints(pattern=r"^\d{1,3}\.\d{1,3}$")] | None = None
     idempotency_key: _Text | None = None
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
 
@@ -111,6 +113,7 @@ def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
         cpu_cores=spec.cpu_cores,
         memory_bytes=spec.memory_bytes,
         python_version=spec.python_version,
+        needs_python=spec.needs_python,
         idempotency_key=spec.idempotency_key,
         retries=spec.retries,
     )

@@ -94,7 +94,7 @@ OTHERS: dict[str, str | None] = {
     "cumulus_runner.inside.runtime": "torch joblib xgboost lightgbm boto3 botocore",
     "cumulus_runner.inside.distributed_checkpointer": "runtime",
     "engines": "",
-    "cumulus_client": "autobahn txaio",
+    "cumulus_client": "autobahn txaio cloudpickle pathspec",
     "cumulus_client.share_probe": "pyopencl",  # a script that runs in a job
     "cumulusd": None,
     "cumulusd.jobs": "attrs twisted.internet.defer twisted.logger twisted.python.failure",

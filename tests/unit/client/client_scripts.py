@@ -42,7 +42,7 @@ ROUND_TRIP = (
 import subprocess as _subprocess, tempfile as _tempfile
 from cumulus_client import exceptions as _exceptions
 from cumulus_client._arguments import decode_result as _decode
-def _run(self, func, args, kwargs, spec, timeout):
+def _run(self, func, args, kwargs, spec, timeout, files=None):
     package = _pack(func, args, kwargs)
     self.last_package = package
     folder = _tempfile.mkdtemp(dir=_os.environ["JOBS"])

@@ -138,6 +138,7 @@ def test_scripts_take_their_modules_along(tmp_path: Path) -> None:
         names = set(archive.namelist())
         manifest = json.loads(archive.read("cumulus_package.json"))
     assert names == {"cumulus_package.json", "s.py", "helper.py", "other.py"}
+    assert manifest.pop("origins")["s.py"] == str(tmp_path / "s.py")
     assert manifest == {"version": 1, "kind": "script", "path": "s.py", "argv": ["-a", "b"]}
     assert package.data == package_script(script, ["-a", "b"]).data
 
@@ -181,7 +182,7 @@ def test_code_packager_takes_extra_files() -> None:
 
     packager = CodePackager()
     packager.add_source_file("data/x.txt", "hello")
-    with pytest.raises(RuntimeError, match="outside"):
+    with pytest.raises(RuntimeError, match="no place inside"):
         packager.add_source_file("../x", "")
     data = packager.package_function(textwrap.dedent, ["six"], "j1", args=["  a"])
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

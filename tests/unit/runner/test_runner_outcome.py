@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cumulus_runner import bootstrap, cgroup, outcome
+from cumulus_runner import cgroup, job_errors, job_values, outcome
 from cumulus_runner.orders import Orders, OrdersInvalid
 from cumulus_runner.outcome import Stop
 from cumulus_wire.codes import EndReason
@@ -105,7 +105,7 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_plain_values_survive_json(value: Any) -> None:
-    assert bootstrap.is_plain(value, bootstrap.MAX_DEPTH)
+    assert job_values.is_plain(value, job_values.MAX_DEPTH)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     assert repr(json.loads(text.encode())) == repr(value)
 
@@ -117,13 +117,17 @@ def test_whatever_json_would_change_isnt_plain(value: Any) -> None:
 
     spoiled: list[Any] = [(value,), {1: value}, set(), Text("x"), float("inf"), "\udc80"]
     for spoilt in spoiled:
-        assert not bootstrap.is_plain([spoilt], bootstrap.MAX_DEPTH)
+        assert not job_values.is_plain([spoilt], job_values.MAX_DEPTH)
 
 
 def test_cycles_and_depths_arent_plain() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
-    assert not bootstrap.is_plain(cycle, bootstrap.MAX_DEPTH)
+    assert not job_values.is_plain(cycle, job_values.MAX_DEPTH)
+
+
+def described(error: BaseException) -> dict[str, str]:
+    return job_errors.describe(error, "/work", {}, job_values.is_plain)
 
 
 def test_exceptions_that_resist_being_told() -> None:
@@ -131,7 +135,7 @@ def test_exceptions_that_resist_being_told() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    told = bootstrap.describe(Hostile())
+    told = described(Hostile())
     assert told["type"].endswith("Hostile") and "RuntimeError" in told["message"]
 
 
@@ -143,8 +147,8 @@ def test_exception_groups_and_long_chains() -> None:
         except ValueError as caught:
             error = caught
     group = BaseExceptionGroup("many", [error, KeyError("k")])
-    text = bootstrap.describe(group)["traceback"]
-    assert len(text) < bootstrap.MAX_TRACEBACK_CHARS + 100
+    text = described(group)["traceback"]
+    assert len(text) < job_errors.MAX_TRACEBACK_CHARS + 100
 
 
 ORDERS: dict[str, Any] = {
@@ -274,10 +278,10 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
         except ValueError as error:
             return error
 
-    assert bootstrap.is_disk_full(raised(OSError(errno.ENOSPC, "full")))
-    assert bootstrap.is_disk_full(OSError(errno.EDQUOT, "quota"))
-    assert not bootstrap.is_disk_full(raised(OSError(errno.ENOSPC, "full"), hide=True))
-    assert not bootstrap.is_disk_full(raised(OSError(errno.EACCES, "no")))
+    assert job_values.is_disk_full(raised(OSError(errno.ENOSPC, "full")))
+    assert job_values.is_disk_full(OSError(errno.EDQUOT, "quota"))
+    assert not job_values.is_disk_full(raised(OSError(errno.ENOSPC, "full"), hide=True))
+    assert not job_values.is_disk_full(raised(OSError(errno.EACCES, "no")))
     circle = ValueError("a")
     circle.__cause__ = circle
-    assert not bootstrap.is_disk_full(circle)
+    assert not job_values.is_disk_full(circle)
