@@ -64,9 +64,9 @@ def main(call_path: str) -> int:
         load_beside("frameworks.py").install(call["gpu_memory_bytes"], watch)
     work = call["work"]
     try:
-        watch_training()
         report: dict[str, Any]
         job_values.check_python(manifest)
+        watch_training()
         if manifest["kind"] == "script":
             run_script(work, manifest)
             report = {"state": "finished"}
