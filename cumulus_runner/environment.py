@@ -14,7 +14,13 @@ from cumulus_runner.outcome import DISK_FULL_HINT, JobFailed, StopRequested
 from cumulus_runner.requirements import is_local, normalised
 from cumulus_runner.sandbox import Process, StartFailed
 from cumulus_wire.codes import EndReason
-from cumulus_wire.environments import LOCK_SUFFIX, MARKER, STALE_PREFIX, UV_CACHE
+from cumulus_wire.environments import (
+    LOCK_SUFFIX,
+    MARKER,
+    STALE_PREFIX,
+    UV_CACHE,
+    key_of_rough,
+)
 from cumulus_wire.journal import Kind
 
 TYPE_CHECKING = False
@@ -175,10 +181,11 @@ class EnvironmentBuilder:
                 "The worker's administrator installs uv, or the image brings it.",
             )
         for name in os.listdir(cache):
-            # Under the lock all of these are rests of builders that died.
-            if name.startswith(f".{key}."):
-                shutil.rmtree(os.path.join(cache, name))
-        rough = os.path.join(cache, f".{key}.{os.getpid()}")
+            # Under the lock all of these are rests of builders that died. What isn't deleted here,
+            # since the agent is just at it, harms nobody: its name is never taken again.
+            if key_of_rough(name) == key:
+                shutil.rmtree(os.path.join(cache, name), ignore_errors=True)
+        rough = os.path.join(cache, f".{key}.{int.from_bytes(os.urandom(7), 'big')}")
         os.mkdir(rough)
         uv_cache = os.path.join(cache, UV_CACHE)
         uv_cache_held = self._hold_uv_cache(uv_cache)

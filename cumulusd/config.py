@@ -61,6 +61,9 @@ class Jobs(Section):
     #: No job is accepted while less than this is free on the disk of `state_dir`, or prepared on a
     #: worker whose disk has less.
     min_free_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 256 << 20
+    #: Disk on each worker for the environments of jobs with requirements: of all owners, of one.
+    requirements_cache_max_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 50 << 30
+    requirements_cache_owner_max_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 20 << 30
     #: Largest code package, as a zip.
     package_max_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 36)] = 1 << 29
     #: What one job may leave to be downloaded, and what the daemon keeps of all jobs' together:
@@ -113,6 +116,26 @@ class Jobs(Section):
                 "dropped at its end"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_cache_within_all(self) -> "Jobs":
+        if (
+            self.requirements_cache_owner_max_bytes > self.requirements_cache_max_bytes
+            and "requirements_cache_owner_max_bytes" in self.model_fields_set
+        ):
+            raise ValueError(
+                f"requirements_cache_owner_max_bytes ({self.requirements_cache_owner_max_bytes}) "
+                f"is over requirements_cache_max_bytes ({self.requirements_cache_max_bytes})"
+            )
+        return self
+
+    @property
+    def cache_options(self) -> dict[str, Any]:
+        """What agents are told of the environments, wherever they run."""
+        return {
+            "requirements_cache_max_bytes": self.requirements_cache_max_bytes,
+            "requirements_cache_owner_max_bytes": self.requirements_cache_owner_max_bytes,
+        }
 
     @model_validator(mode="after")
     def _one_owner_within_all(self) -> "Jobs":

@@ -69,6 +69,11 @@ class Disk:
             return None
         return found.f_bavail * found.f_frsize
 
+    def lacking_bytes(self) -> int:
+        """How much must be freed until `fault` is none; 0 also when that can't be told."""
+        free_bytes = self.free_bytes()
+        return 0 if free_bytes is None else max(0, self._min_free_bytes - free_bytes)
+
     def refusal(self, troubles: Mapping[str, str | None]) -> Unavailable | None:
         """Why no new job can be taken; None: it can. `troubles`: part -> what it failed at when it
         wrote last, if it did."""

@@ -86,6 +86,7 @@ class SwarmParts:
                     "package_max_bytes": jobs.package_max_bytes * UNPACKED_FACTOR,
                     "outputs_max_bytes": jobs.outputs_max_bytes,
                     "min_free_bytes": jobs.min_free_bytes,
+                    **jobs.cache_options,
                     "job_uid": JOB_UID,
                     "job_gid": JOB_GID,
                 },

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from cumulusd.agent import offers
 from cumulusd.agent.books import Books
+from cumulusd.agent.cache_keeper import CacheKeeper
 from cumulusd.agent.disk_room import DiskRoom
 from cumulusd.agent.job_folder import JobFolder, JobFolders
 from cumulusd.agent.job_locks import JobLocks
@@ -81,6 +82,7 @@ class Agent:
         self._ca_bundle = ca_bundle
         self._locks = JobLocks()
         self._tasks = Tasks()
+        self._keeper = CacheKeeper(reactor, folders, self._room, self._threads, options)
         self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks, options.stop_grace_s)
         link.outputs.serve(OutputFiles(self._jobs, folders.kept, self._threads).read)
 
@@ -107,6 +109,7 @@ class Agent:
         self._folders.discard_lost_grants()
         self._jobs.recover()
         self._tasks.start(self._sweep(), "the sweep over journals and partitions")
+        self._tasks.start(self._keeper.run(), "bounding the environments")
         self._clear_trash()
         self._books.start()
 

@@ -29,6 +29,10 @@ class DiskRoom:
             return self._refusal[1]
         return why
 
+    def lacking_bytes(self) -> int:
+        """How much would have to be freed before jobs are taken again."""
+        return self._disk.lacking_bytes()
+
     def require(self, job_id: str, size_bytes: int) -> None:
         """Raises InsufficientResources when the disk says that so much doesn't fit."""
         why = self._disk.fault(size_bytes)

@@ -10,10 +10,12 @@ import json
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cumulus_wire import folder as names
+from cumulusd.agent.environments import EnvironmentCaches
 from cumulusd.agent.grant_folder import GrantFolders
 from cumulusd.agent.kept_folder import KeptFolders
 from cumulusd.agent.orders import valid_job_id
@@ -31,7 +33,8 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class JobFolders:
     """`jobs/<id>/` and `owners/<owner>/env/` under the agent's folder; owns their descriptors.
 
-    `grants`: what holds these jobs to their shares; `kept`: what they keep between attempts."""
+    `grants`: what holds these jobs to their shares; `kept`: what they keep between attempts;
+    `caches`: the environments, to be bounded."""
 
     def __init__(self, root: Path, uid: int | None = None, gid: int | None = None) -> None:
         self.root = root
@@ -44,6 +47,7 @@ class JobFolders:
             _close(_make(root / "owners", 0o711))
             self.grants = GrantFolders(root, self._trash)
             self.kept = KeptFolders(root, self._trash, self._uid, self._gid)
+            self.caches = EnvironmentCaches(root / "owners", self._trash, time.time)
         except OSError as error:
             raise InternalError(
                 f"the agent's folder {root} can't be used: {error}",

@@ -35,6 +35,11 @@ class AgentOptions:
     segment_bytes: int = 8 << 20
     #: no job is prepared while less is free on the disk of the agent's folder
     min_free_bytes: int = 256 << 20
+    #: the environments of jobs with requirements: of all owners, and of each
+    requirements_cache_max_bytes: int = 50 << 30
+    requirements_cache_owner_max_bytes: int = 20 << 30
+    #: how often they are measured
+    requirements_cache_interval_s: float = 60.0
     #: between TERM and KILL when a job is over its time: what ignores TERM is gone within 5 s
     stop_grace_s: float = 3.0
     discovery_timeout_s: float = 30.0

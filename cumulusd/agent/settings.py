@@ -90,6 +90,8 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "journal_max_bytes": _whole,
     "segment_bytes": _whole,
     "min_free_bytes": _whole,
+    "requirements_cache_max_bytes": _whole,
+    "requirements_cache_owner_max_bytes": _whole,
     "stop_grace_s": _seconds,
     "expiry_grace_s": _seconds,
     "discovery_timeout_s": _seconds,
