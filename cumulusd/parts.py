@@ -11,6 +11,7 @@ from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord
 from cumulusd.jobs.ports import Node
+from cumulusd.jobs.progress import ProgressBoard
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
@@ -41,6 +42,7 @@ class Parts:
     link: AgentLinkFactory
     watcher: Watcher
     history: History
+    progress: ProgressBoard
     relay: Relay
     metrics: Metrics
     site: CumulusSite

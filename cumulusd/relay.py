@@ -77,6 +77,7 @@ class Relay:
         refused: Callable[[str], None] = lambda code: None,
         no_room: Callable[[], CumulusError | None] = lambda: None,
         disagreements: Callable[[], Sequence[Disagreement]] = lambda: (),
+        progress: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
     ) -> None:
         """`refused` and `no_room` as of `Submissions`."""
         self._table = table
@@ -91,6 +92,7 @@ class Relay:
         self.package_max_bytes = limits.spec.package_max_bytes
         self._platform_name = platform_name
         self._disagreements = disagreements
+        self._progress = progress
         self._submissions = Submissions(
             packages=packages,
             supervisor=supervisor,
@@ -144,7 +146,8 @@ class Relay:
         while True:
             record = self._readable(who, job_id)
             view = self.view(record)
-            state = {key: value for key, value in view.items() if key != "journal"}
+            # Of journal and progress its records tell.
+            state = {key: view[key] for key in view.keys() - {"journal", "progress"}}
             # The end itself is told last, by the answer.
             if state != shown and record.end is None:
                 await sink({"event": "state", "job": view})
@@ -207,7 +210,12 @@ class Relay:
         ]
         seen.sort(key=lambda record: record.created_at, reverse=True)
         return [
-            job_view(record, self._journals.extent(record.job_id), in_listing=True)
+            job_view(
+                record,
+                self._journals.extent(record.job_id),
+                self._progress(record.job_id),
+                in_listing=True,
+            )
             for record in seen[:limit]
         ]
 
@@ -373,7 +381,8 @@ class Relay:
 
     def view(self, record: JobRecord) -> dict[str, Any]:
         """The job view of docs/protocol.md."""
-        return job_view(record, self._journals.extent(record.job_id))
+        job_id = record.job_id
+        return job_view(record, self._journals.extent(job_id), self._progress(job_id))
 
     def _readable(self, who: Principal, job_id: str) -> JobRecord:
         record = self._table.get(job_id)

@@ -26,6 +26,7 @@ from cumulusd.jobs.output_pull import OutputPull
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import RunInThread
+from cumulusd.jobs.progress import ProgressBoard
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.store_file import store_path
@@ -111,6 +112,11 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def is_storing(job_id: str) -> bool:
         return intake.is_storing(job_id)
 
+    def progressed(job_id: str) -> None:
+        record = table.get(job_id)
+        if record is not None:
+            procedures.job_changed(record)
+
     def make_room_for_outputs(size_bytes: int) -> Awaitable[None]:
         return history.make_room_for_outputs(size_bytes)
 
@@ -182,6 +188,8 @@ def assemble(config: Config, reactor: Any) -> Parts:
         settings=settings,
         is_storing=is_storing,
     )
+    progress = ProgressBoard(reactor, progressed)
+    table.watch(progress.job_changed)
     outputs = Outputs(state / "outputs", run_in_thread=run_in_thread)
     intake = Intake(
         table=table,
@@ -203,6 +211,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
             no_room=disk.fault,
             make_room=make_room_for_outputs,
         ),
+        progress=progress.feed,
     )
     link = AgentLinkFactory(authenticator.authenticate_header, intake, reactor)
     watcher = Watcher(
@@ -247,6 +256,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         refused=refused,
         no_room=no_room,
         disagreements=lambda: watcher.agreement.shown,
+        progress=progress.of,
     )
     procedures = Procedures(relay, session)
     procedures.register()
@@ -275,6 +285,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         link=link,
         watcher=watcher,
         history=history,
+        progress=progress,
         relay=relay,
         metrics=metrics,
         site=site,
@@ -347,6 +358,7 @@ class Cumulusd(Service):
             ("agents' link", parts.link.stop),
             ("watcher", parts.watcher.stop),
             ("history", parts.history.stop),
+            ("progress", parts.progress.stop),
             ("supervisor", parts.supervisor.stop),
             ("intake", parts.intake.stop),
             ("workers", parts.workers.stop),

@@ -13,9 +13,13 @@ MAX_SHOWN_ATTEMPTS = 20
 
 
 def job_view(
-    record: JobRecord, journal: tuple[int, int], in_listing: bool = False
+    record: JobRecord,
+    journal: tuple[int, int],
+    progress: Mapping[str, Any] | None = None,
+    in_listing: bool = False,
 ) -> dict[str, Any]:
-    """The job view of docs/protocol.md. `journal`: (start offset, end offset) of what is kept."""
+    """The job view of docs/protocol.md. `journal`: (start offset, end offset) of what is kept.
+    `progress`: the code's last word on that."""
     end = record.end
     return {
         "job_id": record.job_id,
@@ -50,6 +54,7 @@ def job_view(
             # The cap on one journal keeps its head: only history takes it.
             "pruned": journal[0] > 0,
         },
+        "progress": None if progress is None else dict(progress),
         "end": None
         if end is None
         else {

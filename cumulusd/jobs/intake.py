@@ -41,10 +41,11 @@ class Intake:
         nudge: Callable[[str], None],
         acknowledge: Callable[[str, int], None],
         pull: OutputPull | None = None,
+        progress: Callable[[str, Record], None] = lambda job_id, entry: None,
     ) -> None:
         """`acknowledge(job_id, offset)` tells the sender what is on disk; `nudge` the supervisor
         that a container is gone; `named` gives an end its true name. `pull`: None: outputs of jobs
-        aren't stored."""
+        aren't stored. `progress` takes their PROGRESS records."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -52,6 +53,7 @@ class Intake:
         self._tell = tell
         self._announcer = Announcer(table=table, clock=clock, tell=tell, named=named, pull=pull)
         self._nudge = nudge
+        self._progress = progress
         self._acknowledge = acknowledge
         self._errors: dict[str, Record] = {}
 
@@ -180,6 +182,8 @@ class Intake:
                     self._tell(job_id, EventKind.SETUP_BEGAN, at=at, attempt=attempt)
                 elif phase == "running":
                     self._tell(job_id, EventKind.CODE_BEGAN, at=at, attempt=attempt)
+            elif entry.kind is Kind.PROGRESS:
+                self._progress(job_id, entry)
             elif entry.kind is Kind.ERROR:
                 self._errors[job_id] = entry
             elif entry.kind is Kind.EXIT:
