@@ -34,6 +34,7 @@ def follow_to_end(
                 collector.feed(event.records)
         except KeyboardInterrupt as error:
             interruption.interrupted(stream.stream.job_id, error)
+            display.cancelling()
             continue
         except ClientTimeout:
             interruption.gave_up(stream.stream.job_id)
@@ -43,6 +44,7 @@ def follow_to_end(
                 display.event(event)
         except KeyboardInterrupt as error:
             interruption.interrupted(stream.stream.job_id, error)
+            display.cancelling()
         except OSError as error:
             if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
                 raise

@@ -316,15 +316,15 @@ class CumulusClient(BlockingSession):
     ) -> tuple[dict[str, Any], ResultCollector]:
         """Submits, shows, and follows to the end: the last view and the result's bytes."""
         deadline = deadline_after(timeout)
-        upload = self._io.run(self._core.submit_followed(package, spec))
-        try:
-            if not done_by(upload, deadline):
-                raise client_timeout(self.server_url, None, submitting=False)
-        except BaseException:
-            upload.cancel()
-            raise
-        stream = BlockingStream(self._io, upload.result(), self.server_url)
         with display.running():
+            upload = self._io.run(self._core.submit_followed(package, spec))
+            try:
+                if not done_by(upload, deadline):
+                    raise client_timeout(self.server_url, None, submitting=False)
+            except BaseException:
+                upload.cancel()
+                raise
+            stream = BlockingStream(self._io, upload.result(), self.server_url)
             try:
                 return self._follow_stream(stream, package, deadline, display)
             except BaseException as error:

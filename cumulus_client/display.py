@@ -26,9 +26,11 @@ from cumulus_wire.states import JobState
 PREFIX = "[cumulus] "
 #: Changing numbers in a wait reason (positions, free shares) are shown this often at most.
 WAIT_LINE_INTERVAL_S = 5.0
+#: As is how far the code is; what it told last is always shown.
+PROGRESS_LINE_INTERVAL_S = 1.0
 #: A line of set-up output is shown at the latest when it is this long, as is one of a job's own
 #: output that waits for its end while other jobs print.
-_MAX_LINE = 16384
+MAX_LINE = 16384
 #: Every new job is for a moment; no news.
 _NO_NEWS = frozenset(
     {WaitReason.QUEUED, WaitReason.PLACING, WaitReason.LAUNCHING, WaitReason.STARTING}
@@ -36,7 +38,7 @@ _NO_NEWS = frozenset(
 
 _Chunk = TypeVar("_Chunk", str, bytes)
 
-_writing = threading.RLock()  # whole lines, whichever thread and job they are of
+writing = threading.RLock()  # whole lines, whichever thread and job they are of
 _running: set["Display"] = set()  # the runs that this process shows now
 
 
@@ -50,17 +52,17 @@ class _Cursor:
         """`display` has written output to `stream`."""
         if midline:
             self.stream, self.display = stream, display
-        elif self.stream is not None and _same_file(self.stream, stream):
+        elif self.stream is not None and same_file(self.stream, stream):
             self.stream = self.display = None
 
     def end_line(self, stream: TextIO) -> None:
         """What is written to `stream` next begins a line."""
-        if self.stream is not None and _same_file(self.stream, stream):
+        if self.stream is not None and same_file(self.stream, stream):
             self.stream = self.display = None
             stream.write("\n")
 
 
-_cursor = _Cursor()
+cursor = _Cursor()
 
 
 class OutputDecoder:
@@ -115,6 +117,8 @@ class Display:
         self._setup_line = ""
         self._last_wait: tuple[Any, Any] = (None, None)
         self._wait_shown_at = float("-inf")
+        self._progress: Mapping[str, Any] | None = None  # told, not shown yet
+        self._progress_shown_at = float("-inf")
         self._shown: dict[str, Any] = {}
         self._job_id: str | None = None
         self._among_others = False
@@ -124,7 +128,7 @@ class Display:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """While this run goes on."""
-        with _writing:
+        with writing:
             _running.add(self)
             if len(_running) > 1:
                 for display in _running:
@@ -132,7 +136,7 @@ class Display:
         try:
             yield
         finally:
-            with _writing:
+            with writing:
                 _running.discard(self)
 
     def mute(self) -> None:
@@ -147,11 +151,14 @@ class Display:
         prefix = PREFIX
         if self._among_others and self._job_id and self._job_id not in text:
             prefix = f"{PREFIX}{self._job_id}: "
-        with _writing:
-            _cursor.end_line(self._stderr)
+        with writing:
+            cursor.end_line(self._stderr)
             for line in text.splitlines():
                 self._stderr.write(_encodable(prefix + line, self._stderr) + "\n")
             self._stderr.flush()
+
+    def cancelling(self) -> None:
+        """The job is being cancelled from here; a note has said so."""
 
     def event(self, event: Event) -> None:
         """Shows one event of a JobStream."""
@@ -175,7 +182,7 @@ class Display:
         elif record.kind is Kind.SETUP:
             self._setup_line += self._setup.decode(record.payload)
             *lines, self._setup_line = self._setup_line.split("\n")
-            if len(self._setup_line) > _MAX_LINE:
+            if len(self._setup_line) > MAX_LINE:
                 lines, self._setup_line = [*lines, self._setup_line], ""
             for line in lines:
                 self._setup_note(line)
@@ -186,10 +193,21 @@ class Display:
         elif record.kind is Kind.GAP:
             self._gap(record)
         elif record.kind is Kind.PROGRESS:
-            progress = record.json()
-            fraction = progress.get("fraction")
-            share = f"{fraction:.0%} " if isinstance(fraction, int | float) else ""
-            self.note(f"{share}{progress.get('message') or ''}".strip() or "progress")
+            self._progressed(record.json())
+
+    def _progressed(self, progress: Mapping[str, Any]) -> None:
+        self._progress = progress
+        if self._now() - self._progress_shown_at >= PROGRESS_LINE_INTERVAL_S:
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is None:
+            return
+        self._progress_shown_at = self._now()
+        fraction = progress.get("fraction")
+        share = f"{fraction:.0%} " if isinstance(fraction, int | float) else ""
+        self.note(f"{share}{progress.get('message') or ''}".strip() or "progress")
 
     def _gap(self, record: Record) -> None:
         gap = record.json()
@@ -211,14 +229,17 @@ class Display:
 
     def _setup_note(self, line: str) -> None:
         if line.strip() and not UV_CHATTER.fullmatch(line.rstrip("\r")):
-            self.note(line.rstrip("\r"))
+            self._setup_said(line.rstrip("\r"))
+
+    def _setup_said(self, line: str) -> None:
+        self.note(line)
 
     # --- output ------------------------------------------------------------------------------
 
     def _output(self, kind: Kind, data: bytes, text: str, *, last: bool = False) -> None:
         stream = self._stdout if kind is Kind.STDOUT else self._stderr
         buffer = getattr(stream, "buffer", None) if self._raw else None
-        with _writing:
+        with writing:
             if buffer is not None:
                 data = self._whole_lines(self._held_bytes, kind, data, b"\n", last)
                 midline = not data.endswith(b"\n")
@@ -227,8 +248,8 @@ class Display:
                 midline = not text.endswith("\n")
             if not (text if buffer is None else data):
                 return
-            if self._among_others and _cursor.display is not self:
-                _cursor.end_line(stream)
+            if self._among_others and cursor.display is not self:
+                cursor.end_line(stream)
             if buffer is not None:
                 stream.flush()
                 buffer.write(data)
@@ -236,7 +257,7 @@ class Display:
             else:
                 stream.write(_encodable(text, stream))
                 stream.flush()
-            _cursor.after(self, stream, midline=midline)
+            cursor.after(self, stream, midline=midline)
 
     def _whole_lines(
         self, held: dict[Kind, _Chunk], kind: Kind, chunk: _Chunk, newline: _Chunk, last: bool
@@ -249,7 +270,7 @@ class Display:
         if last:
             return chunk if chunk.endswith(newline) else chunk + newline
         lines, found, rest = chunk.rpartition(newline)
-        if len(rest) > _MAX_LINE:
+        if len(rest) > MAX_LINE:
             return chunk
         if rest:
             held[kind] = rest
@@ -303,9 +324,13 @@ class Display:
             self._output(kind, b"", rest.get(kind, ""), last=True)
         self._setup_note(self._setup_line)
         self._setup_line = ""
+        self._show_progress()
         started, completed = job.get("started_at"), job.get("completed_at")
         took = f" after {completed - started:.1f} s" if started and completed else ""
-        self.note(f"{job.get('status')}{took}")
+        self.note(self._end_said(job, f"{job.get('status')}{took}"))
+
+    def _end_said(self, job: Mapping[str, Any], said: str) -> str:
+        return said
 
 
 class _Nowhere(io.StringIO):
@@ -324,7 +349,7 @@ def _partition_line(partition: Mapping[str, Any]) -> str:
     return f"partition {partition.get('partition_id')}: {share}{device}{memory}"
 
 
-def _same_file(one: TextIO, other: TextIO) -> bool:
+def same_file(one: TextIO, other: TextIO) -> bool:
     """Do both write to the same terminal, pipe or file?"""
     if one is other:
         return True

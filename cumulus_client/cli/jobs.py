@@ -99,7 +99,7 @@ def described(view: Mapping[str, Any], now: float) -> list[str]:
     end, partition = view.get("end") or {}, view.get("partition") or {}
     ran, worker = ran_s(view, now), view.get("worker") or {}
     message, hint = end_told(view, COMMAND_LINE) if end.get("reason") else ("", None)
-    outputs = view.get("outputs") or []
+    outputs = view.get("outputs") or end.get("outputs") or []
     lines = [
         ("job", view["job_id"]),
         ("name", view.get("name")),

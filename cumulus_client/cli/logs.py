@@ -172,7 +172,7 @@ def _attach_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    display = make_display(options)
+    display = make_display(quiet=options.quiet, fresh=False)
     with client_of(options) as client:
         stream = client._open_stream(job_id(client, options.job))
         interruption = Interruption(

@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.detach:
         return _submit(options)
     asked = _asked(options)
-    display = make_display(options)
+    display = make_display(quiet=options.quiet, fresh=True)
     with client_of(options) as client:
         view, collector = client._follow(asked.package, asked.spec, None, display)
         value_told = True

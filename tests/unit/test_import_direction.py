@@ -95,6 +95,7 @@ OTHERS: dict[str, str | None] = {
     "cumulus_runner.inside.distributed_checkpointer": "runtime",
     "engines": "",
     "cumulus_client": "autobahn txaio cloudpickle pathspec",
+    "cumulus_client.cli.status_area": "rich",
     "cumulus_client.share_probe": "pyopencl",  # a script that runs in a job
     "cumulusd": None,
     "cumulusd.jobs": "attrs twisted.internet.defer twisted.logger twisted.python.failure",

@@ -136,3 +136,21 @@ def test_a_muted_display_writes_nothing() -> None:
     display.mute()
     show(display, accepted("j"), output(Kind.STDOUT, b"x\n"), output(Kind.STDERR, b"y"), END)
     assert out.getvalue() == err.getvalue() == ""
+
+
+def test_progress_is_shown_now_and_then_and_at_last() -> None:
+    err = io.StringIO()
+    now = [0.0]
+    display = Display(io.StringIO(), err, now=lambda: now[0])
+    for step in range(11):
+        now[0] = step / 10
+        fraction = b'{"fraction": %.1f, "message": "epoch %d"}' % (step / 10, step)
+        show(display, output(Kind.PROGRESS, fraction))
+    show(display, output(Kind.PROGRESS, b'{"fraction": null, "message": "saving"}'))
+    show(display, END)
+    assert err.getvalue().splitlines() == [
+        "[cumulus] 0% epoch 0",
+        "[cumulus] 100% epoch 10",
+        "[cumulus] saving",
+        "[cumulus] completed",
+    ]
