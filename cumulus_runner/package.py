@@ -7,6 +7,7 @@ import json
 import os
 import stat
 
+from cumulus_runner import legacy
 from cumulus_wire import folder
 
 TYPE_CHECKING = False
@@ -84,7 +85,12 @@ def load_manifest(work: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise PackageInvalid(f"the package has no {folder.MANIFEST}") from None
+        old = legacy.manifest(work)
+        if old is not None:
+            return old
+        raise PackageInvalid(
+            f"the package has no {folder.MANIFEST}, and no {folder.LEGACY_MAIN} either"
+        ) from None
     if len(text) > MAX_MANIFEST_BYTES:
         raise PackageInvalid(f"{folder.MANIFEST} is over {MAX_MANIFEST_BYTES} bytes")
     try:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 
-from cumulus_runner import cgroup, outcome, package, variables
+from cumulus_runner import cgroup, legacy, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.boot import boot_id, boot_time
 from cumulus_runner.code_socket import CodeSocket
@@ -218,6 +218,8 @@ class Runner:
                 self._supervisor.check,
             )
             manifest = package.load_manifest(self._work)
+            if manifest["kind"] == legacy.KIND:
+                legacy.prepare(self._work)
         except package.PackageInvalid as error:
             raise JobFailed(EndReason.PACKAGE_INVALID, str(error)) from error
         except package.EntryPointMissing as error:
@@ -273,6 +275,9 @@ class Runner:
         if stopped is not None:
             return outcome.of_stop(stopped, process.exit_code, process.signal), None
         report = read_report(report_path)
+        if manifest["kind"] == legacy.KIND:
+            report = legacy.report_of(self._work, report, process.exit_code != 0)
+            result_path = os.path.join(self._work, folder.LEGACY_RESULT)
         verdict = outcome.of_code(
             report,
             process.exit_code,
@@ -288,6 +293,16 @@ class Runner:
             return verdict, None
         if report.get("state") != "returned":
             return verdict, None
+        if manifest["kind"] == legacy.KIND:
+            legacy.check_result(
+                result_path,
+                environment.python,
+                variables.base(self._scratch),
+                self._work,
+                self._lock,
+                self._supervisor,
+                orders.stop_grace_s,
+            )
         return verdict, send_result(
             result_path,
             "json" if report.get("encoding") == "json" else "pickle",
