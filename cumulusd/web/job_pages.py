@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -27,6 +28,15 @@ class ResultInfo(Protocol):
     def encoding(self) -> str: ...
     @property
     def size_bytes(self) -> int: ...
+
+
+class OutputInfo(Protocol):
+    """What is known of a file that a job left."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
 
 
 class JobRelay(Protocol):
@@ -66,6 +76,14 @@ class JobRelay(Protocol):
 
     def result_pieces(self, who: Principal, job_id: str) -> tuple[ResultInfo, Iterator[bytes]]:
         """What the result is, and its bytes, read as they are asked for."""
+
+    def outputs(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """The files that the job left. Raises NotEnded."""
+
+    def output_pieces(
+        self, who: Principal, job_id: str, name: str
+    ) -> tuple[OutputInfo, Iterator[bytes]]:
+        """What one of them is, and its bytes, read as they are asked for."""
 
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         """Asks a job to end."""
@@ -155,6 +173,26 @@ class JobPages:
             await self._follow(asked.who, job_id, begin, send)
 
         return Answer(status=200, events=follow_it, content_type=_EVENTS)
+
+    async def outputs(self, asked: Asked) -> Answer:
+        """The files that the job left."""
+        return json_answer(self._relay.outputs(asked.who, asked.parameters["job_id"]))
+
+    async def output(self, asked: Asked) -> Answer:
+        """One of them, byte for byte."""
+        job_id, name = asked.parameters["job_id"], asked.parameters["name"]
+        info, pieces = self._relay.output_pieces(asked.who, job_id, name)
+        file_name = quote(name.rpartition("/")[2])
+        return Answer(
+            status=200,
+            stream=pieces,
+            stream_bytes=info.size_bytes,
+            content_type="application/octet-stream",
+            headers={
+                "Content-Disposition": f"attachment; filename*=UTF-8''{file_name}",
+                "ETag": f'"{info.sha256}"',
+            },
+        )
 
     async def cancel(self, asked: Asked) -> Answer:
         """Asks a job to end."""

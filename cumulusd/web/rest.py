@@ -89,6 +89,8 @@ class Rest:
             "get": jobs.get,
             "results": jobs.results,
             "logs": jobs.logs,
+            "outputs": jobs.outputs,
+            "output": jobs.output,
             "cancel": jobs.cancel,
         }
 

@@ -40,6 +40,8 @@ ROUTES = (
     Route("GET", "/api/jobs/{job_id}", "get", _PEOPLE),
     Route("GET", "/api/jobs/{job_id}/results", "results", _PEOPLE),
     Route("GET", "/api/jobs/{job_id}/logs", "logs", _PEOPLE, query=("follow", "from_offset")),
+    Route("GET", "/api/jobs/{job_id}/outputs", "outputs", _PEOPLE),
+    Route("GET", "/api/jobs/{job_id}/outputs/{name...}", "output", _PEOPLE),
     Route("POST", "/api/jobs/{job_id}/cancel", "cancel", _SUBMITTERS),
 )
 

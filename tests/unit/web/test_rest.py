@@ -63,6 +63,9 @@ TABLE = {
     "GET /api/jobs/job_1/logs/": (401, 401, 200, 404, 200, 200, 403),
     "GET /api/jobs/job_2/logs": (401, 401, 404, 404, 404, 404, 403),
     "GET /api/jobs/job_1/results": (401, 401, 200, 404, 200, 200, 403),
+    "GET /api/jobs/job_1/outputs": (401, 401, 200, 404, 200, 200, 403),
+    "GET /api/jobs/job_1/outputs/a/b é.txt": (401, 401, 200, 404, 200, 200, 403),
+    "GET /api/jobs/job_1/outputs/none": (401, 401, 404, 404, 404, 404, 403),
     "POST /api/jobs/job_1/cancel": (401, 401, 409, 404, 409, 403, 403),  # it has ended
     "GET /api/jobs//logs": (401, 401, 404, 404, 404, 404, 404),
     "GET /api/jobs/job_1//logs": (401, 401, 404, 404, 404, 404, 404),
@@ -219,6 +222,14 @@ def test_a_completed_job_without_a_result_has_none() -> None:
     ask.jobs.has_result = False
     status, body = ask("/api/jobs/job_1/results", "ann")
     assert status == 404 and "/logs" in body["hint"]
+
+
+def test_a_file_that_a_job_left_is_given_byte_for_byte() -> None:
+    answer = Asking().answer("/api/jobs/job_1/outputs/a/b é.txt", "ann")
+    assert (answer.status, answer.stream_bytes) == (200, 3)
+    assert answer.stream is not None and list(answer.stream) == [b"one"]
+    assert answer.content_type == "application/octet-stream"
+    assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''b%20%C3%A9.txt"
 
 
 def test_a_running_job_is_cancelled() -> None:

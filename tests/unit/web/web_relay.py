@@ -42,6 +42,7 @@ def authenticator(tokens: Any = TOKENS) -> Authenticator:
 class Info:
     encoding: str
     size_bytes: int
+    sha256: str = ""
 
 
 class MemoryUpload:
@@ -161,6 +162,16 @@ class Jobs:
     def result_pieces(self, who: Principal, job_id: str) -> tuple[Info, Iterator[bytes]]:
         self.get(who, job_id)
         return Info(self.encoding, sum(map(len, self.result))), iter(self.result)
+
+    def outputs(self, who: Principal, job_id: str) -> dict[str, Any]:
+        self.get(who, job_id)
+        return {"outputs": [{"name": "a/b é.txt"}], "note": None}
+
+    def output_pieces(self, who: Principal, job_id: str, name: str) -> tuple[Info, Iterator[bytes]]:
+        self.get(who, job_id)
+        if name != "a/b é.txt":
+            raise NotFound(f"There is no output {name}")
+        return Info("", 3, "abc"), iter([b"one"])
 
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         self.get(who, job_id)
