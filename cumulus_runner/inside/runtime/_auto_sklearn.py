@@ -48,14 +48,19 @@ def wrap(kind: Any, manager: AutoCheckpointManager, inside: threading.local) -> 
         def wrapper(original: Any, name: str) -> Any:
             @functools.wraps(original)
             def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-                if getattr(inside, "busy", False) or of_objects(self).framework != FRAMEWORK:
+                if getattr(inside, "busy", False):
                     return original(self, *args, **kwargs)
+                # XGBoost's and LightGBM's models have hooks of their own.
+                counts = of_objects(self).framework == FRAMEWORK
                 inside.busy = True
                 try:
-                    before_fit(manager, self, name)
+                    if counts:
+                        before_fit(manager, self, name)
                     result = original(self, *args, **kwargs)
                 finally:
                     inside.busy = False
+                if not counts:
+                    return result
                 manager.stepped(
                     FRAMEWORK, manager.state(FRAMEWORK)["step"] + 1, lambda: (self, None)
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import weakref
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ FRAMEWORK = "pytorch"
 
 def install(torch: Any, manager: AutoCheckpointManager) -> None:
     """Sets the hooks. Raises RuntimeError where PyTorch has none."""
-    optimizer = torch.optim.optimizer
+    optimizer = importlib.import_module("torch.optim.optimizer")  # `torch.optim` hides its name
     if not hasattr(optimizer, "register_optimizer_step_post_hook"):
         raise RuntimeError(f"PyTorch {torch.__version__} has no hooks for steps: 2.0 has")
     training = Training(torch, manager)
