@@ -12,8 +12,8 @@ from typing import Any
 from cumulus_client.exceptions import PackagingError
 from cumulus_wire import folder
 
-#: What workers unpack of one package, unless their operator allows more.
-MAX_PACKAGE_BYTES = 512 << 20
+#: Held in memory here while it is packed; how large it may be as a zip is for the daemon to say.
+MAX_PACKAGE_BYTES = 1 << 30
 MAX_PACKAGE_FILES = 20_000
 #: The folder in a package whose content is ours.
 PRIVATE = ".cumulus/"

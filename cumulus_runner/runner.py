@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 
 from cumulus_runner import cgroup, legacy, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
@@ -45,6 +46,17 @@ LAST_MARGIN_S = 15.0
 #: For hashing the outputs of a job that was stopped, and of one that ended by itself.
 STOPPED_HASH_S = 1.5
 MAX_HASH_S = 60.0
+
+
+def _check_python(manifest: dict[str, Any]) -> None:
+    """Before anything is installed for it. Raises JobFailed."""
+    from cumulus_runner.job_values import CallFailed, check_python
+
+    try:
+        check_python(manifest)
+    except CallFailed as failed:
+        report = failed.report
+        raise JobFailed(EndReason.PACKAGE_INVALID, report["message"], report["hint"]) from None
 
 
 class Runner:
@@ -224,6 +236,8 @@ class Runner:
             raise JobFailed(EndReason.PACKAGE_INVALID, str(error)) from error
         except package.EntryPointMissing as error:
             raise JobFailed(EndReason.ENTRY_POINT_MISSING, str(error)) from error
+        if orders.python in (None, sys.executable):
+            _check_python(manifest)  # of another one the job's own bootstrap does it
         builder = EnvironmentBuilder(
             self._supervisor,
             uv=orders.uv,

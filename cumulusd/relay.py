@@ -78,8 +78,9 @@ class Relay:
         no_room: Callable[[], CumulusError | None] = lambda: None,
         disagreements: Callable[[], Sequence[Disagreement]] = lambda: (),
         progress: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
+        image_python: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`refused` and `no_room` as of `Submissions`."""
+        """`refused`, `no_room` and `image_python` as of `Submissions`."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -92,6 +93,7 @@ class Relay:
         self.package_max_bytes = limits.spec.package_max_bytes
         self._platform_name = platform_name
         self._disagreements = disagreements
+        self._image_python = image_python
         self._progress = progress
         self._submissions = Submissions(
             packages=packages,
@@ -100,6 +102,7 @@ class Relay:
             limits=limits,
             refused=refused,
             no_room=no_room,
+            image_python=image_python,
         )
 
     def close(self) -> None:
@@ -341,7 +344,9 @@ class Relay:
     def workers(self, who: Principal) -> Sequence[dict[str, Any]]:
         """All workers with their devices and free shares."""
         placing = self._supervisor.placing
-        return worker_views(placing.nodes, placing.agents(), self._disagreements())
+        return worker_views(
+            placing.nodes, placing.agents(), self._disagreements(), self._image_python()
+        )
 
     def info(self, who: Principal) -> dict[str, Any]:
         """What the old SDK's `get_server_info` gives, and some more."""

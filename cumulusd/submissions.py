@@ -55,15 +55,18 @@ class Submissions:
         limits: SubmitLimits,
         refused: Callable[[str], None],
         no_room: Callable[[], CumulusError | None],
+        image_python: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`refused(error code)` is told of every submit that was not accepted; `no_room` says why
-        the daemon's disk takes no more jobs, None when it does."""
+        the daemon's disk takes no more jobs, None when it does; `image_python` is the version of
+        Python in the job image, where there is one that tells."""
         self._packages = packages
         self._supervisor = supervisor
         self._wall_clock = wall_clock
         self._limits = limits
         self._refused = refused
         self._no_room = no_room
+        self._image_python = image_python
         self.closing = False
 
     def close(self) -> None:
@@ -155,6 +158,7 @@ class Submissions:
                 hint="upload it with cumulus.package.put and .commit first",
             )
         self._check_room(who.owner)
+        self._check_python(spec)
         refusal = self._supervisor.placing.refusal(spec)
         if refusal is not None:
             raise refusal
@@ -198,6 +202,24 @@ class Submissions:
         if not contents.requirements or not isinstance(given, list):
             return spec_value
         return {**spec_value, "requirements": [*contents.requirements, *given]}
+
+    def _check_python(self, spec: JobSpec) -> None:
+        """Raises InvalidArgument where every worker's Python is known to be another one."""
+        if spec.needs_python is None:
+            return
+        agents = self._supervisor.placing.agents().values()
+        versions = {agent.python_version or self._image_python() for agent in agents}
+        known = {".".join(version.split(".")[:2]) for version in versions if version is not None}
+        if not known or None in versions or spec.needs_python in known:
+            return
+        theirs = ", ".join(sorted(known))
+        raise InvalidArgument(
+            f"The package holds code pickled by Python {spec.needs_python}, and jobs here run on "
+            f"Python {theirs}",
+            details={"needs_python": spec.needs_python, "python_versions": sorted(known)},
+            hint=f"submit from Python {theirs}, or send a plain function of a script or module: "
+            "its source runs on any Python",
+        )
 
     def check_disk(self) -> None:
         """Raises CumulusError when the daemon's disk takes nothing more."""

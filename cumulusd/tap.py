@@ -256,6 +256,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         refused=refused,
         no_room=no_room,
         disagreements=lambda: watcher.agreement.shown,
+        image_python=pool.image_python,
         progress=progress.of,
     )
     procedures = Procedures(relay, session)

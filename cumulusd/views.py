@@ -104,8 +104,10 @@ def worker_views(
     nodes: Iterable[Node],
     agents: Mapping[str, AgentView],
     disagreements: Iterable[Disagreement] = (),
+    image_python: str | None = None,
 ) -> Sequence[dict[str, Any]]:
-    """The workers as platform and agents report them, and where these disagree."""
+    """The workers as platform and agents report them, and where these disagree. `image_python`:
+    the version of Python in the job image."""
     told: dict[str, list[str]] = {}
     for one in disagreements:
         told.setdefault(one.node_id, []).append(one.message)
@@ -124,6 +126,9 @@ def worker_views(
                 "usable": node.usable and agent is not None and agent.fault is None,
                 "fault": None if agent is None else agent.fault or agent.discovery_error,
                 "discovery_error": None if agent is None else agent.discovery_error,
+                "python_version": image_python
+                if agent is None
+                else agent.python_version or image_python,
                 "chronos": None
                 if agent is None
                 else {"backend": agent.backend.name, "fault": agent.backend.fault},

@@ -55,6 +55,9 @@ class PlatformParts(Protocol):
     def health(self) -> Mapping[str, str]:
         """Part -> "ok" or what is wrong with it."""
 
+    def image_python(self) -> str | None:
+        """The version of Python in the job image; None: there is none, or it doesn't tell."""
+
 
 def installer_variables(jobs: Jobs) -> dict[str, str]:
     """What the configuration has for uv, wherever it runs: the index, and the jobs' proxies."""
@@ -129,6 +132,10 @@ class LocalParts:
     def health(self) -> Mapping[str, str]:
         """Nothing beside the platform itself."""
         return {}
+
+    def image_python(self) -> str | None:
+        """There is no image: the agent asks the jobs' own interpreter."""
+        return None
 
 
 def uv_path() -> str | None:

@@ -105,6 +105,10 @@ class SwarmParts:
         """Agents dial the configured addresses."""
         return None
 
+    def image_python(self) -> str | None:
+        """As the image on the manager says it."""
+        return self._swarm.image_python
+
     def start(self, pool_changed: PoolChanged) -> None:
         """Begins to look after agents and to hear of nodes."""
         self._pool_changed = pool_changed

@@ -17,6 +17,7 @@ from cumulusd.agent.cache_keeper import CacheKeeper
 from cumulusd.agent.disk_room import DiskRoom
 from cumulusd.agent.job_folder import JobFolder, JobFolders
 from cumulusd.agent.job_locks import JobLocks
+from cumulusd.agent.job_python import JobPython
 from cumulusd.agent.kept_folder import Kept
 from cumulusd.agent.link import AgentLink
 from cumulusd.agent.live_job import LiveJob
@@ -77,6 +78,7 @@ class Agent:
         self._discovery = discovery
         self._link = link
         self._room = DiskRoom(reactor, disk, hostname)
+        self._python = JobPython(reactor, options.job_python, options.discovery_timeout_s)
         self._threads = Threads(run_in_thread)
         self._books = Books(partitions, libchronos)
         self._ca_bundle = ca_bundle
@@ -127,6 +129,7 @@ class Agent:
         """Looks at the drivers once. What is wrong with them stands in `devices`. True: another
         look is wanted soon."""
         self._partitions.offers = offers.look(self._folders.root, self._options.tiers)
+        await self._python.look()
         try:
             found = await self._discovery.look()
         except DiscoveryFailed as error:
@@ -144,7 +147,8 @@ class Agent:
 
     async def devices(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """`discovery_error` says in words why there are none, or why these are of an earlier
-        look; `fault` why this worker takes no job now."""
+        look; `fault` why this worker takes no job now; `python_version` is the jobs', null where
+        it is the image's."""
         refuse_arguments(arguments)
         return {
             "hostname": self._hostname,
@@ -152,6 +156,7 @@ class Agent:
             "discovery_error": self._partitions.discovery_error,
             "fault": self._room.fault() or self._books.fault(),
             "chronos": self._books.state(),
+            "python_version": self._python.version,
         }
 
     async def partitions(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,34 @@ class Discovery:
 
     async def look(self) -> Discovered:
         """The devices there are now. Raises DiscoveryFailed; cancelling it kills the probe."""
-        run = _Run(self._reactor, self._timeout_s)
         environment = dict(os.environ if self._environment is None else self._environment)
         command = [self._python, "-I", str(self._probe)]
-        try:
-            self._reactor.spawnProcess(run, command[0], command, env=environment)
-        except OSError as error:
-            raise DiscoveryFailed(f"{self._python} can't be started: {error}") from error
-        output = await run.finished
+        output = await run_probe(
+            self._reactor, command, environment, self._timeout_s, "for OpenCL devices"
+        )
         try:
             return read_answer(output, self._selection)
         except ProbeAnswerInvalid as error:
             raise DiscoveryFailed(str(error)) from None
+
+
+async def run_probe(
+    reactor: Any,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    timeout_s: float,
+    what: str,
+) -> bytes:
+    """What a short program prints. `what` it looks for, for messages.
+
+    Raises DiscoveryFailed; cancelling it kills the program.
+    """
+    run = _Run(reactor, timeout_s, what)
+    try:
+        reactor.spawnProcess(run, command[0], list(command), env=dict(environment))
+    except OSError as error:
+        raise DiscoveryFailed(f"{command[0]} can't be started: {error}") from error
+    return await run.finished
 
 
 class _Run(ProcessProtocol):
@@ -70,9 +86,10 @@ class _Run(ProcessProtocol):
     _log = Logger()
     transport: IProcessTransport
 
-    def __init__(self, reactor: Any, timeout_s: float) -> None:
+    def __init__(self, reactor: Any, timeout_s: float, what: str) -> None:
         self._reactor = reactor
         self._timeout_s = timeout_s
+        self._what = what
         self._output = bytearray()
         self._errors = bytearray()
         self._timer: Any = None
@@ -86,7 +103,7 @@ class _Run(ProcessProtocol):
         self._timer = self._reactor.callLater(
             self._timeout_s,
             self._end,
-            f"an OpenCL driver gave no answer within {self._timeout_s:g} s",
+            f"the probe {self._what} gave no answer within {self._timeout_s:g} s",
         )
 
     def outReceived(self, data: bytes) -> None:
@@ -111,7 +128,7 @@ class _Run(ProcessProtocol):
         if self._ended_why is None and isinstance(reason.value, ProcessDone):
             self.finished.callback(bytes(self._output))
             return
-        why = self._ended_why or f"the probe for OpenCL devices crashed: {reason.value}"
+        why = self._ended_why or f"the probe {self._what} crashed: {reason.value}"
         said = self._errors.decode(errors="replace").strip()
         self.finished.errback(DiscoveryFailed(f"{why}; it said: {said}" if said else why))
 

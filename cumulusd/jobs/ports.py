@@ -84,6 +84,7 @@ class AgentView:
     #: why it takes no job now, its disk for one; None: it does
     fault: str | None = None
     backend: Backend = Backend(name="builtin")
+    python_version: str | None = None  #: of its jobs' code, "3.11.7"; None: it isn't known there
 
 
 @attrs.frozen(kw_only=True)

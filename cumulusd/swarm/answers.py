@@ -1,6 +1,7 @@
 """What the Engine says, as values: read from its JSON once, here. Pure."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -173,15 +174,38 @@ class SecretInfo:
 
 @attrs.frozen(kw_only=True)
 class ImageInfo:
-    """An image that the engine has. `digests`: `name@sha256:…`, where a registry gave them."""
+    """An image that the engine has. `digests`: `name@sha256:…`, where a registry gave them.
+    `python_version`: what it says of the Python in it, "3.13.5", None where it says nothing."""
 
     image_id: str
     digests: tuple[str, ...]
+    python_version: str | None = None
 
     @classmethod
     def read(cls, data: Json) -> "ImageInfo":
         """From `/images/{name}/json`."""
-        return cls(image_id=str(data["Id"]), digests=tuple(data.get("RepoDigests") or ()))
+        config = data.get("Config") or {}
+        return cls(
+            image_id=str(data["Id"]),
+            digests=tuple(data.get("RepoDigests") or ()),
+            python_version=_python_version(config.get("Labels") or {}, config.get("Env") or ()),
+        )
+
+
+#: On images: the version of Python in them. The official images of Python have the variable.
+PYTHON_LABEL = "cumulus.python"
+_PYTHON_VARIABLE = "PYTHON_VERSION="
+_PYTHON_VERSION = re.compile(r"\d{1,3}\.\d{1,3}(\.\S{1,20})?\Z")
+
+
+def _python_version(labels: Mapping[str, Any], environment: Sequence[Any]) -> str | None:
+    told = [str(labels.get(PYTHON_LABEL) or "")]
+    told += [
+        each.removeprefix(_PYTHON_VARIABLE)
+        for each in map(str, environment)
+        if each.startswith(_PYTHON_VARIABLE)
+    ]
+    return next((version for version in told if _PYTHON_VERSION.match(version)), None)
 
 
 @attrs.frozen(kw_only=True)

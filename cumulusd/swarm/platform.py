@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
 from cumulusd.jobs.ports import Container, ContainerSpec, Disagreement, Holding, Node
 from cumulusd.swarm import agreement, container_states, labels, log_frames
-from cumulusd.swarm.answers import ApiVersion, NodeInfo, ServiceInfo
+from cumulusd.swarm.answers import ApiVersion, ImageInfo, NodeInfo, ServiceInfo
 from cumulusd.swarm.engine import Engine
 from cumulusd.swarm.image_reference import ImageBy, resolve_image
 from cumulusd.swarm.service_spec import (
@@ -48,6 +48,7 @@ class SwarmPlatform:
         self._image_by = image_by
         self._tasks = Tasks()
         self._launching: dict[_Key, list[Deferred[None]]] = {}
+        self._images = _Images(engine)
         self._mine = {labels.INSTANCE: settings.instance_id}
         self._warned_for: ApiVersion | None = None
         self._look = SharedLook(clock, self._look_at_all)
@@ -65,6 +66,16 @@ class SwarmPlatform:
                 details={"platform": info.error or "Swarm.ControlAvailable is false"},
                 hint="point platform.swarm.endpoint at a manager, or run `docker swarm init` there",
             )
+        try:
+            await self._images.image(self._image)
+        except CumulusError as error:
+            # Workers may have it all the same; a launch says what it comes to.
+            self._log.info("the job image is not known here: {why}", why=error.message)
+
+    @property
+    def image_python(self) -> str | None:
+        """The version of Python that the job image says it has, "3.13.5"; None: not known."""
+        return self._images.python_version
 
     # -- the Platform port
 
@@ -243,7 +254,7 @@ class SwarmPlatform:
         try:
             api = await self._engine.negotiate()
             self._warn(api)
-            image = await resolve_image(self._engine, self._image, self._image_by)
+            image = await resolve_image(self._images, self._image, self._image_by)
             service = job_service(spec, self._settings, image=image, api=api)
             await self._engine.create_service(service.payload)
         except Conflict as error:
@@ -273,3 +284,17 @@ class SwarmPlatform:
             details={"platform": why},
             hint="stop it, and remove it when it is gone",
         )
+
+
+class _Images:
+    """The engine's images; what was last seen says its version of Python."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.python_version: str | None = None
+
+    async def image(self, reference: str) -> ImageInfo:
+        """As the engine's. Raises CumulusError."""
+        found = await self._engine.image(reference)
+        self.python_version = found.python_version
+        return found

@@ -261,6 +261,7 @@ class AgentWorkers:
             discovery_error=_optional_text(answer.get("discovery_error")),
             fault=_optional_text(answer.get("fault")),
             backend=_backend(answer.get("chronos") or {}),
+            python_version=_optional_text(answer.get("python_version")),
         )
         known = self._agents.get(node_id)
         if view.fault != (None if known is None else known.fault):

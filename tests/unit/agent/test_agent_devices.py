@@ -1,6 +1,8 @@
 """The agent's devices: those that vanish, and drivers that take their time."""
 
 import json
+import platform
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -118,3 +120,15 @@ async def test_a_driver_that_hangs_at_the_start_keeps_no_worker_away(
         [],
         "its drivers have not answered yet",
     )
+
+
+@pytest.mark.parametrize(
+    ("python", "version"),
+    [(sys.executable, platform.python_version()), (None, None), ("/no/python", None)],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_jobs_python_is_asked_for_its_version(
+    make: Callable[..., World], python: str | None, version: str | None
+) -> None:
+    world = await make(job_python=python).start()
+    assert (await world.router.call("devices"))["python_version"] == version

@@ -37,6 +37,7 @@ async def test_devices_are_answered_as_the_protocol_says(make: Callable[..., Wor
             }
         ],
         "discovery_error": None,
+        "python_version": None,
         "fault": None,
         "chronos": {"backend": "builtin", "fault": None},
     }

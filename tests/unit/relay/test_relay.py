@@ -52,6 +52,7 @@ class Office:
         )
         self.parts = {"store": "ok"}
         self.no_room: CumulusError | None = None
+        self.image_python: str | None = None
         self.relay = Relay(
             table=self.world.table,
             journals=self.world.journals,
@@ -66,6 +67,7 @@ class Office:
             ),
             platform_name="memory",
             no_room=lambda: self.no_room,
+            image_python=lambda: self.image_python,
         )
 
     async def start(self) -> None:
@@ -249,6 +251,34 @@ async def test_every_refused_submit_has_a_job_id_and_all_faults(office: Office) 
         "x",
     }
     assert len(office.world.table) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_code_of_another_python_is_refused_where_the_workers_is_known(
+    office: Office,
+) -> None:
+    refused = "pickled by Python 3.10, and jobs here run on Python 3.11"
+    for agents, image, ok in (
+        (None, None, True),  # nobody knows: the runner will say it
+        ("3.10.4", None, True),
+        ("3.11.7", None, False),
+        (None, "3.11.2", False),
+        (None, "3.10", True),
+    ):
+        office.world.workers.python_version, office.image_python = agents, image
+        try:
+            record = await office.relay.submit(ANN, a_spec(needs_python="3.10"))
+        except InvalidArgument as error:
+            assert not ok and refused in error.message and error.hint is not None
+            assert error.details["python_versions"] == ["3.11"]
+        else:
+            held = office.world.table.get(record["job_id"])
+            assert ok and held is not None and held.spec.needs_python == "3.10"
+            await office.relay.cancel(ANN, record["job_id"])
+        assert office.relay.workers(ROOT)[0]["python_version"] == (agents or image)
+    office.world.workers.python_version = "3.11.7"
+    assert (await office.relay.submit(ANN, a_spec(needs_python="3.11")))["job_id"]
+    assert (await office.relay.submit(ANN, a_spec()))["job_id"]
 
 
 @pytest_twisted.ensureDeferred

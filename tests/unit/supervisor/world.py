@@ -149,6 +149,7 @@ class MemoryWorkers:
         self.attempts: dict[str, int] = {}
         self.journal_ends: dict[str, int] = {}
         self.locks_held: set[str] = set()
+        self.python_version: str | None = None
         self.kept: dict[str, Kept] = {}
         self.runner_obeys = True
         self.present = True
@@ -168,7 +169,10 @@ class MemoryWorkers:
             units_free=UNITS - sum(self.partitions.values()),
             tier="advisory",
         )
-        return {"n1": AgentView(node_id="n1", hostname="one", devices=(device,))}
+        view = AgentView(
+            node_id="n1", hostname="one", devices=(device,), python_version=self.python_version
+        )
+        return {"n1": view}
 
     def watch(self, changed: Callable[[str], None]) -> None:
         self.watchers.append(changed)

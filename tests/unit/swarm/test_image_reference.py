@@ -31,3 +31,17 @@ def test_the_name(reference: str, digests: tuple[str, ...], by: ImageBy, name: s
 def test_ids_and_digests_are_fixed() -> None:
     assert is_fixed(ID) and is_fixed(f"job@{DIGEST}")
     assert not is_fixed("job:1") and not is_fixed("job")
+
+
+@pytest.mark.parametrize(
+    ("config", "version"),
+    [
+        ({}, None),
+        (None, None),
+        ({"Env": ["PATH=/bin", "PYTHON_VERSION=3.12.1"]}, "3.12.1"),
+        ({"Env": ["PYTHON_VERSION=3.12.1"], "Labels": {"cumulus.python": "3.11"}}, "3.11"),
+        ({"Labels": {"cumulus.python": "newest"}, "Env": None}, None),
+    ],
+)
+def test_an_image_may_say_its_python(config: object, version: str | None) -> None:
+    assert ImageInfo.read({"Id": ID, "Config": config}).python_version == version
