@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from cumulusd.identity import hash_token
-from tests.e2e.harness import Daemon
+from tests.e2e.harness import REPOSITORY, Daemon
 from tests.old_sdk import OldClient, OldPackager
 
 MakeDaemon = Callable[..., Daemon]
@@ -363,6 +363,7 @@ def form(size: int) -> Iterator[bytes]:
     yield b"\r\n--x--\r\n"
 
 
+@pytest.mark.slow
 def test_a_gibibyte_adds_little_memory(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(extra="jobs:\n  package_max_bytes: 2147483648\n").start()
     assert daemon.process is not None
@@ -371,12 +372,11 @@ def test_a_gibibyte_adds_little_memory(make_daemon: MakeDaemon) -> None:
         response = requests.post(
             daemon.url + "/api/jobs", data=form(GIB), headers=headers, timeout=100
         )
-    assert response.status_code in (200, 503), response.text
+    assert response.status_code == 200, response.text
     assert peak.added < 50 << 20, f"{peak.added >> 20} MiB"
-    if response.status_code == 200:
-        requests.post(
-            f"{daemon.url}/api/jobs/{response.json()['job_id']}/cancel", timeout=10
-        ).close()
+    (package,) = (daemon.state_dir / "packages").glob("*.zip")
+    assert package.stat().st_size > GIB
+    package.unlink()  # lest it stay for as long as pytest keeps folders
 
 
 def test_nobodys_gibibyte_adds_none_and_is_answered_at_once(make_daemon: MakeDaemon) -> None:
@@ -434,3 +434,17 @@ def test_an_upload_that_is_cut_leaves_nothing(daemon: Daemon, tmp_path: Path) ->
     while list(uploads.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not list(uploads.iterdir())
+
+
+def test_the_example_needs_nothing_but_http(daemon: Daemon) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", str(REPOSITORY / "examples/plain_http.py"), daemon.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("submitted job_")
+    assert lines[1:] == ["1 of 3", "2 of 3", "3 of 3", "result: {'sum': 6}"]
