@@ -10,6 +10,7 @@ and the report, written last and at once, how it went; no report: the code left 
     {"state": "returned", "encoding": "json"|"pickle"}           the value is in the file `result`
     {"state": "finished"}                                        a script came to its end
     {"state": "raised", "error": {type, module, message, traceback, value}, "hint", "disk_full"}
+    {"state": "paused", "error": {...}, "hint"}                  it raised that it pauses
     {"state": "missing"|"unreturnable"|"invalid", "message", "hint"}
 """
 
@@ -87,7 +88,7 @@ def main(call_path: str) -> int:
     except BaseException as error:
         origins = manifest.get("origins") or {}
         report = {
-            "state": "raised",
+            "state": "paused" if job_errors.is_pause(error) else "raised",
             "error": job_errors.describe(error, work, origins, job_values.is_plain),
             "hint": job_errors.hint_for(error),
         }

@@ -168,6 +168,14 @@ def without_our_names(text: str) -> str:
     return re.sub(r"(?m)^([ |+-]*)cumulus_main_\w+\.(?=\w)", r"\1", text)
 
 
+def is_pause(error: BaseException) -> bool:
+    """It is `runtime.CooperativePause`, told by its name: the module may be the code's own copy."""
+    return any(
+        kind.__name__ == "CooperativePause" and kind.__module__.partition(".")[0] == "runtime"
+        for kind in type(error).__mro__
+    )
+
+
 def hint_for(error: BaseException) -> str | None:
     """What to do about the commonest errors."""
     if isinstance(error, MemoryError):

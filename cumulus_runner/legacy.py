@@ -65,7 +65,7 @@ def report_of(work: str, report: dict[str, Any] | None, failed: bool) -> dict[st
 
     `report`: the bootstrap's own; `failed`: the program left with an exit code or by a signal.
     """
-    if report is not None and report.get("state") == "raised":
+    if report is not None and report.get("state") in ("raised", "paused"):
         return report
     has_result = _is_file(os.path.join(work, folder.LEGACY_RESULT))
     if failed or not has_result:

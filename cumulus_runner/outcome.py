@@ -89,6 +89,11 @@ class Outcome:
         }
 
 
+def paused() -> Outcome:
+    """The outcome of an attempt whose code has paused, as it was asked to."""
+    return Outcome(JobState.PAUSED, None, "paused")
+
+
 def of_stop(stop: Stop, exit_code: int | None = None, signal: int | None = None) -> Outcome:
     """The outcome of a job that was stopped."""
     state, reason, hint = JobState.FAILED, stop.reason, None
@@ -148,7 +153,7 @@ def _of_code(
             f"The kernel killed {oom_kills} of the job's processes for want of memory: "
             "ask for more with `memory_bytes`, or use less."
         )
-    if report is not None and state == "raised":
+    if report is not None and state in ("raised", "paused"):  # a pause that nobody asked for
         return _failed(EndReason.USER_ERROR, error_line(report), hint, exit_code, signal)
     if report is not None and state in _REASONS:
         message = _text(report.get("message")) or "the code could not be run"

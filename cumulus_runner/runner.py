@@ -11,7 +11,9 @@ import sys
 from cumulus_runner import cgroup, legacy, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.boot import boot_id, boot_time
+from cumulus_runner.checkpoint_index import CheckpointIndex
 from cumulus_runner.code_socket import CodeSocket
+from cumulus_runner.control import Control
 from cumulus_runner.enforcement import prove_opencl_layer
 from cumulus_runner.environment import Environment, EnvironmentBuilder
 from cumulus_runner.outcome import JobFailed, Outcome, Stop, StopRequested
@@ -74,7 +76,7 @@ class Runner:
         self._work = os.path.join(path, folder.WORK)
         self._scratch = os.path.join(path, folder.SCRATCH)
         self._private = os.path.join(self._scratch, _PRIVATE)
-        self._control = os.path.join(self._private, _CONTROL)
+        self._control = Control(os.path.join(self._private, _CONTROL))
         hello = {
             "t": "hello",
             "job_id": orders.job_id,
@@ -125,11 +127,16 @@ class Runner:
                 "the runner died while the code was running; the code isn't run a second time",
                 "Submit the job again if it may be run twice.",
             )
-        os.makedirs(self._control, exist_ok=True)
+        self._control.make()
         if orders.kept is not None:
             for name in folder.KEPT_VARIABLES.values():
                 # An attempt before may have taken it away: the folder is the code's own.
                 os.makedirs(os.path.join(orders.kept, name), exist_ok=True)
+        index = CheckpointIndex(
+            None if orders.kept is None else os.path.join(orders.kept, folder.CHECKPOINTS),
+            lambda value: supervisor.record(Kind.CHECKPOINT, value),
+        )
+        supervisor.mind_pauses(self._control, index)
         self._journal.set_aside(os.path.join(self._private, "reserve"))
         supervisor.record(Kind.STATUS, {"phase": "setup", "attempt": orders.attempt})
         supervisor.check()
@@ -164,7 +171,7 @@ class Runner:
                 "build_s": environment.build_s,
             },
         )
-        return self._run_code(manifest, environment)
+        return self._run_code(manifest, environment, index)
 
     def _refuse_late(self) -> None:
         """Raises JobFailed where the daemon may have taken this attempt for over and begun another
@@ -253,7 +260,7 @@ class Runner:
         return manifest, builder.provide(orders.python, orders.requirements)
 
     def _run_code(
-        self, manifest: dict[str, Any], environment: Environment
+        self, manifest: dict[str, Any], environment: Environment, index: CheckpointIndex
     ) -> tuple[Outcome, Result | None]:
         """Runs the code and judges how it ended. Raises JobFailed, StopRequested."""
         orders = self._orders
@@ -278,7 +285,9 @@ class Runner:
         try:
             process = Process.start(
                 [environment.python, "-u", bootstrap, call],
-                variables.of_job(orders, environment, self._work, self._scratch, self._control),
+                variables.of_job(
+                    orders, environment, self._work, self._scratch, self._control.path
+                ),
                 self._work,
                 self._lock,
                 () if environment.held is None else (environment.held,),
@@ -286,6 +295,7 @@ class Runner:
         except StartFailed as error:
             raise JobFailed(EndReason.RUNNER_FAILED, f"the job's Python: {error}") from error
         stopped = self._supervisor.run(process, (Kind.STDOUT, Kind.STDERR))
+        index.tell()
         if stopped is not None:
             return outcome.of_stop(stopped, process.exit_code, process.signal), None
         report = read_report(report_path)
@@ -299,7 +309,10 @@ class Runner:
             max(0, cgroup.oom_kills() - oom_kills),
             max(0, cgroup.processes_refused() - refused),
         )
-        if report is not None and report.get("state") == "raised":
+        raised_pause = report is not None and report.get("state") == "paused"
+        if self._control.has_paused(raised_pause, verdict.state is JobState.COMPLETED):
+            return outcome.paused(), None
+        if report is not None and report.get("state") in ("raised", "paused"):
             raised = bounded_error(report.get("error"))
             self._supervisor.record(Kind.ERROR, raised)
             self._log.err(raised["traceback"].encode(errors="replace"))
@@ -343,7 +356,7 @@ class Runner:
         self._journal.sync()
         if result is not None:
             self._log.last_line(result.last_line)
-        if verdict.state is JobState.COMPLETED:
+        if verdict.state in (JobState.COMPLETED, JobState.PAUSED):
             return EXIT_OK
         self._log.note(f"{verdict.state.value}: {verdict.message}")
         return EXIT_JOB_FAILED
@@ -351,7 +364,7 @@ class Runner:
     def _hear_code(self) -> None:
         """Has the code's word recorded; without it, too, the job runs."""
         try:
-            self._code_socket = CodeSocket(self._control)
+            self._code_socket = CodeSocket(self._control.path)
         except OSError as error:
             self._log.note(f"the code can't tell its progress: {error}")
             return

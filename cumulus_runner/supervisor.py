@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cumulus_runner.agent_socket import AgentSocket
+    from cumulus_runner.checkpoint_index import CheckpointIndex
     from cumulus_runner.code_socket import CodeSocket
     from cumulus_runner.container_log import ContainerLog
+    from cumulus_runner.control import Control
     from cumulus_runner.journal_writer import JournalWriter
     from cumulus_runner.sandbox import Process
 
@@ -77,6 +79,12 @@ class Supervisor:
         self._code: CodeSocket | None = None
         self._unwritten = b""
         self._batch_at = -math.inf
+        self._control: Control | None = None
+        self._index: CheckpointIndex | None = None
+
+    def mind_pauses(self, control: Control, index: CheckpointIndex) -> None:
+        """From now on the agent's word on pauses goes to `control`, and `index` gets its turns."""
+        self._control, self._index = control, index
 
     def set_deadline(self, deadline: float, stop: Stop) -> None:
         """From `deadline` on the clock, the job is stopped so. Replaces the deadline before."""
@@ -213,6 +221,9 @@ class Supervisor:
         """
         now = self._clock()
         self._agent.tick(now)
+        if self._index is not None:
+            self._index.tick(now)
+            until = min(until, self._index.wake_at())
         ready = self._unwritten == b"" or self._flush()
         blocked = bool(pipes) and not (ready and (past_bound or self._has_room()))
         poll = select.poll()
@@ -241,6 +252,8 @@ class Supervisor:
                     self._obey(message)
             elif self._code is not None and fd == self._code.fileno():
                 self._code.receive()
+                if self._index is not None and self._code.take_checkpoint():
+                    self._index.changed()
             else:
                 readable.append(fd)
         self._take_signals()
@@ -357,6 +370,12 @@ class Supervisor:
 
     def _obey(self, message: dict[str, Any]) -> None:
         """Carries out a command of the agent."""
+        if message.get("t") == "pause" and self._control is not None:
+            try:
+                self._control.set_pause(message.get("wanted") is True)
+            except OSError as error:
+                self._log.note(f"the code can't be told to pause or to go on: {error}")
+            return
         if message.get("t") != "stop":
             self._log.note(f"unknown command from the agent: {message.get('t')!r}")
             return

@@ -9,14 +9,11 @@ from typing import Any, Protocol
 import attrs
 from twisted.logger import Logger
 
-from cumulus_wire.codes import EndReason
 from cumulusd import __version__, stored_outputs
 from cumulusd.errors import (
-    Conflict,
     CumulusError,
     InvalidArgument,
     JobFailed,
-    NotAuthorized,
     NotEnded,
     NotFound,
     TooLarge,
@@ -24,13 +21,13 @@ from cumulusd.errors import (
 from cumulusd.identity import Principal
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.journals import Journal, Journals
-from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, OutputInfo, Phase, ResultInfo
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock, Disagreement
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
+from cumulusd.lifecycle import Lifecycle
 from cumulusd.log_text import printed
 from cumulusd.stored_results import stored_result
 from cumulusd.submissions import Submissions, SubmitLimits
@@ -74,13 +71,14 @@ class Relay:
         wall_clock: Callable[[], float],
         limits: SubmitLimits,
         platform_name: str,
+        forget: Callable[[str], Awaitable[None]],
         refused: Callable[[str], None] = lambda code: None,
         no_room: Callable[[], CumulusError | None] = lambda: None,
         disagreements: Callable[[], Sequence[Disagreement]] = lambda: (),
         progress: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
         image_python: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`refused`, `no_room` and `image_python` as of `Submissions`."""
+        """`refused`, `no_room` and `image_python` as of `Submissions`; `forget` as of `Lifecycle`."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -103,6 +101,15 @@ class Relay:
             refused=refused,
             no_room=no_room,
             image_python=image_python,
+        )
+        self._lifecycle = Lifecycle(
+            table=table,
+            supervisor=supervisor,
+            clock=clock,
+            readable=self._readable,
+            forget=forget,
+            max_waiting=limits.max_queued,
+            max_paused_per_owner=limits.max_queued_per_owner,
         )
 
     def close(self) -> None:
@@ -232,21 +239,24 @@ class Relay:
         return iter(()) if journal is None else printed(journal, journal.end_offset)
 
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
-        """Asks a job to end. That it was asked is durable when this fires; its state tells when
-        it has ended. Raises Conflict when it has ended already, or does so first."""
-        record = self._readable(who, job_id)
-        if not who.may_change(record.owner):
-            raise NotAuthorized(f"A token of role {who.role} may not cancel jobs", job_id=job_id)
-        if record.end is not None:
-            raise _ended_already(record)
-        self._log.info("job {job_id}: cancel asked by {who}", job_id=job_id, who=who.name)
-        self._supervisor.tell(job_id, EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
-        # What is shown is on disk: a daemon that is killed now still knows of it.
-        while (record := self._readable(who, job_id)).stop_reason is None:
-            if record.end is not None:
-                raise _ended_already(record)
-            await self._table.signal(job_id).wait()
-        return {"cancelled": True, "message": "Job cancelled", "state": record.state.value}
+        """As `Lifecycle.cancel`."""
+        return await self._lifecycle.cancel(who, job_id)
+
+    async def pause(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """As `Lifecycle.pause`."""
+        return await self._lifecycle.pause(who, job_id)
+
+    async def resume(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """As `Lifecycle.resume`."""
+        return await self._lifecycle.resume(who, job_id)
+
+    def checkpoints(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """As `Lifecycle.checkpoints`."""
+        return self._lifecycle.checkpoints(who, job_id)
+
+    async def delete(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """As `Lifecycle.delete`."""
+        return await self._lifecycle.delete(who, job_id)
 
     async def result(self, who: Principal, job_id: str, sink: Sink | None) -> dict[str, Any]:
         """The result of a completed job: in chunks to `sink`, or at once without one.
@@ -405,11 +415,3 @@ def _resumed(record: JobRecord, offset: int, boundary: int) -> int:
     before it. What it was sent was another attempt's, when one has begun before it since: the
     daemon lost the end of that with its power. So it hasn't seen anything of this one."""
     return record.journal_start if record.journal_start < offset else boundary
-
-
-def _ended_already(record: JobRecord) -> Conflict:
-    return Conflict(
-        f"Job {record.job_id} has ended already: {record.state}",
-        job_id=record.job_id,
-        details={"state": record.state.value},
-    )

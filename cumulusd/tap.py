@@ -253,6 +253,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
             ),
         ),
         platform_name=platform.name,
+        forget=history.delete,
         refused=refused,
         no_room=no_room,
         disagreements=lambda: watcher.agreement.shown,

@@ -24,6 +24,7 @@ from cumulusd.agent.live_job import LiveJob
 from cumulusd.agent.live_jobs import LiveJobs
 from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.orders import (
+    PauseOrder,
     PrepareOrder,
     ReleaseOrder,
     StopOrder,
@@ -271,14 +272,14 @@ class Agent:
 
     async def command(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """`taken`: a runner was there to be told."""
-        order = StopOrder.read(arguments)
+        is_pause = arguments.get("command") == "pause"
+        order = PauseOrder.read(arguments) if is_pause else StopOrder.read(arguments)
         live = self._jobs.get(order.job_id)
-        taken = (
-            live is not None
-            and live.is_of(order.attempt)
-            and live.socket.stop(order.reason.value, order.grace_s)
-        )
-        return {"taken": taken}
+        if live is None or not live.is_of(order.attempt):
+            return {"taken": False}
+        if isinstance(order, PauseOrder):
+            return {"taken": live.socket.pause(order.wanted)}
+        return {"taken": live.socket.stop(order.reason.value, order.grace_s)}
 
     # -- making and clearing
 

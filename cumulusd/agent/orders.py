@@ -104,8 +104,30 @@ class ReleaseOrder:
 
 
 @attrs.frozen(kw_only=True)
+class PauseOrder:
+    """Arguments of the `command` "pause"."""
+
+    job_id: str
+    attempt: int
+    wanted: bool  #: the code is to pause; else it is to go on after all
+
+    @classmethod
+    def read(cls, arguments: Mapping[str, Any]) -> "PauseOrder":
+        """Raises InvalidArgument with every fault."""
+        look = _Reader(arguments)
+        look.take("command", _one_of("pause"))
+        order = cls(
+            job_id=look.take("job_id", _job_id),
+            attempt=look.take("attempt", _attempt),
+            wanted=look.take("wanted", _flag),
+        )
+        raise_faults(look.unknown(), order.job_id)
+        return order
+
+
+@attrs.frozen(kw_only=True)
 class StopOrder:
-    """Arguments of `command`; `stop` is the only command."""
+    """Arguments of the `command` "stop"."""
 
     job_id: str
     attempt: int
@@ -116,7 +138,7 @@ class StopOrder:
     def read(cls, arguments: Mapping[str, Any]) -> "StopOrder":
         """Raises InvalidArgument with every fault."""
         look = _Reader(arguments)
-        look.take("command", _stop)
+        look.take("command", _one_of("stop", "pause"))
         order = cls(
             job_id=look.take("job_id", _job_id),
             attempt=look.take("attempt", _attempt),
@@ -312,10 +334,13 @@ def _grace(value: Any) -> float:
     return 0.0 if value == 0 and type(value) in (int, float) else _positive(value)
 
 
-def _stop(value: Any) -> str:
-    if value != "stop":
-        raise ValueError("must be 'stop'")
-    return "stop"
+def _one_of(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in words:
+            raise ValueError(f"must be {' or '.join(repr(word) for word in words)}")
+        return value
+
+    return check
 
 
 def _flag(value: Any) -> bool:

@@ -78,7 +78,14 @@ class RunnerSocket:
 
     def stop(self, reason: str, grace_s: float) -> bool:
         """Tells the runner to end its job; whether one was told."""
-        line = json.dumps({"t": "stop", "reason": reason, "grace_s": grace_s}).encode()
+        return self._tell({"t": "stop", "reason": reason, "grace_s": grace_s})
+
+    def pause(self, wanted: bool) -> bool:
+        """Tells the runner whether its code is to pause; whether one was told."""
+        return self._tell({"t": "pause", "wanted": wanted})
+
+    def _tell(self, message: dict[str, Any]) -> bool:
+        line = json.dumps(message).encode()
         told = [one for one in self._runners if one.send(line)]
         return bool(told)
 

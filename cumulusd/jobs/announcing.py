@@ -8,8 +8,8 @@ from twisted.logger import Logger
 from cumulus_wire.codes import EndReason
 from cumulusd.jobs import machine
 from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.events import Event, EventKind
 from cumulusd.jobs.journals import Journal
-from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord
 from cumulusd.jobs.output_pull import OutputPull, joined_notes
 from cumulusd.jobs.outputs import ListedOutput
@@ -59,6 +59,14 @@ class Announcer:
             job_id=record.job_id,
         )
 
+    def start_pause(self, record: JobRecord, journal: Journal, at: float, ran_s: float) -> None:
+        """The runner's last word is that the code has paused, after so long."""
+        self._tasks.start(
+            self._announce_pause(record, journal, at, ran_s),
+            "announcing a pause",
+            job_id=record.job_id,
+        )
+
     def is_storing(self, job_id: str) -> bool:
         """The job has ended, which is told as soon as its outputs are stored."""
         return job_id in self._storing
@@ -85,6 +93,13 @@ class Announcer:
             finally:
                 self._storing.discard(record.job_id)
         self._tell(record.job_id, EventKind.FINAL, at=at, end=end, attempt=record.attempt)
+
+    async def _announce_pause(
+        self, record: JobRecord, journal: Journal, at: float, ran_s: float
+    ) -> None:
+        await self._sync(record, journal)
+        event = Event(kind=EventKind.YIELDED, at=at, ran_s=ran_s, attempt=record.attempt)
+        self._tell(record.job_id, event.kind, event=event)
 
     async def _sync(self, record: JobRecord, journal: Journal) -> None:
         """Has all of the journal on disk, however long the disk refuses."""

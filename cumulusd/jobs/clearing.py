@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import attrs
 from twisted.logger import Logger, LogLevel
 
 from cumulus_wire.codes import EndReason
@@ -10,7 +11,7 @@ from cumulusd.errors import CumulusError, NotFound
 from cumulusd.jobs import waits
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord, Phase
-from cumulusd.jobs.ports import Clock, Platform, Workers
+from cumulusd.jobs.ports import Clock, Platform, Released, Workers
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Signal, sleep, wait_at_most
 
@@ -23,6 +24,18 @@ _FIRST_PAUSE_S = 0.5
 _MAX_PAUSE_S = 60.0
 #: What a runner may take beyond its own bounds to be gone.
 _LIFETIME_MARGIN_S = 30.0
+
+
+#: Phases after which another attempt may follow.
+_GOES_ON = (Phase.RETRYING, Phase.PAUSING)
+
+
+@attrs.frozen(kw_only=True)
+class Cleared:
+    """How an attempt left its worker."""
+
+    journal_start: int | None  #: where the next one's journal begins; None: this one's is open
+    released: Released  #: not done: nothing of it can run any more, but the worker was given up
 
 
 class Clearing:
@@ -56,6 +69,7 @@ class Clearing:
         #: (job id, attempt) -> when its grant came; those of an earlier daemon: when this began.
         self._granted_at: dict[tuple[str, int], float] = {}
         self._nudges: dict[str, Signal] = {}
+        self._released: dict[str, Released] = {}  #: the last answer, by job, while it is cleared
 
     def granted(self, record: JobRecord) -> None:
         """Its grant came now: from here on its runner's longest life is counted."""
@@ -67,33 +81,36 @@ class Clearing:
         if signal is not None:
             signal.fire()
 
-    async def clear(self, record: JobRecord) -> int | None:
+    async def clear(self, record: JobRecord) -> Cleared:
         """Container, partition and folder, in this order, until nothing of them is left, or it is
         proven that nothing of them can run any more; the reaper then clears what comes back.
-
-        Gives where the next attempt's journal begins; None: that of this one was not closed.
         """
         begun_at = self._clock.seconds()
         self._explain(record, None)
         if record.grant is not None:
             await self._until_done(record, self._end_container)
-        released = True
+        released = Released(done=record.placement is None)
         if record.placement is not None:
-            released = await self._until_done(record, self._release)
-        given_up = record.grant is not None and await self._may_miss_some(record, released)
+            self._released.pop(record.job_id, None)
+            await self._until_done(record, self._release)
+            released = self._released.pop(record.job_id, released)
+        given_up = record.grant is not None and await self._may_miss_some(record, released.done)
         journal_start: int | None = None
-        if record.phase is Phase.RETRYING or given_up:
+        if record.phase in _GOES_ON or given_up:
             # Also what a worker that comes back still sends of this attempt is too late now.
             journal_start = await self._seal(record, given_up)
         if record.phase is Phase.RETRYING:
             pause_s = min(_FIRST_PAUSE_S * 2 ** (record.attempt - 1), _MAX_PAUSE_S)
             await sleep(self._clock, max(0.0, begun_at + pause_s - self._clock.seconds()))
         self._granted_at.pop((record.job_id, record.attempt), None)
-        return journal_start
+        return Cleared(journal_start=journal_start, released=released)
 
     async def _may_miss_some(self, record: JobRecord, released: bool) -> bool:
         """Whether the worker may have more of the attempt's journal than is here. One that gave the
-        folder back has sent all of it."""
+        folder back has sent all of it, and so has one whose last record is here: a pause is told
+        by that."""
+        if record.phase is Phase.PAUSING:
+            return False
         over = record.end or record.attempts[-1]
         if over.reason is EndReason.JOURNAL_CORRUPT:
             return True
@@ -222,7 +239,7 @@ class Clearing:
         certain_at = None
         if left_s is not None:
             certain_at = ((self._wall_clock() + left_s) // 60 + 1) * 60
-        wait = waits.retrying(record.attempts[-1], record.spec.retries, holds, certain_at)
+        wait = waits.retrying(record.attempts[-1], record.last_attempt, holds, certain_at)
         self._table.explain(record.job_id, wait, Phase.RETRYING)
 
     async def _end_container(self, record: JobRecord, tries: int) -> bool:
@@ -255,6 +272,7 @@ class Clearing:
             record.placement.node_id,
             record.job_id,
             record.attempt,
-            keep=record.phase is Phase.RETRYING,
+            keep=record.phase in _GOES_ON,
         )
+        self._released[record.job_id] = released
         return released.done

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from cumulus_wire.codes import EndReason
 from cumulusd.errors import (
@@ -14,9 +14,9 @@ from cumulusd.errors import (
     TooMany,
     Unavailable,
 )
-from cumulusd.jobs import ends, waits
+from cumulusd.jobs import checkpoints, ends, waits
 from cumulusd.jobs.clearing import Clearing
-from cumulusd.jobs.machine import Effect, Event, EventKind
+from cumulusd.jobs.events import Effect, Event, EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase, Placement
 from cumulusd.jobs.ports import Clock, ContainerSpec, Platform, Workers
 from cumulusd.jobs.settings import Settings
@@ -83,6 +83,7 @@ class Effects:
             Effect.PREPARE: self._prepare,
             Effect.LAUNCH: self._launch,
             Effect.STOP_RUNNER: self._stop_runner,
+            Effect.TELL_PAUSE: self._tell_pause,
             Effect.CLEAR: self._clear,
         }
 
@@ -272,12 +273,40 @@ class Effects:
         else:
             self._tell(record.job_id, EventKind.FORCED, attempt=record.attempt)
 
+    async def _tell_pause(self, record: JobRecord) -> None:
+        """Tells the runner whether the code is to pause, until it has heard it."""
+        placement = record.placement
+        assert placement is not None
+        told: str | None = None
+        delay_s = 0.1
+        while True:
+            now = self._table.get(record.job_id)
+            if now is None or (now.phase, now.attempt) != (Phase.RUNNING, record.attempt):
+                return
+            try:
+                if await self._workers.pause_job(
+                    placement.node_id, record.job_id, record.attempt, record.pause_requested
+                ):
+                    return
+            except CumulusError as error:
+                level = LogLevel.info if error.message != told else LogLevel.debug
+                told = error.message
+                self._log.emit(
+                    level,
+                    "job {job_id} can't be told to pause or go on yet: {why}",
+                    job_id=record.job_id,
+                    why=error.message,
+                )
+            await sleep(self._clock, delay_s)
+            delay_s = min(delay_s * 2, 2.0)
+
     async def _clear(self, record: JobRecord) -> None:
-        journal_start = await self._clearing.clear(record)
+        cleared = await self._clearing.clear(record)
         event = Event(
             kind=EventKind.CLEARED,
             at=self._wall_clock(),
             attempt=record.attempt,
-            journal_start=journal_start,
+            journal_start=cleared.journal_start,
+            pinned_node=checkpoints.pin(record, cleared.released),
         )
         self._tell(record.job_id, EventKind.CLEARED, event=event)

@@ -86,6 +86,14 @@ def end_of_exit(exit_record: Mapping[str, Any], error: Mapping[str, Any] | None)
         raise ValueError(f"malformed EXIT record: {problem!r}") from problem
 
 
+def run_time(exit_record: Mapping[str, Any]) -> float:
+    """How many seconds the code ran, by the runner's EXIT record. Raises ValueError."""
+    run_s = exit_record.get("run_s")
+    if not isinstance(run_s, int | float) or not 0 <= run_s < float("inf"):
+        raise ValueError(f"an EXIT record that says the code ran for {run_s!r} seconds")
+    return float(run_s)
+
+
 def _text(value: Any) -> str:
     """Text that every serialisation of WAMP carries: in JSON a leading NUL would mean binary."""
     return str(value).replace("\0", "\\0")
@@ -214,8 +222,8 @@ def end_of_lost_checkpoint(record: JobRecord, hostname: str, why: str) -> End:
     return End(
         state=JobState.FAILED,
         reason=EndReason.CHECKPOINT_LOST,
-        message=f"The job can't go on after its pause: its checkpoint was on {hostname} only, and "
-        f"{why}",
+        message=f"The job can't go on after its pause: what it was to go on from was on {hostname} "
+        f"only, and {why}",
         hint="submit the job again: it begins anew; checkpoints that are saved to S3 outlive their "
         "worker",
     )

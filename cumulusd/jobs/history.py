@@ -89,6 +89,11 @@ class History:
         in_use = {record.spec.package_sha256 for record in self._table.live()}
         await self._packages.prune(in_use, self._wall_clock(), _PACKAGE_AGE_S)
 
+    async def delete(self, job_id: str) -> None:
+        """Deletes all that is kept of a job that has ended, before its time. What it kept on
+        workers that are away the watcher clears when they are back. Raises StoreFailed."""
+        await self._delete([job_id])
+
     async def _prune_by_time(self) -> None:
         now = self._wall_clock()
         before = now - self._settings.history_s

@@ -6,13 +6,14 @@ import attrs
 from twisted.logger import Logger
 
 from cumulus_wire.journal import JournalCorrupt, Kind, Record
+from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, NotFound, Unavailable
-from cumulusd.jobs import ends
+from cumulusd.jobs import checkpoints, ends
 from cumulusd.jobs.announcing import Announcer
 from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.events import Event, EventKind
 from cumulusd.jobs.journals import Journal, JournalDamaged, Journals
 from cumulusd.jobs.log_tails import LogTails
-from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.output_pull import OutputPull
 from cumulusd.jobs.outputs import listed_outputs
@@ -186,8 +187,15 @@ class Intake:
                 self._progress(job_id, entry)
             elif entry.kind is Kind.ERROR:
                 self._errors[job_id] = entry
+            elif entry.kind is Kind.CHECKPOINT:
+                told = checkpoints.read(entry.json())
+                event = Event(kind=EventKind.CHECKPOINTED, at=at, attempt=attempt, checkpoints=told)
+                self._tell(job_id, event.kind, event=event)
             elif entry.kind is Kind.EXIT:
                 error, said = self._errors.pop(job_id, None), entry.json()
+                if said.get("outcome") == JobState.PAUSED.value:
+                    self._announcer.start_pause(record, journal, at, ends.run_time(said))
+                    return
                 end = ends.end_of_exit(said, error.json() if error else None)
                 listed, note = listed_outputs(said)
                 end = attrs.evolve(end, outputs_note=note)

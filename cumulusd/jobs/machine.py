@@ -6,76 +6,13 @@ The caller saves the record first and then carries out the effects, each of whic
 """
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import attrs
 
 from cumulus_wire.codes import RETRIED, EndReason
-from cumulus_wire.states import JobState
-from cumulusd.jobs import waits
-from cumulusd.jobs.model import (
-    MAX_ATTEMPT_MESSAGE,
-    End,
-    EndedAttempt,
-    Fate,
-    Grant,
-    JobRecord,
-    Phase,
-    Placement,
-)
-
-
-class EventKind(StrEnum):
-    """What can happen to a job."""
-
-    PLACED = "placed"  #: the scheduler chose a device (`placement`)
-    REFUSED = "refused"  #: the scheduler found that nothing can ever take it (`end`)
-    UNPLACED = "unplaced"  #: the agent refused: the share was not free after all
-    PREPARED = "prepared"  #: the agent made partition and folder (`grant`)
-    PREPARE_FAILED = "prepare_failed"  #: it can't (`end`)
-    LAUNCHED = "launched"  #: the platform accepted the container
-    LAUNCH_FAILED = "launch_failed"  #: it did not (`end`)
-    SETUP_BEGAN = "setup_began"  #: the runner speaks
-    CODE_BEGAN = "code_began"  #: the user's code runs
-    FINAL = "final"  #: the runner's last record (`end`)
-    LOST = "lost"  #: the container is gone without a last record (`end`)
-    BEFELL = "befell"  #: its worker was seen down or draining (`fate`)
-    STOP = "stop"  #: somebody wants it ended (`stop_reason`)
-    FORCED = "forced"  #: the runner did not obey the stop in time
-    CLEARED = "cleared"  #: container, partition and folder are gone, or can't run any more
-    #: what else would be its end is the infrastructure's fault, and retries are left (`end`);
-    #: made of FINAL, LOST, PREPARE_FAILED and LAUNCH_FAILED by `step`, never told
-    ATTEMPT_OVER = "attempt_over"
-
-
-class Effect(StrEnum):
-    """What the supervisor has to do after saving."""
-
-    PREPARE = "prepare"
-    LAUNCH = "launch"
-    STOP_RUNNER = "stop_runner"
-    CLEAR = "clear"
-
-
-@attrs.frozen(kw_only=True)
-class Event:
-    """One thing that happened; `at` is unix time."""
-
-    kind: EventKind
-    at: float
-    placement: Placement | None = None
-    grant: Grant | None = None
-    end: End | None = None
-    stop_reason: EndReason | None = None
-    fate: Fate | None = None
-    #: which attempt it happened to: with another one it is too late; None: to the job
-    attempt: int | None = None
-    journal_start: int | None = None  #: with CLEARED: where the next attempt's journal begins
-
-
-class ImpossibleTransition(Exception):
-    """An event that can't happen in this phase: a fault in the caller."""
-
+from cumulusd.jobs import changes
+from cumulusd.jobs.events import Effect, Event, EventKind, ImpossibleTransition
+from cumulusd.jobs.model import End, JobRecord, Phase
 
 Change = Callable[[JobRecord, Event], JobRecord]
 
@@ -89,157 +26,79 @@ class Row:
     change: Change
 
 
-def _same(record: JobRecord, event: Event) -> JobRecord:
-    return record
-
-
-def _placed(record: JobRecord, event: Event) -> JobRecord:
-    if event.placement is None:
-        raise ImpossibleTransition("placed without a placement")
-    return attrs.evolve(
-        record, placement=event.placement, wait=waits.placing(event.placement.hostname)
-    )
-
-
-def _unplaced(record: JobRecord, event: Event) -> JobRecord:
-    return attrs.evolve(record, placement=None, wait=None)
-
-
-def _prepared(record: JobRecord, event: Event) -> JobRecord:
-    if event.grant is None:
-        raise ImpossibleTransition("prepared without a grant")
-    return attrs.evolve(record, grant=event.grant, wait=waits.launching(_hostname(record)))
-
-
-def _launched(record: JobRecord, event: Event) -> JobRecord:
-    return attrs.evolve(record, wait=waits.starting(_hostname(record), ""))
-
-
-def _hostname(record: JobRecord) -> str:
-    return record.placement.hostname if record.placement is not None else "its worker"
-
-
-def _setup_began(record: JobRecord, event: Event) -> JobRecord:
-    return attrs.evolve(record, setup_at=record.setup_at or event.at, wait=None)
-
-
-def _code_began(record: JobRecord, event: Event) -> JobRecord:
-    return attrs.evolve(_setup_began(record, event), started_at=record.started_at or event.at)
-
-
-def _ended(record: JobRecord, event: Event) -> JobRecord:
-    if event.end is None:
-        raise ImpossibleTransition(f"{event.kind} without an end")
-    return attrs.evolve(record, end=event.end, ended_at=event.at, wait=None)
-
-
-def _attempt_over(record: JobRecord, event: Event) -> JobRecord:
-    end, place = event.end, record.placement
-    if end is None or end.reason is None:
-        raise ImpossibleTransition(f"{event.kind} without an end and its reason")
-    over = EndedAttempt(
-        attempt=record.attempt,
-        reason=end.reason,
-        message=end.message[:MAX_ATTEMPT_MESSAGE],
-        node_id=None if place is None else place.node_id,
-        hostname=None if place is None else place.hostname,
-        started_at=record.started_at,
-        ended_at=event.at,
-    )
-    wait = waits.retrying(over, record.spec.retries, None, None)
-    return attrs.evolve(record, attempts=(*record.attempts, over), wait=wait)
-
-
-def _ended_after_all(record: JobRecord, event: Event) -> JobRecord:
-    """The attempt that was given up for lost has ended by itself: there is nothing to repeat."""
-    return attrs.evolve(_ended(record, event), attempts=record.attempts[:-1])
-
-
-def _again(record: JobRecord, event: Event) -> JobRecord:
-    if event.journal_start is None:
-        raise ImpossibleTransition("cleared for another attempt without the journal's offset")
-    return attrs.evolve(
-        record,
-        attempt=record.attempt + 1,
-        journal_start=event.journal_start,
-        queued_at=event.at,
-        wait=None,
-        placement=None,
-        grant=None,
-        fate=Fate(),
-        stop_reason=None,
-        setup_at=None,
-        started_at=None,
-    )
-
-
-def _befell(record: JobRecord, event: Event) -> JobRecord:
-    if event.fate is None:
-        raise ImpossibleTransition("befell without a fate")
-    return attrs.evolve(record, fate=record.fate | event.fate)
-
-
-def _stop_asked(record: JobRecord, event: Event) -> JobRecord:
-    if event.stop_reason is None:
-        raise ImpossibleTransition("stop without a reason")
-    return attrs.evolve(record, stop_reason=event.stop_reason)
-
-
-def _stopped(record: JobRecord, event: Event) -> JobRecord:
-    stopping = _stop_asked(record, event) if record.stop_reason is None else record
-    return attrs.evolve(stopping, end=end_of_stop(stopping), ended_at=event.at, wait=None)
-
-
-def _stopped_between(record: JobRecord, event: Event) -> JobRecord:
-    """No attempt follows on the one that is over, so that is the job's last, and not one before."""
-    over, stopped = record.attempts[-1], _stopped(record, event)
-    assert stopped.end is not None
-    words = f": attempt {over.attempt} had ended ({over.reason.value}: {over.message})"
-    end = attrs.evolve(stopped.end, message=stopped.end.message + words)
-    return attrs.evolve(stopped, end=end, attempts=record.attempts[:-1])
-
-
 _NOTHING: tuple[Effect, ...] = ()
 _CLEAR = (Effect.CLEAR,)
+_TELL_PAUSE = (Effect.TELL_PAUSE,)
 
 #: Every transition there is.
 TABLE: dict[tuple[Phase, EventKind], Row] = {
-    (Phase.QUEUED, EventKind.PLACED): Row(Phase.PREPARING, (Effect.PREPARE,), _placed),
-    (Phase.QUEUED, EventKind.STOP): Row(Phase.ENDED, _NOTHING, _stopped),
-    (Phase.QUEUED, EventKind.REFUSED): Row(Phase.ENDED, _NOTHING, _ended),
-    (Phase.PREPARING, EventKind.PREPARED): Row(Phase.LAUNCHING, (Effect.LAUNCH,), _prepared),
-    (Phase.PREPARING, EventKind.UNPLACED): Row(Phase.QUEUED, _NOTHING, _unplaced),
-    (Phase.PREPARING, EventKind.PREPARE_FAILED): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.PREPARING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
-    (Phase.PREPARING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
-    (Phase.LAUNCHING, EventKind.LAUNCHED): Row(Phase.STARTING, _NOTHING, _launched),
-    (Phase.LAUNCHING, EventKind.LAUNCH_FAILED): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.LAUNCHING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
-    (Phase.LAUNCHING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped),
+    (Phase.QUEUED, EventKind.PLACED): Row(Phase.PREPARING, (Effect.PREPARE,), changes.placed),
+    (Phase.QUEUED, EventKind.STOP): Row(Phase.ENDED, _NOTHING, changes.stopped),
+    (Phase.QUEUED, EventKind.REFUSED): Row(Phase.ENDED, _NOTHING, changes.ended),
+    (Phase.QUEUED, EventKind.PAUSE): Row(Phase.PAUSED, _NOTHING, changes.paused),
+    (Phase.PREPARING, EventKind.PREPARED): Row(Phase.LAUNCHING, (Effect.LAUNCH,), changes.prepared),
+    (Phase.PREPARING, EventKind.UNPLACED): Row(Phase.QUEUED, _NOTHING, changes.unplaced),
+    (Phase.PREPARING, EventKind.PREPARE_FAILED): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.PREPARING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, changes.attempt_over),
+    (Phase.PREPARING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, changes.stopped),
+    (Phase.PREPARING, EventKind.PAUSE): Row(Phase.PREPARING, _NOTHING, changes.pause_wanted),
+    (Phase.PREPARING, EventKind.RESUME): Row(Phase.PREPARING, _NOTHING, changes.pause_withdrawn),
+    (Phase.PREPARING, EventKind.HELD): Row(Phase.PAUSED, _NOTHING, changes.paused_unplaced),
+    (Phase.LAUNCHING, EventKind.LAUNCHED): Row(Phase.STARTING, _NOTHING, changes.launched),
+    (Phase.LAUNCHING, EventKind.LAUNCH_FAILED): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.LAUNCHING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, changes.attempt_over),
+    (Phase.LAUNCHING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, changes.stopped),
     # The runner may speak before the platform has answered the launch.
-    (Phase.LAUNCHING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, _setup_began),
-    (Phase.LAUNCHING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, _code_began),
-    (Phase.LAUNCHING, EventKind.BEFELL): Row(Phase.LAUNCHING, _NOTHING, _befell),
-    (Phase.LAUNCHING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.STARTING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, _setup_began),
-    (Phase.STARTING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, _code_began),
-    (Phase.STARTING, EventKind.BEFELL): Row(Phase.STARTING, _NOTHING, _befell),
-    (Phase.STARTING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.STARTING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.STARTING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
-    (Phase.STARTING, EventKind.STOP): Row(Phase.STARTING, (Effect.STOP_RUNNER,), _stop_asked),
-    (Phase.STARTING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, _stopped),
-    (Phase.RUNNING, EventKind.BEFELL): Row(Phase.RUNNING, _NOTHING, _befell),
-    (Phase.RUNNING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.RUNNING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, _ended),
-    (Phase.RUNNING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, _attempt_over),
-    (Phase.RUNNING, EventKind.STOP): Row(Phase.RUNNING, (Effect.STOP_RUNNER,), _stop_asked),
-    (Phase.RUNNING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, _stopped),
-    (Phase.RETRYING, EventKind.CLEARED): Row(Phase.QUEUED, _NOTHING, _again),
+    (Phase.LAUNCHING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, changes.setup_began),
+    (Phase.LAUNCHING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, changes.code_began),
+    (Phase.LAUNCHING, EventKind.BEFELL): Row(Phase.LAUNCHING, _NOTHING, changes.befell),
+    (Phase.LAUNCHING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.LAUNCHING, EventKind.CHECKPOINTED): Row(Phase.LAUNCHING, _NOTHING, changes.checkpointed),
+    (Phase.LAUNCHING, EventKind.YIELDED): Row(Phase.PAUSING, _CLEAR, changes.yielded),
+    (Phase.LAUNCHING, EventKind.PAUSE): Row(Phase.LAUNCHING, _NOTHING, changes.pause_wanted),
+    (Phase.LAUNCHING, EventKind.RESUME): Row(Phase.LAUNCHING, _NOTHING, changes.pause_withdrawn),
+    (Phase.STARTING, EventKind.SETUP_BEGAN): Row(Phase.STARTING, _NOTHING, changes.setup_began),
+    (Phase.STARTING, EventKind.CODE_BEGAN): Row(Phase.RUNNING, _NOTHING, changes.code_began),
+    (Phase.STARTING, EventKind.BEFELL): Row(Phase.STARTING, _NOTHING, changes.befell),
+    (Phase.STARTING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.STARTING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.STARTING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, changes.attempt_over),
+    (Phase.STARTING, EventKind.STOP): Row(
+        Phase.STARTING, (Effect.STOP_RUNNER,), changes.stop_asked
+    ),
+    (Phase.STARTING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, changes.stopped),
+    (Phase.STARTING, EventKind.CHECKPOINTED): Row(Phase.STARTING, _NOTHING, changes.checkpointed),
+    (Phase.STARTING, EventKind.YIELDED): Row(Phase.PAUSING, _CLEAR, changes.yielded),
+    (Phase.STARTING, EventKind.PAUSE): Row(Phase.STARTING, _NOTHING, changes.pause_wanted),
+    (Phase.STARTING, EventKind.RESUME): Row(Phase.STARTING, _NOTHING, changes.pause_withdrawn),
+    (Phase.RUNNING, EventKind.BEFELL): Row(Phase.RUNNING, _NOTHING, changes.befell),
+    (Phase.RUNNING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.RUNNING, EventKind.LOST): Row(Phase.ENDING, _CLEAR, changes.ended),
+    (Phase.RUNNING, EventKind.ATTEMPT_OVER): Row(Phase.RETRYING, _CLEAR, changes.attempt_over),
+    (Phase.RUNNING, EventKind.STOP): Row(Phase.RUNNING, (Effect.STOP_RUNNER,), changes.stop_asked),
+    (Phase.RUNNING, EventKind.FORCED): Row(Phase.ENDING, _CLEAR, changes.stopped),
+    (Phase.RUNNING, EventKind.CHECKPOINTED): Row(Phase.RUNNING, _NOTHING, changes.checkpointed),
+    (Phase.RUNNING, EventKind.PAUSE): Row(Phase.RUNNING, _TELL_PAUSE, changes.pause_wanted),
+    (Phase.RUNNING, EventKind.RESUME): Row(Phase.RUNNING, _TELL_PAUSE, changes.pause_withdrawn),
+    (Phase.RUNNING, EventKind.YIELDED): Row(Phase.PAUSING, _CLEAR, changes.yielded),
+    (Phase.RETRYING, EventKind.CLEARED): Row(Phase.QUEUED, _NOTHING, changes.again),
     # A worker given up for lost came back, and its journal says how the code ended.
-    (Phase.RETRYING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, _ended_after_all),
-    (Phase.RETRYING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, _stopped_between),
-    (Phase.ENDING, EventKind.CLEARED): Row(Phase.ENDED, _NOTHING, _same),
+    (Phase.RETRYING, EventKind.FINAL): Row(Phase.ENDING, _CLEAR, changes.ended_after_all),
+    (Phase.RETRYING, EventKind.YIELDED): Row(Phase.PAUSING, _CLEAR, changes.yielded_after_all),
+    (Phase.RETRYING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, changes.stopped_between),
+    (Phase.RETRYING, EventKind.CHECKPOINTED): Row(Phase.RETRYING, _NOTHING, changes.checkpointed),
+    (Phase.RETRYING, EventKind.PAUSE): Row(Phase.RETRYING, _NOTHING, changes.pause_wanted),
+    (Phase.RETRYING, EventKind.RESUME): Row(Phase.RETRYING, _NOTHING, changes.pause_withdrawn),
+    (Phase.RETRYING, EventKind.HELD): Row(Phase.PAUSED, _NOTHING, changes.paused_between),
+    (Phase.PAUSING, EventKind.HELD): Row(Phase.PAUSED, _NOTHING, changes.paused_between),
+    # The pause was withdrawn when the code had paused already.
+    (Phase.PAUSING, EventKind.CLEARED): Row(Phase.QUEUED, _NOTHING, changes.again),
+    (Phase.PAUSING, EventKind.PAUSE): Row(Phase.PAUSING, _NOTHING, changes.pause_wanted),
+    (Phase.PAUSING, EventKind.RESUME): Row(Phase.PAUSING, _NOTHING, changes.pause_withdrawn),
+    (Phase.PAUSING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, changes.stopped),
+    (Phase.PAUSED, EventKind.RESUME): Row(Phase.QUEUED, _NOTHING, changes.resumed),
+    (Phase.PAUSED, EventKind.STOP): Row(Phase.ENDED, _NOTHING, changes.stopped),
+    (Phase.ENDING, EventKind.CLEARED): Row(Phase.ENDED, _NOTHING, changes.same),
 }
 
 _LATE = (
@@ -256,6 +115,11 @@ _LATE = (
     EventKind.STOP,
     EventKind.FORCED,
     EventKind.ATTEMPT_OVER,
+    EventKind.CHECKPOINTED,
+    EventKind.YIELDED,
+    EventKind.PAUSE,
+    EventKind.RESUME,
+    EventKind.HELD,
 )
 
 #: Events that end an attempt, and with it the job unless another one follows.
@@ -266,7 +130,12 @@ _ATTEMPT_ENDS = frozenset(
 #: Events that come too late or too early to matter; nothing changes.
 IGNORED: frozenset[tuple[Phase, EventKind]] = frozenset(
     [(phase, kind) for phase in (Phase.ENDING, Phase.ENDED) for kind in _LATE]
-    + [(Phase.RETRYING, kind) for kind in _LATE if kind not in (EventKind.FINAL, EventKind.STOP)]
+    + [
+        (phase, kind)
+        for phase in (Phase.RETRYING, Phase.PAUSING)
+        for kind in _LATE
+        if (phase, kind) not in TABLE
+    ]
     + [
         (Phase.ENDED, EventKind.CLEARED),
         (Phase.STARTING, EventKind.LAUNCHED),
@@ -278,6 +147,12 @@ IGNORED: frozenset[tuple[Phase, EventKind]] = frozenset(
         # A queued job was stopped while the scheduler chose.
         (Phase.ENDED, EventKind.PLACED),
         (Phase.ENDED, EventKind.REFUSED),
+        # So was one that is paused now.
+        (Phase.PAUSED, EventKind.PLACED),
+        (Phase.PAUSED, EventKind.REFUSED),
+        # What is so already.
+        (Phase.QUEUED, EventKind.RESUME),
+        (Phase.PAUSED, EventKind.PAUSE),
     ]
 )
 
@@ -290,8 +165,7 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
     """
     if event.attempt is not None and event.attempt != record.attempt:
         return record, _NOTHING
-    if _is_retried(record, event):
-        event = attrs.evolve(event, kind=EventKind.ATTEMPT_OVER)
+    event = attrs.evolve(event, kind=_true_kind(record, event))
     key = (record.phase, event.kind)
     row = TABLE.get(key)
     if row is None:
@@ -301,13 +175,35 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
     if event.kind is EventKind.STOP and record.stop_reason is not None:
         return record, _NOTHING
     by_user = event.stop_reason is EndReason.CANCELLED_BY_USER
-    if key == (Phase.RETRYING, EventKind.STOP) and not by_user:
+    over = record.phase in (Phase.RETRYING, Phase.PAUSING)
+    if over and event.kind is EventKind.STOP and not by_user:
         return record, _NOTHING  # a bound of the attempt that is over
+    if event.kind in (EventKind.PAUSE, EventKind.RESUME) and (
+        record.stop_reason is not None or record.pause_requested == (event.kind is EventKind.PAUSE)
+    ):
+        return record, _NOTHING  # it is ended, or asked for already
+    if event.kind is EventKind.CHECKPOINTED and event.checkpoints == record.checkpoints:
+        return record, _NOTHING
     if event.kind is EventKind.BEFELL and event.fate == record.fate:
         return record, _NOTHING
     if event.kind is EventKind.SETUP_BEGAN and record.setup_at is not None:
         return record, _NOTHING
-    return attrs.evolve(row.change(record, event), phase=row.phase), row.effects
+    after, effects = attrs.evolve(row.change(record, event), phase=row.phase), row.effects
+    if event.kind is EventKind.CODE_BEGAN and _is_to_pause(after):
+        effects += _TELL_PAUSE  # asked for before the code was there to be asked
+    return after, effects
+
+
+def _true_kind(record: JobRecord, event: Event) -> EventKind:
+    """What the event is, for a job that is to be tried again, paused, or stopped."""
+    if _is_retried(record, event):
+        return EventKind.ATTEMPT_OVER
+    back = event.kind in (EventKind.UNPLACED, EventKind.CLEARED)
+    if back and record.pause_requested and (record.phase, EventKind.HELD) in TABLE:
+        return EventKind.HELD
+    if event.kind is EventKind.YIELDED and record.stop_reason is not None:
+        return EventKind.FORCED  # it was told to end meanwhile
+    return event.kind
 
 
 def _is_retried(record: JobRecord, event: Event) -> bool:
@@ -319,8 +215,12 @@ def is_retried(record: JobRecord, end: End) -> bool:
     return (
         end.reason in RETRIED
         and record.stop_reason is not EndReason.CANCELLED_BY_USER
-        and record.attempt <= record.spec.retries
+        and record.attempt < record.last_attempt
     )
+
+
+def _is_to_pause(record: JobRecord) -> bool:
+    return record.pause_requested and record.stop_reason is None
 
 
 def effects_after_restart(record: JobRecord) -> tuple[Effect, ...]:
@@ -331,35 +231,11 @@ def effects_after_restart(record: JobRecord) -> tuple[Effect, ...]:
         return (Effect.LAUNCH,)
     if record.phase in (Phase.STARTING, Phase.RUNNING) and record.stop_reason is not None:
         return (Effect.STOP_RUNNER,)
-    if record.phase in (Phase.RETRYING, Phase.ENDING):
+    if record.phase is Phase.RUNNING and _is_to_pause(record):
+        return _TELL_PAUSE
+    if record.phase in (Phase.RETRYING, Phase.PAUSING, Phase.ENDING):
         return _CLEAR
     return _NOTHING
-
-
-def end_of_stop(record: JobRecord) -> End:
-    """How a job ends that was stopped for `record.stop_reason`, when no runner says it."""
-    reason = record.stop_reason
-    if reason is EndReason.CANCELLED_BY_USER:
-        return End(state=JobState.CANCELLED, reason=reason, message="Job cancelled")
-    if reason is EndReason.DURATION_EXCEEDED:
-        return End(
-            state=JobState.TIMEOUT,
-            reason=reason,
-            message=f"Job timed out: its code ran longer than {record.spec.duration_s:g} s",
-            hint="ask for a longer duration",
-        )
-    if reason is EndReason.SETUP_TIMEOUT:
-        setup_s = record.spec.setup_timeout_s
-        return End(
-            state=JobState.FAILED,
-            reason=reason,
-            message=f"Job stopped: its set-up took longer than its {setup_s:g} s (setup_timeout)",
-        )
-    return End(
-        state=JobState.FAILED,
-        reason=reason or EndReason.RUNNER_FAILED,
-        message=f"Job stopped: {reason or 'no reason given'}",
-    )
 
 
 def diagram() -> str:

@@ -56,6 +56,8 @@ class Phase(StrEnum):
     STARTING = "starting"  #: the container is asked for; the runner sets up
     RUNNING = "running"  #: the user's code runs
     RETRYING = "retrying"  #: an attempt ended, another follows; the worker is being cleared
+    PAUSING = "pausing"  #: the code has paused; the worker is being cleared of all it doesn't keep
+    PAUSED = "paused"  #: holds no share and no container; goes on when it is resumed
     ENDING = "ending"  #: the end is known and announced; the worker is being cleared
     ENDED = "ended"  #: nothing of it is left on any worker
 
@@ -201,9 +203,9 @@ class JobRecord:
     ended_at: float | None = None
     end: End | None = None
     pause_requested: bool = False  #: somebody wants it paused, and it has not been resumed since
-    resumes: int = 0  #: how often it went on after a pause
+    pauses: int = 0  #: how often its code has paused
     checkpoints: tuple[Checkpoint, ...] = ()  #: as last reported, the newest last
-    pinned_node: str | None = None  #: what it goes on from is on this node only
+    pinned_node: str | None = None  #: what it is to go on from is on this node only
     ran_s: float = 0.0  #: time that its code ran in earlier, paused attempts
     paused_at: float | None = None  #: since when it is paused
 
@@ -211,6 +213,11 @@ class JobRecord:
     def duration_left_s(self) -> float:
         """What this attempt's code has of the job's duration, over 0."""
         return max(MIN_DURATION_LEFT_S, self.spec.duration_s - self.ran_s)
+
+    @property
+    def last_attempt(self) -> int:
+        """The number of the last attempt that may follow: one that paused costs no retry."""
+        return 1 + self.spec.retries + self.pauses
 
     @property
     def waits_since(self) -> float:
@@ -232,4 +239,7 @@ _PUBLIC = {
     Phase.STARTING: JobState.STARTING,
     Phase.RUNNING: JobState.RUNNING,
     Phase.RETRYING: JobState.PENDING,
+    # It is paused in public once nothing of it holds the share any more.
+    Phase.PAUSING: JobState.RUNNING,
+    Phase.PAUSED: JobState.PAUSED,
 }

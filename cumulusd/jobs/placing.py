@@ -7,10 +7,10 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from cumulusd.errors import CumulusError
-from cumulusd.jobs import ends, scheduler
+from cumulusd.jobs import ends, pool, scheduler
 from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.events import Event, EventKind
 from cumulusd.jobs.fates import Fates
-from cumulusd.jobs.machine import Event, EventKind
 from cumulusd.jobs.model import End, JobRecord, JobSpec, Phase, Placement
 from cumulusd.jobs.ports import AgentView, Clock, DelayedCall, Node, Platform, Workers
 from cumulusd.jobs.queue import JobQueue
@@ -118,7 +118,7 @@ class Placing:
         if self._observed_since is None:
             return None
         agents = self._workers.agents()
-        return scheduler.could_ever_fit(spec, self.nodes, agents, overdue=self._overdue())
+        return pool.could_ever_fit(spec, self.nodes, agents, overdue=self._overdue())
 
     def add(self, record: JobRecord) -> None:
         """A job that waits."""

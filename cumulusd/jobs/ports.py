@@ -215,6 +215,9 @@ class Workers(Protocol):
     ) -> bool:
         """Tells the runner to stop its job. True when a runner took the command."""
 
+    async def pause_job(self, node_id: str, job_id: str, attempt: int, wanted: bool) -> bool:
+        """Tells the runner whether the code is to pause. True when a runner took the command."""
+
     async def folder(self, node_id: str, job_id: str, attempt: int) -> tuple[int, bool]:
         """(end of the journal on the worker, the folder's lock is free), of that attempt.
 

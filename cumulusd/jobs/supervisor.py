@@ -16,9 +16,9 @@ from cumulusd.errors import CumulusError
 from cumulusd.jobs import ends, machine
 from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.effects import Effects
+from cumulusd.jobs.events import Event, EventKind, ImpossibleTransition
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
-from cumulusd.jobs.machine import Event, EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.placing import Placing
 from cumulusd.jobs.ports import Clock, DelayedCall, Platform, Workers
@@ -232,7 +232,7 @@ class Supervisor:
         at = max(record.created_at, min(event.at, self._wall_clock()))
         try:
             after, effects = machine.step(record, attrs.evolve(event, at=at))
-        except machine.ImpossibleTransition:
+        except ImpossibleTransition:
             self._log.failure("impossible event {kind}", kind=event.kind, job_id=job_id)
             return
         if after is record:
@@ -322,7 +322,7 @@ class Supervisor:
         if record.phase is Phase.STARTING and record.setup_at is not None:
             return spec.setup_timeout_s + margin_s, EndReason.SETUP_TIMEOUT
         if record.phase is Phase.RUNNING:
-            return spec.duration_s + margin_s, EndReason.DURATION_EXCEEDED
+            return record.duration_left_s + margin_s, EndReason.DURATION_EXCEEDED
         return None
 
     def _due(self, job_id: str, phase: Phase, reason: EndReason) -> None:

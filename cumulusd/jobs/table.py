@@ -10,7 +10,7 @@ from cumulusd.tasks import Signal
 
 LIVE = frozenset(Phase) - {Phase.ENDED}
 #: Phases in which a job holds, or may hold, a share of a device.
-HOLDING = LIVE - {Phase.QUEUED}
+HOLDING = LIVE - {Phase.QUEUED, Phase.PAUSED}
 
 Watch = Callable[[JobRecord | None, JobRecord], None]
 

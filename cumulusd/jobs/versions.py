@@ -38,7 +38,7 @@ def _with_pauses(body: dict[str, Any]) -> dict[str, Any]:
     body = {
         **body,
         "pause_requested": False,
-        "resumes": 0,
+        "pauses": 0,
         "checkpoints": [],
         "pinned_node": None,
         "ran_s": 0.0,

@@ -167,6 +167,18 @@ def with_unfit(wait: Wait, unfit: Sequence[tuple[Node, str]], told: Collection[s
     )
 
 
+def pinned(wait: Wait, node: Node) -> Wait:
+    """The same wait of a job that can go on there only."""
+    return attrs.evolve(
+        wait,
+        message=f"It goes on from a checkpoint that is on {node.hostname} only: {wait.message}",
+        details={
+            **wait.details,
+            "pinned": {"node_id": node.node_id, "hostname": node.hostname},
+        },
+    )
+
+
 def placing(hostname: str, holds: str | None = None) -> Wait:
     """A device was chosen. `holds`: why that takes long."""
     return Wait(
@@ -203,13 +215,14 @@ def starting(hostname: str, platform: str) -> Wait:
     )
 
 
-def retrying(over: EndedAttempt, retries: int, holds: str | None, certain_at: float | None) -> Wait:
-    """An attempt ended, and another is to follow. `holds`: what its worker can't be cleared for,
-    if that is known; `certain_at`: unix time when nothing of it can run any more in any case.
+def retrying(over: EndedAttempt, last: int, holds: str | None, certain_at: float | None) -> Wait:
+    """An attempt ended, and another is to follow, up to number `last` at most. `holds`: what its
+    worker can't be cleared for, if that is known; `certain_at`: unix time when nothing of it can
+    run any more in any case.
     """
     where = over.hostname or "its worker"
     text = (
-        f"Attempt {over.attempt} of {retries + 1} ended ({over.reason}: {over.message}); "
+        f"Attempt {over.attempt} of {last} ended ({over.reason}: {over.message}); "
         f"the next one waits until nothing of it can run on {where} any more"
     )
     if holds:
@@ -224,7 +237,7 @@ def retrying(over: EndedAttempt, retries: int, holds: str | None, certain_at: fl
         message=text,
         details={
             "attempt": over.attempt,
-            "attempts": retries + 1,
+            "attempts": last,
             "ended": over.reason.value,
             "message": over.message,
             "node_id": over.node_id,

@@ -9,8 +9,8 @@ from cumulusd.errors import CumulusError, NotFound
 from cumulusd.jobs import agreement, ends, waits
 from cumulusd.jobs.agreement import Agreement
 from cumulusd.jobs.effects import Tell
+from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.journals import Journals
-from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.ports import Clock, Container, Inventory, Platform, Workers
 from cumulusd.jobs.settings import Settings
@@ -50,6 +50,8 @@ class Watcher:
         self._started: dict[tuple[str, int], float] = {}
         self._reaped_at = clock.seconds()
         self._known_agents: frozenset[str] = frozenset()
+        self._may_have_left = False  #: a job has ended that may have kept something on a worker
+        table.watch(self._changed)
         self.agreement = Agreement()
         self.platform_error: str | None = None
 
@@ -80,11 +82,19 @@ class Watcher:
                 self._log.failure("watching containers failed, going on")
             await sleep(self._clock, self._settings.watch_interval_s)
 
+    def _changed(self, before: JobRecord | None, after: JobRecord) -> None:
+        # Clearing takes away what its last attempt kept; those before may have been elsewhere.
+        was_live = before is not None and before.phase is not Phase.ENDED
+        if was_live and after.phase is Phase.ENDED and after.attempt > 1:
+            self._may_have_left = True
+
     def _is_time_to_reap(self) -> bool:
-        """It is from time to time, and when an agent has come: what it holds may have changed."""
+        """It is from time to time, when an agent has come, whose holdings may have changed, and
+        when a job has ended that may have kept something somewhere."""
         before, self._known_agents = self._known_agents, frozenset(self._workers.agents())
-        has_come = bool(self._known_agents - before)
-        return has_come or (
+        is_urgent = self._may_have_left or bool(self._known_agents - before)
+        self._may_have_left = False
+        return is_urgent or (
             self._clock.seconds() - self._reaped_at >= self._settings.reap_interval_s
         )
 

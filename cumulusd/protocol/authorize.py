@@ -26,6 +26,7 @@ _READING = (
     uris.JOB_LIST,
     uris.JOB_ATTACH,
     uris.JOB_RESULT,
+    uris.JOB_CHECKPOINTS,
     uris.JOB_OUTPUTS,
     uris.JOB_OUTPUT,
     uris.WORKER_LIST,

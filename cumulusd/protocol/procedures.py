@@ -69,6 +69,10 @@ class Procedures:
             uris.JOB_GET: self._job_get,
             uris.JOB_LIST: self._job_list,
             uris.JOB_CANCEL: self._job_cancel,
+            uris.JOB_PAUSE: self._job_pause,
+            uris.JOB_RESUME: self._job_resume,
+            uris.JOB_CHECKPOINTS: self._job_checkpoints,
+            uris.JOB_DELETE: self._job_delete,
             uris.JOB_RESULT: self._job_result,
             uris.JOB_OUTPUTS: self._job_outputs,
             uris.JOB_OUTPUT: self._job_output,
@@ -145,6 +149,18 @@ class Procedures:
 
     async def _job_cancel(self, call: Call) -> Mapping[str, Any]:
         return await self._relay.cancel(call.caller, self._job_id(call))
+
+    async def _job_pause(self, call: Call) -> Mapping[str, Any]:
+        return await self._relay.pause(call.caller, self._job_id(call))
+
+    async def _job_resume(self, call: Call) -> Mapping[str, Any]:
+        return await self._relay.resume(call.caller, self._job_id(call))
+
+    async def _job_checkpoints(self, call: Call) -> Mapping[str, Any]:
+        return self._relay.checkpoints(call.caller, self._job_id(call))
+
+    async def _job_delete(self, call: Call) -> Mapping[str, Any]:
+        return await self._relay.delete(call.caller, self._job_id(call))
 
     async def _job_result(self, call: Call) -> Mapping[str, Any]:
         sink = call.progress if call.wants_progress else None

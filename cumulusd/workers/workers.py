@@ -146,6 +146,19 @@ class AgentWorkers:
         )
         return answer.get("taken") is True
 
+    async def pause_job(self, node_id: str, job_id: str, attempt: int, wanted: bool) -> bool:
+        """True when a runner took the command."""
+        answer = await self._ask(
+            node_id,
+            "command",
+            self._timeouts.ask_s,
+            job_id=job_id,
+            attempt=attempt,
+            command="pause",
+            wanted=wanted,
+        )
+        return answer.get("taken") is True
+
     async def folder(self, node_id: str, job_id: str, attempt: int) -> tuple[int, bool]:
         """The end of the attempt's journal on the worker, and whether its lock is free."""
         answer = await self._ask(node_id, "journals", self._timeouts.ask_s)
@@ -187,7 +200,7 @@ class AgentWorkers:
             setup_timeout_s=spec.setup_timeout_s,
             duration_s=record.duration_left_s,
             ran_s=record.ran_s,
-            resumed=record.resumes > 0,
+            resumed=record.pauses > 0,
             needs_kept=record.pinned_node is not None,
             package={"sha256": spec.package_sha256, "size_bytes": spec.package_size_bytes},
             requirements=list(spec.requirements),

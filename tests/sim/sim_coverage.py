@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from cumulusd.jobs.machine import IGNORED, TABLE, EventKind
+from cumulusd.jobs.events import EventKind
+from cumulusd.jobs.machine import IGNORED, TABLE
 from cumulusd.jobs.model import Phase
 
 Pair = tuple[Phase, EventKind]

@@ -343,6 +343,7 @@ class Daemon:
             wall_clock=self.wall_clock,
             limits=SubmitLimits(),
             platform_name=self.platform.name,
+            forget=self._forget,
             no_room=self._no_room,
         )
         self.table.watch(world.record_changed)
@@ -514,6 +515,10 @@ class Daemon:
             failure = Failure(error)
             return self.clock.later(0.001).addCallback(lambda _: failure)
         return self.clock.later(self._disk_s()).addCallback(lambda _: value)
+
+    async def _forget(self, job_id: str) -> None:
+        """History is not simulated: nobody deletes jobs here."""
+        raise AssertionError(job_id)
 
     def _no_room(self) -> CumulusError | None:
         troubles = {"job store": self.store.healthy, "journals": self.journals.trouble}

@@ -13,9 +13,9 @@ from cumulusd.agent.partitions import Partitions
 from cumulusd.chronos.ledger import Ledger
 from cumulusd.jobs import machine
 from cumulusd.jobs.clearing import Clearing
+from cumulusd.jobs.events import Effect
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journal_files import JournalFiles
-from cumulusd.jobs.machine import Effect
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.watcher import Watcher

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cumulusd.jobs.machine import TABLE, EventKind
+from cumulusd.jobs.events import EventKind
+from cumulusd.jobs.machine import TABLE
 from cumulusd.jobs.model import Phase
 from tests.sim.sim_coverage import RARE, UNREACHABLE, Coverage
 from tests.sim.sim_mutants import ADAPTED, MUTANTS

@@ -65,11 +65,12 @@ OURS: dict[str, str] = {
     "cumulusd.stored_results": f"{_COMMON} cumulusd.jobs",
     "cumulusd.stored_outputs": f"{_COMMON} cumulusd.jobs",
     "cumulusd.log_text": f"{_COMMON} cumulusd.jobs",
+    "cumulusd.lifecycle": f"{_COMMON} cumulusd.identity cumulusd.jobs",
     "cumulusd.submissions": f"{_COMMON} cumulusd.identity cumulusd.jobs cumulusd.spec"
     " cumulusd.package_contents",
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
     " cumulusd.submissions cumulusd.views cumulusd.stored_results"
-    " cumulusd.stored_outputs cumulusd.log_text",
+    " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",

@@ -345,6 +345,15 @@ async def test_stop_reaches_the_runner(make: Callable[..., World]) -> None:
             await world.router.call(
                 "command", job_id="job-1", attempt=1, command="stop", reason="mood", grace_s=1
             )
+        with pytest.raises(CallFailed, match="invalid_argument"):
+            await world.router.call("command", job_id="job-1", attempt=1, command="dance")
+        for wanted in (True, False):
+            pause = {"job_id": "job-1", "command": "pause", "wanted": wanted}
+            assert await world.router.call("command", attempt=2, **pause) == {"taken": False}
+            assert await world.router.call("command", attempt=1, **pause) == {"taken": True}
+            heard.clear()
+            await world.until(lambda: heard.append(runner.hear() or b"") or heard[-1])
+            assert json.loads(heard[-1]) == {"t": "pause", "wanted": wanted}
     finally:
         runner.close()
     await world.until(lambda: world.desk.free == ["job-1"])

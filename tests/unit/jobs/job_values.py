@@ -125,7 +125,7 @@ def full_record() -> JobRecord:
             outputs_note="1 more is over the limit",
         ),
         pause_requested=True,
-        resumes=1,
+        pauses=1,
         checkpoints=(
             Checkpoint(
                 filename="epoch_7.pt",

@@ -132,7 +132,7 @@ records = st.builds(
     ended_at=st.none() | finite,
     end=st.none() | ends,
     pause_requested=st.booleans(),
-    resumes=integers,
+    pauses=integers,
     checkpoints=st.lists(checkpoints, max_size=3).map(tuple),
     pinned_node=st.none() | texts,
     ran_s=finite,

@@ -15,8 +15,9 @@ from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, InsufficientResources, NoWorkers
 from cumulusd.jobs import scheduler
 from cumulusd.jobs.model import EndedAttempt, JobRecord, Phase
+from cumulusd.jobs.pool import could_ever_fit
 from cumulusd.jobs.ports import AgentView, Node
-from cumulusd.jobs.scheduler import Decision, could_ever_fit
+from cumulusd.jobs.scheduler import Decision
 
 
 def decide(

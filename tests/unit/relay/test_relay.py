@@ -51,6 +51,7 @@ class Office:
             folder / "packages", run_in_thread=run_at_once, max_package_bytes=1000
         )
         self.parts = {"store": "ok"}
+        self.forgotten: list[str] = []
         self.no_room: CumulusError | None = None
         self.image_python: str | None = None
         self.relay = Relay(
@@ -66,9 +67,13 @@ class Office:
                 max_queued=4, max_queued_per_owner=3, spec=SpecLimits(package_max_bytes=1000)
             ),
             platform_name="memory",
+            forget=self.forget,
             no_room=lambda: self.no_room,
             image_python=lambda: self.image_python,
         )
+
+    async def forget(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
 
     async def start(self) -> None:
         await self.world.start()

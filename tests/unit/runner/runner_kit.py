@@ -204,6 +204,11 @@ class FakeAgent:
         assert isinstance(message, dict)
         return message
 
+    def pause(self, wanted: bool) -> None:
+        assert self._connection is not None
+        line = json.dumps({"t": "pause", "wanted": wanted}).encode() + b"\n"
+        self._connection.sendall(line)
+
     def read_until(self, kind: str) -> dict[str, Any]:
         """The next message of that kind."""
         while True:

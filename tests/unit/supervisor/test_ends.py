@@ -10,8 +10,8 @@ from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import NotFound, Unavailable
 from cumulusd.jobs import ends
+from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.fates import Fates
-from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import End, Fate, Phase
 from cumulusd.jobs.ports import Container, Node
 from tests.unit.supervisor.test_job_machine import record_in

@@ -9,8 +9,10 @@ import pytest
 from cumulus_wire.codes import RETRIED, EndReason, WaitReason
 from cumulus_wire.states import ENDED, JobState
 from cumulusd.jobs import machine
-from cumulusd.jobs.machine import IGNORED, TABLE, Effect, Event, EventKind, ImpossibleTransition
+from cumulusd.jobs.events import Effect, Event, EventKind, ImpossibleTransition
+from cumulusd.jobs.machine import IGNORED, TABLE
 from cumulusd.jobs.model import (
+    Checkpoint,
     End,
     EndedAttempt,
     Fate,
@@ -43,6 +45,17 @@ GRANT = Grant(
 )
 END = End(state=JobState.FAILED, reason=EndReason.USER_ERROR, message="boom")
 LOST = End(state=JobState.FAILED, reason=EndReason.WORKER_LOST, message="no answer")
+LOCAL = Checkpoint(
+    filename="a.pt",
+    path="/k/a.pt",
+    epoch=1,
+    step=None,
+    framework="pytorch",
+    timestamp=1.0,
+    size_bytes=3,
+    s3_key=None,
+)
+ON_S3 = attrs.evolve(LOCAL, s3_key="j/a.pt")
 OVER = EndedAttempt(
     attempt=1,
     reason=EndReason.WORKER_LOST,
@@ -56,6 +69,8 @@ OVER = EndedAttempt(
 
 def record_in(phase: Phase) -> JobRecord:
     record = JobRecord(job_id="j", owner="a", spec=SPEC, phase=phase, created_at=1.0)
+    if phase is Phase.PAUSED:
+        return attrs.evolve(record, pause_requested=True, paused_at=2.0)
     if phase is not Phase.QUEUED:
         record = attrs.evolve(record, placement=PLACEMENT)
     if phase in (
@@ -63,6 +78,7 @@ def record_in(phase: Phase) -> JobRecord:
         Phase.STARTING,
         Phase.RUNNING,
         Phase.RETRYING,
+        Phase.PAUSING,
         Phase.ENDING,
     ):
         record = attrs.evolve(record, grant=GRANT)
@@ -71,6 +87,13 @@ def record_in(phase: Phase) -> JobRecord:
     if phase in (Phase.ENDING, Phase.ENDED):
         record = attrs.evolve(record, end=END, ended_at=2.0)
     return record
+
+
+def before(phase: Phase, kind: EventKind) -> JobRecord:
+    """A record in that phase to which such an event is news."""
+    return attrs.evolve(
+        record_in(phase), pause_requested=kind is EventKind.RESUME or phase is Phase.PAUSED
+    )
 
 
 def event_of(kind: EventKind) -> Event:
@@ -83,15 +106,17 @@ def event_of(kind: EventKind) -> Event:
         stop_reason=EndReason.CANCELLED_BY_USER,
         journal_start=77,
         fate=Fate(down=True),
+        checkpoints=(LOCAL,),
+        ran_s=1.5,
     )
 
 
 @pytest.mark.parametrize(("phase", "kind"), list(itertools.product(Phase, EventKind)))
 def test_every_pair_is_decided(phase: Phase, kind: EventKind) -> None:
-    before = record_in(phase)
+    record = before(phase, kind)
     key = (phase, kind)
     if key in TABLE:
-        after, effects = machine.step(before, event_of(kind))
+        after, effects = machine.step(record, event_of(kind))
         assert after.phase is TABLE[key].phase
         assert effects == TABLE[key].effects
         assert key not in IGNORED
@@ -99,20 +124,23 @@ def test_every_pair_is_decided(phase: Phase, kind: EventKind) -> None:
         assert (after.end is not None) == (after.phase in (Phase.ENDING, Phase.ENDED))
         assert after.end is None or after.end.state in ENDED
     elif key in IGNORED:
-        assert machine.step(before, event_of(kind)) == (before, ())
+        assert machine.step(record, event_of(kind)) == (record, ())
     else:
-        with pytest.raises(ImpossibleTransition, match=before.job_id):
-            machine.step(before, event_of(kind))
+        with pytest.raises(ImpossibleTransition, match=record.job_id):
+            machine.step(record, event_of(kind))
 
 
 def test_a_worker_is_cleared_exactly_when_something_may_be_on_it() -> None:
     for (phase, kind), row in TABLE.items():
-        if row.phase in (Phase.ENDING, Phase.RETRYING) and phase is not row.phase:
+        if row.phase in (Phase.ENDING, Phase.RETRYING, Phase.PAUSING) and phase is not row.phase:
             assert Effect.CLEAR in row.effects, (phase, kind)
-        if row.phase is Phase.QUEUED and phase is not Phase.PREPARING:
-            assert (phase, kind) == (Phase.RETRYING, EventKind.CLEARED), "never before it is clear"
+        if row.phase is Phase.QUEUED and phase not in (Phase.PREPARING, Phase.PAUSED):
+            assert phase in (Phase.RETRYING, Phase.PAUSING), "never before it is clear"
+            assert kind is EventKind.CLEARED
+        if row.phase is Phase.PAUSED and phase is not Phase.QUEUED:
+            assert kind is EventKind.HELD, "made of what would lead it into the queue"
         if row.phase is Phase.ENDED and phase is not Phase.ENDING:
-            assert phase is Phase.QUEUED, "only a job that was never placed ends without clearing"
+            assert phase in (Phase.QUEUED, Phase.PAUSED), "only one that holds no place"
 
 
 def retried(phase: Phase, retries: int = 1, **changes: object) -> JobRecord:
@@ -166,9 +194,12 @@ def test_only_the_infrastructures_faults_are_tried_again(reason: EndReason) -> N
 
 def test_retries_are_counted_and_a_cancelled_job_gets_none() -> None:
     lost = Event(kind=EventKind.LOST, at=5.0, end=LOST)
-    spent = retried(Phase.RUNNING, retries=2, attempt=3)
+    spent = retried(Phase.RUNNING, retries=2, attempt=3, attempts=(OVER, OVER))
     assert machine.step(spent, lost)[0].phase is Phase.ENDING
-    assert machine.step(attrs.evolve(spent, attempt=2), lost)[0].phase is Phase.RETRYING
+    paused = attrs.evolve(spent, attempts=(OVER,), pauses=1)
+    after, _ = machine.step(paused, lost)
+    assert after.phase is Phase.RETRYING, "an attempt that paused is none of them"
+    assert after.wait is not None and "Attempt 3 of 4" in after.wait.message
     stopped = retried(Phase.RUNNING, stop_reason=EndReason.CANCELLED_BY_USER)
     assert machine.step(stopped, lost)[0].phase is Phase.ENDING
     overdue = retried(Phase.RUNNING, stop_reason=EndReason.DURATION_EXCEEDED)
@@ -238,9 +269,15 @@ def test_effects_are_repeated_after_a_restart() -> None:
         Phase.STARTING: (),
         Phase.RUNNING: (),
         Phase.RETRYING: (Effect.CLEAR,),
+        Phase.PAUSING: (Effect.CLEAR,),
+        Phase.PAUSED: (),
         Phase.ENDING: (Effect.CLEAR,),
         Phase.ENDED: (),
     }
+    pausing = attrs.evolve(record_in(Phase.RUNNING), pause_requested=True)
+    assert machine.effects_after_restart(pausing) == (Effect.TELL_PAUSE,)
+    both = attrs.evolve(pausing, stop_reason=EndReason.CANCELLED_BY_USER)
+    assert machine.effects_after_restart(both) == (Effect.STOP_RUNNER,)
     stopping = attrs.evolve(record_in(Phase.RUNNING), stop_reason=EndReason.CANCELLED_BY_USER)
     assert machine.effects_after_restart(stopping) == (Effect.STOP_RUNNER,)
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import Unavailable
-from cumulusd.jobs.machine import EventKind
+from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.model import End, OutputInfo, Phase
 from cumulusd.jobs.output_pull import CHUNK_BYTES, WINDOW
 from cumulusd.jobs.outputs import ListedOutput

@@ -11,7 +11,7 @@ from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.journal import FrameParser, Kind, Record, encode_json
 from cumulus_wire.states import JobState
 from cumulusd.errors import InternalError, Unavailable
-from cumulusd.jobs.machine import EventKind
+from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.model import Phase
 from tests.unit.supervisor.test_supervisor import in_world, running_job
 from tests.unit.supervisor.world import (

@@ -17,8 +17,8 @@ from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.journal import Kind, encode_json
 from cumulus_wire.states import JobState
 from cumulusd.errors import Conflict, CumulusError, InsufficientResources, TooMany, Unavailable
+from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.history import History
-from cumulusd.jobs.machine import EventKind
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.placing import Placing
 from cumulusd.jobs.ports import Disagreement

@@ -11,7 +11,7 @@ from cumulus_wire.journal import Kind, encode_json
 from cumulus_wire.states import JobState
 from cumulusd.errors import Unavailable
 from cumulusd.jobs import machine
-from cumulusd.jobs.machine import Event, EventKind
+from cumulusd.jobs.events import Event, EventKind
 from cumulusd.jobs.model import Phase
 from cumulusd.steady_time import steady_wall_clock
 from tests.unit.supervisor.test_job_machine import record_in, retried

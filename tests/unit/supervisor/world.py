@@ -151,6 +151,7 @@ class MemoryWorkers:
         self.locks_held: set[str] = set()
         self.python_version: str | None = None
         self.kept: dict[str, Kept] = {}
+        self.paused: list[tuple[str, bool]] = []
         self.runner_obeys = True
         self.present = True
         self.stopped: list[tuple[str, str]] = []
@@ -187,6 +188,8 @@ class MemoryWorkers:
         older = self.attempts.get(record.job_id)
         if older is not None and older != record.attempt:
             raise Conflict("another attempt has its folder here", details={"attempt": older})
+        if record.pinned_node is not None and record.job_id not in self.kept:
+            raise NotFound("nothing of it is here", details={"checkpoint_lost": True})
         self.history.append(f"prepare {record.job_id}")
         self.partitions[record.job_id] = record.spec.units
         self.attempts[record.job_id] = record.attempt
@@ -210,7 +213,7 @@ class MemoryWorkers:
         if self.error or self.bug:
             raise self.error or self.bug  # type: ignore[misc]
         if self.attempts.get(job_id, attempt) != attempt:
-            return Released(done=True)
+            return Released(done=True, kept=self.kept.get(job_id))
         if job_id in self.locks_held:
             return Released(done=False)
         self.history.append(f"release {job_id}")
@@ -228,6 +231,12 @@ class MemoryWorkers:
         if self.error or self.stop_error:
             raise self.error or self.stop_error  # type: ignore[misc]
         self.stopped.append((job_id, reason))
+        return self.runner_obeys
+
+    async def pause_job(self, node_id: str, job_id: str, attempt: int, wanted: bool) -> bool:
+        if self.error:
+            raise self.error
+        self.paused.append((job_id, wanted))
         return self.runner_obeys
 
     async def folder(self, node_id: str, job_id: str, attempt: int) -> tuple[int, bool]:
@@ -252,6 +261,7 @@ class MemoryWorkers:
                 )
                 for job, units in self.partitions.items()
             ),
+            kept=frozenset(self.kept),
         )
 
 
