@@ -40,12 +40,12 @@ class StreamedBody:
             data = next(self._pieces, None)
         except CumulusError as error:
             # The head is sent: only a broken end can tell that this is not all.
-            self._log.warn("a log could not be read to its end: {why}", why=error.message)
+            self._log.warn("an answer could not be read to its end: {why}", why=error.message)
             self._end()
             self._channel.forceAbortClient()
             return
         except Exception:
-            self._log.failure("a log could not be read to its end")
+            self._log.failure("an answer could not be read to its end")
             self._end()
             self._channel.forceAbortClient()
             return

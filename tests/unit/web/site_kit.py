@@ -82,8 +82,9 @@ class Raw(protocol.Protocol):
 
 
 class Server:
-    def __init__(self, port: Any, jobs: LogJobs) -> None:
+    def __init__(self, port: Any, jobs: LogJobs, site: CumulusSite) -> None:
         self.port = port
+        self.site = site
         self.jobs = jobs
 
     async def raw(self, sent: bytes, timeout_s: float = 5.0) -> bytes:
@@ -107,9 +108,9 @@ class Server:
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     monkeypatch.setattr(bounded_request, "LINGER_IDLE_S", 0.2)
     jobs = LogJobs()
-    listening = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site(jobs))
-    port = await listening
-    yield Server(port, jobs)
+    served = site(jobs)
+    port = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(served)
+    yield Server(port, jobs, served)
     await port.stopListening()
     # Connections close a turn after their last byte.
     await task.deferLater(reactor, 0, lambda: None)

@@ -287,11 +287,3 @@ async def test_expect_continue_is_invited_when_it_is_taken(server: Server) -> No
     )
     received = await server.raw(request)
     assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
-
-
-@pytest_twisted.ensureDeferred
-async def test_events_are_sent_to_their_end(server: Server) -> None:
-    status, head, body = await server.ask("GET /api/jobs/job_1/logs?follow=1", TOKEN)
-    assert status == 200 and b"Content-Type: text/event-stream" in head
-    assert b'"text":"one\\n"' in body and b"event: end" in body
-    assert body.endswith(b"0\r\n\r\n")
