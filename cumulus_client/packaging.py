@@ -94,8 +94,11 @@ def package_function(
 def package_script(
     path: str | os.PathLike[str], argv: Sequence[str] = (), *, files: Files = None
 ) -> Package:
-    """Packs a script and the local modules that it imports. Raises PackagingError."""
+    """Packs a script and the local modules that it imports; of a folder as `package_folder` does.
+    Raises PackagingError."""
     script = Path(path)
+    if script.is_dir():
+        return package_folder(script, argv=argv, files=files)
     try:
         source = script.read_bytes()
         tree = parse_module(source, str(script))
@@ -103,12 +106,7 @@ def package_script(
         shown = "".join(traceback.format_exception_only(error)).rstrip()
         raise PackagingError(f"the script {str(script)!r} is no Python:\n{shown}") from error
     except (OSError, ValueError) as error:
-        hint = None
-        if script.is_dir():
-            hint = "a folder is a job with package_folder(), or with its __main__.py"
-        raise PackagingError(
-            f"the script {str(script)!r} can't be read: {error}", hint=hint
-        ) from error
+        raise PackagingError(f"the script {str(script)!r} can't be read: {error}") from error
     search = [str(script.resolve().parent)]
     search += [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     contents, origins = Contents(script.name), {script.name: str(script)}
