@@ -78,7 +78,8 @@ class Relay:
         progress: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
         image_python: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`refused`, `no_room` and `image_python` as of `Submissions`; `forget` as of `Lifecycle`."""
+        """`refused`, `no_room` and `image_python` as of `Submissions`; `forget` as of
+        `Lifecycle`."""
         self._table = table
         self._journals = journals
         self._packages = packages
