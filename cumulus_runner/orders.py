@@ -48,6 +48,7 @@ class Orders:
         "ran_s",
         "requirements",
         "resumed",
+        "secrets",
         "segment_bytes",
         "setup_timeout_s",
         "stop_grace_s",
@@ -68,6 +69,8 @@ class Orders:
         self.stop_grace_s = read.seconds("stop_grace_s", 5.0)
         self.requirements = read.texts("requirements")
         self.environment = read.table("environment")
+        #: Names of variables whose values are in a file of their own.
+        self.secrets = read.texts("secrets")
         self.installer_environment = read.table("installer_environment")
         self.python = read.optional_text("python")
         self.uv = read.optional_text("uv")

@@ -21,6 +21,7 @@ from cumulus_runner.outputs import describe_outputs
 from cumulus_runner.report import bounded_error, read_report
 from cumulus_runner.result import MAX_RESULT_BYTES, Result, send_result
 from cumulus_runner.sandbox import Process, StartFailed, become_subreaper
+from cumulus_runner.secret_file import take_secrets
 from cumulus_runner.supervisor import JournalUnwritable, Supervisor
 from cumulus_wire import folder
 from cumulus_wire.codes import EndReason
@@ -286,7 +287,12 @@ class Runner:
             process = Process.start(
                 [environment.python, "-u", bootstrap, call],
                 variables.of_job(
-                    orders, environment, self._work, self._scratch, self._control.path
+                    orders,
+                    environment,
+                    take_secrets(self._path, orders.secrets),
+                    self._work,
+                    self._scratch,
+                    self._control.path,
                 ),
                 self._work,
                 self._lock,

@@ -8,6 +8,8 @@ from cumulus_wire import folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cumulus_runner.environment import Environment
     from cumulus_runner.orders import Orders
 
@@ -41,13 +43,19 @@ def base(scratch: str) -> dict[str, str]:
 
 
 def of_job(
-    orders: Orders, environment: Environment, work: str, scratch: str, control: str
+    orders: Orders,
+    environment: Environment,
+    secrets: Mapping[str, str],
+    work: str,
+    scratch: str,
+    control: str,
 ) -> dict[str, str]:
-    """The code's whole environment: the base, the orders' over it, ours over both.
+    """The code's whole environment: the base, the secrets and the orders' over it, ours over all.
 
     `control`: the folder where code and runner leave each other word.
     """
-    variables = {**base(scratch), "TF_FORCE_GPU_ALLOW_GROWTH": "true", **orders.environment}
+    variables = {**base(scratch), "TF_FORCE_GPU_ALLOW_GROWTH": "true", **secrets}
+    variables.update(orders.environment)
     if environment.folder is not None:
         variables["VIRTUAL_ENV"] = environment.folder
         variables["PATH"] = f"{environment.folder}/bin:{variables['PATH']}"

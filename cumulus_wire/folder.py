@@ -5,6 +5,8 @@ name                written by  holds
 ==================  ==========  ====================================================
 job.json            agent       the runner's orders, see docs/protocol.md
 package.zip         agent       the code package, its hash checked
+secrets.json        agent       {name: value}, for the job's user only; the runner deletes it
+                                as the code begins
 agent.sock          agent       unix socket: commands in, pokes out (JSON lines)
 lock                runner      `flock`ed by the runner and inherited by its children
 journal/            runner      segments `<first offset, 20 digits>.seg`
@@ -18,6 +20,7 @@ agent, for the code's `checkpoints/`, `artifacts/` and `outputs/`.
 
 ORDERS = "job.json"
 PACKAGE = "package.zip"
+SECRETS = "secrets.json"
 SOCKET = "agent.sock"
 LOCK = "lock"
 JOURNAL = "journal"

@@ -19,6 +19,10 @@ _PROTECTED = (
     "can't be set by a job: it could loosen what holds the job to its share of the device; the "
     "worker sets what is needed"
 )
+#: Bounds on secrets: how many, how large each and all of them.
+MAX_SECRETS = 100
+MAX_SECRET_BYTES = 64 << 10
+MAX_SECRETS_BYTES = 128 << 10
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -71,6 +75,8 @@ class _Spec(_Strict):
     needs_python: Annotated[str, StringConstraints(pattern=r"^\d{1,3}\.\d{1,3}$")] | None = None
     idempotency_key: _Text | None = None
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
+    #: Checked by `_secret_faults`: what pydantic says of a value may quote it.
+    secrets: Any = None
 
 
 def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
@@ -116,7 +122,13 @@ def parse_spec(value: Any, limits: SpecLimits) -> JobSpec:
         needs_python=spec.needs_python,
         idempotency_key=spec.idempotency_key,
         retries=spec.retries,
+        secret_names=tuple(sorted(secret_values(value))),
     )
+
+
+def secret_values(value: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets of a specification that was checked: in no `JobSpec`, nor to be logged."""
+    return dict(value.get("secrets") or {})
 
 
 def _beyond(value: Mapping[str, Any], limits: SpecLimits) -> list[dict[str, str]]:
@@ -143,7 +155,53 @@ def _beyond(value: Mapping[str, Any], limits: SpecLimits) -> list[dict[str, str]
             faults.append({"key": f"environment.{name}", "message": "is no environment variable"})
         elif is_protected(str(name)):
             faults.append({"key": f"environment.{name}", "message": _PROTECTED})
+    return faults + _secret_faults(value.get("secrets"), environment)
+
+
+def _secret_faults(secrets: Any, environment: Any) -> list[dict[str, str]]:
+    """What is wrong with secrets, without a word of their values."""
+    if secrets is None:
+        return []
+    if not isinstance(secrets, Mapping):
+        return [{"key": "secrets", "message": "must be an object of names and texts"}]
+    if len(secrets) > MAX_SECRETS:
+        return [{"key": "secrets", "message": f"at most {MAX_SECRETS} are allowed"}]
+    faults = []
+    total = 0
+    for number, (name, text) in enumerate(secrets.items(), 1):
+        if not isinstance(name, str) or not _ENVIRONMENT_NAME.match(name) or len(name) > 256:
+            # It isn't shown: whoever mixed up name and value would find the value in a log.
+            message = f"number {number} has no name of an environment variable"
+            faults.append({"key": "secrets", "message": message})
+            continue
+        size = _utf8_bytes(text)
+        total += len(name) + size
+        if is_protected(name):
+            message = _PROTECTED
+        elif isinstance(environment, Mapping) and name in environment:
+            message = "is in environment too"
+        elif size < 0:
+            message = "must be a text without NUL"
+        elif size > MAX_SECRET_BYTES:
+            message = f"at most {MAX_SECRET_BYTES} bytes are allowed"
+        else:
+            continue
+        faults.append({"key": f"secrets.{name}", "message": message})
+    if total > MAX_SECRETS_BYTES:
+        faults.append(
+            {"key": "secrets", "message": f"at most {MAX_SECRETS_BYTES} bytes are allowed in all"}
+        )
     return faults
+
+
+def _utf8_bytes(text: Any) -> int:
+    """-1: it is none that a variable could have."""
+    if not isinstance(text, str) or "\0" in text:
+        return -1
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return -1
 
 
 def _strings(value: Any) -> list[str]:

@@ -25,7 +25,7 @@ from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Wait
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.package_contents import PackageContents, look_inside
-from cumulusd.spec import SpecLimits, invalid_spec, parse_spec
+from cumulusd.spec import SpecLimits, invalid_spec, parse_spec, secret_values
 
 #: An id goes into names of folders, sockets and services, and into topics.
 MAX_JOB_ID_CHARS = 46
@@ -176,7 +176,7 @@ class Submissions:
             created_at=self._wall_clock(),
             wait=Wait(reason=WaitReason.QUEUED, message="waiting to be placed"),
         )
-        await self._supervisor.submit(record)
+        await self._supervisor.submit(record, secret_values(spec_value))
         return record
 
     def _parse(self, spec_value: Any, faults: Sequence[Mapping[str, str]]) -> JobSpec:

@@ -27,6 +27,7 @@ from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.progress import ProgressBoard
+from cumulusd.jobs.secret_values import SecretValues
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.store_file import store_path
@@ -158,9 +159,11 @@ def assemble(config: Config, reactor: Any) -> Parts:
         owns_job=owns_job,
     )
     session = router.local()
+    secrets = SecretValues(state / "secrets", run_in_thread)
     workers = AgentWorkers(
         session.call,
         reactor,
+        secrets=secrets.load,
         environment=config.jobs.environment,
         installer_environment=installer_variables(config.jobs),
     )
@@ -186,6 +189,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         wall_clock=wall_clock,
         settings=settings,
+        secrets=secrets,
         is_storing=is_storing,
     )
     progress = ProgressBoard(reactor, progressed)

@@ -306,6 +306,7 @@ class Agent:
             self._folders.grants.write(order.job_id, grant, answer)
             live = self._jobs.take_up(folder, order.attempt, order.journal_start)
             live.socket.open()
+            folder.write_secrets(order.secrets)
             folder.write_orders(orders)
         except BaseException as error:
             if live is None:

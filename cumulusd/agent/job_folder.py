@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -162,19 +163,27 @@ class JobFolder:
         self._remove(names.PACKAGE)
         return os.fdopen(os.open(names.PACKAGE, _CREATE, 0o644, dir_fd=self.handle), "wb")
 
+    def write_secrets(self, values: Mapping[str, str]) -> None:
+        """Writes `secrets.json`, if there are any. `write_orders` makes it durable."""
+        if values:
+            self._write(names.SECRETS, dict(values))
+
     def write_orders(self, orders: dict[str, Any]) -> None:
         """Writes `job.json`; with it the folder is complete, and durable."""
-        temporary = names.ORDERS + ".new"
+        self._write(names.ORDERS, orders)
+        os.fsync(self.handle)
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        """Whole or not at all, and for the job's user only."""
+        temporary = name + ".new"
         self._remove(temporary)
-        with os.fdopen(os.open(temporary, _CREATE, 0o644, dir_fd=self.handle), "wb") as file:
-            file.write(json.dumps(orders).encode())
+        with os.fdopen(os.open(temporary, _CREATE, 0o600, dir_fd=self.handle), "wb") as file:
+            file.write(json.dumps(content).encode())
             file.flush()
-            # The environment may hold secrets: for the job's user only.
             os.fchmod(file.fileno(), 0o600)
             os.fchown(file.fileno(), self._uid, self._gid)
             os.fsync(file.fileno())
-        os.replace(temporary, names.ORDERS, src_dir_fd=self.handle, dst_dir_fd=self.handle)
-        os.fsync(self.handle)
+        os.replace(temporary, name, src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
     def read_attempt(self) -> int | None:
         """The attempt that `job.json` is for; None when the folder isn't complete."""

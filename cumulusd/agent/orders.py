@@ -45,6 +45,8 @@ class PrepareOrder:
     package_size_bytes: int
     requirements: tuple[str, ...]
     environment: Mapping[str, str]
+    #: more of the same, which must never be seen: not in `job.json`, nor in any log
+    secrets: Mapping[str, str] = attrs.field(repr=False)
     installer_environment: Mapping[str, str]
     resumed: bool  #: it goes on after a pause
     ran_s: float  #: how long its code ran before that; `duration_s` is what is left
@@ -70,6 +72,7 @@ class PrepareOrder:
             package_size_bytes=inner.take("size_bytes", _size(options.package_max_bytes)),
             requirements=look.take("requirements", _requirements, default=()),
             environment=look.take("environment", _environment, default={}),
+            secrets=look.take("secrets", _environment, default={}),
             installer_environment=look.take("installer_environment", _environment, default={}),
             resumed=look.take("resumed", _flag, default=False),
             ran_s=look.take("ran_s", _grace, default=0.0),
@@ -192,6 +195,7 @@ def runner_orders(
         "stop_grace_s": options.stop_grace_s,
         "requirements": list(order.requirements),
         "environment": {**network, **order.environment, **grant.environment},
+        "secrets": sorted(order.secrets),
         "tier": grant.tier.value,
         "opencl_layer": grant.opencl,
         "python": options.job_python,

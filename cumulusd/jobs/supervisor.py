@@ -5,7 +5,7 @@ disk, and what is done was saved before.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.placing import Placing
 from cumulusd.jobs.ports import Clock, DelayedCall, Platform, Workers
+from cumulusd.jobs.secret_values import SecretValues
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.table import JobTable
@@ -48,6 +49,7 @@ class Supervisor:
         clock: Clock,
         wall_clock: Callable[[], float],
         settings: Settings,
+        secrets: SecretValues,
         is_storing: Callable[[str], bool] = lambda job_id: False,
     ) -> None:
         """`clock` drives waits and timers and never jumps, `wall_clock` gives unix seconds.
@@ -60,6 +62,7 @@ class Supervisor:
         self._wall_clock = wall_clock
         self._settings = settings
         self._is_storing = is_storing
+        self._secrets = secrets
         self._tasks = Tasks()
         self._inbox: dict[str, deque[Event]] = {}
         self._timers: dict[str, DelayedCall] = {}
@@ -104,6 +107,7 @@ class Supervisor:
     def resume(self, records: Sequence[JobRecord]) -> None:
         """Takes up what was found on disk. Call once, before anything else."""
         now = self._wall_clock()
+        self._secrets.discard_others({one.job_id for one in records if one.end is None})
         for record in records:
             if record.created_at > now:
                 # The clock was set back meanwhile: its waits count from now, not from the future.
@@ -117,14 +121,16 @@ class Supervisor:
             for effect in machine.effects_after_restart(record):
                 self._effects.start(effect, record)
 
-    async def submit(self, record: JobRecord) -> None:
-        """Fires when the record is durable; from then on the job is ours.
+    async def submit(self, record: JobRecord, secrets: Mapping[str, str] | None = None) -> None:
+        """Fires when the record, and its secrets' values, are durable; from then on the job is
+        ours.
 
         Cancelling gives up the waiting only. The save can't be taken back: a record on disk that
         the table doesn't know would be run at the next start, beside the repeat of its submit.
         """
         done: Deferred[None] = Deferred()
-        self._tasks.start(self._accept(record, done), "accepting a job", job_id=record.job_id)
+        accepting = self._accept(record, secrets or {}, done)
+        self._tasks.start(accepting, "accepting a job", job_id=record.job_id)
         await done
 
     async def earlier_submit(self, owner: str, key: str) -> JobRecord | None:
@@ -138,16 +144,22 @@ class Supervisor:
         known = self._table.get(job_id) is not None or job_id in self._being_saved
         return known or self._journals.get(job_id) is not None
 
-    async def _accept(self, record: JobRecord, done: Deferred[None]) -> None:
+    async def _accept(
+        self, record: JobRecord, secrets: Mapping[str, str], done: Deferred[None]
+    ) -> None:
         """Saves and shows a new job; `done` tells how that went, if somebody still waits."""
         key = record.spec.idempotency_key
         self._being_saved.add(record.job_id)
         try:
             if key is not None:
                 self._accepting.add((record.owner, key))
+            if secrets:
+                await self._secrets.save(record.job_id, secrets)
             await self._store.save(record)
             self._show_new(record)
         except Exception as error:
+            if secrets:
+                self._secrets.discard(record.job_id)
             # A cancellation too (the daemon stops): who waits is to hear of it.
             if not done.called:
                 done.errback(error)
@@ -213,6 +225,7 @@ class Supervisor:
         await self.placing.stop()
         await self._effects.stop()
         await self._tasks.stop()
+        await self._secrets.stop()
 
     # -- inside
 
@@ -242,6 +255,8 @@ class Supervisor:
             after = attrs.evolve(after, end=end)
         await self._save(after)
         self._table.put(after)
+        if after.end is not None and record.end is None and after.spec.secret_names:
+            self._secrets.discard(job_id)
         if after.end is not None or after.attempt != record.attempt:
             self._tails.forget(job_id)
         self._tell_log(record, after, event)

@@ -52,14 +52,23 @@ class AgentWorkers:
         environment: Mapping[str, str],
         installer_environment: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
+        secrets: Callable[[str], Awaitable[Mapping[str, str]]] | None = None,
+        hidden_environment: Mapping[str, str] | None = None,
     ) -> None:
         """`environment` is set in every job, under what its submitter sets;
-        `installer_environment` is for uv, over the agent's own."""
+        `installer_environment` is for uv, over the agent's own.
+
+        `secrets(job id)`: the values of a job's secrets. `hidden_environment`: as `environment`,
+        but on the way of the secrets: for variables of the operator's that must not be seen, such
+        as credentials. Neither is ever in a file that outlives the start of the code, in a log, or
+        in what a platform keeps of a job."""
         self._call = call
         self._clock = clock
         self._environment = dict(environment)
         self._installer_environment = dict(installer_environment or {})
         self._timeouts = timeouts or Timeouts()
+        self._secrets = secrets
+        self._hidden_environment = dict(hidden_environment or {})
         self._verbs: dict[str, set[str]] = {}
         self._agents: dict[str, AgentView] = {}
         self._watchers: list[Callable[[str], None]] = []
@@ -187,6 +196,8 @@ class AgentWorkers:
 
     async def _ask_to_prepare(self, record: JobRecord, placement: Placement) -> dict[str, Any]:
         spec = record.spec
+        secrets = await self._hidden(record)
+        shown = {**self._environment, **_harmless(spec.environment)}
         return await self._ask(
             placement.node_id,
             "prepare",
@@ -204,11 +215,23 @@ class AgentWorkers:
             needs_kept=record.pinned_node is not None,
             package={"sha256": spec.package_sha256, "size_bytes": spec.package_size_bytes},
             requirements=list(spec.requirements),
-            environment={**self._environment, **_harmless(spec.environment)},
+            environment={name: shown[name] for name in shown if name not in secrets},
+            # Only where there are some: an agent of before doesn't know them.
+            **({"secrets": secrets} if secrets else {}),
             installer_environment=self._installer_environment,
             cpu_cores=spec.cpu_cores,
             memory_bytes=spec.memory_bytes,
         )
+
+    async def _hidden(self, record: JobRecord) -> dict[str, str]:
+        """The variables of the job's code that must not be seen. Raises CumulusError."""
+        spec = record.spec
+        ours = self._hidden_environment
+        hidden = {name: ours[name] for name in ours if name not in spec.environment}
+        if spec.secret_names and self._secrets is not None:
+            values = await self._secrets(record.job_id)
+            hidden.update(_harmless(values))
+        return hidden
 
     async def _refresh(self, node_id: str) -> None:
         self._learn_answer(node_id, await self._ask(node_id, "devices", self._timeouts.ask_s))

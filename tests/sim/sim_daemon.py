@@ -29,6 +29,7 @@ from cumulusd.jobs.model import Phase
 from cumulusd.jobs.output_pull import OutputPull
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
+from cumulusd.jobs.secret_values import SecretValues
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.store_file import StoreFile
@@ -291,6 +292,7 @@ class Daemon:
             wall_clock=self.wall_clock,
             settings=SETTINGS,
             is_storing=lambda job_id: self.intake.is_storing(job_id),
+            secrets=SecretValues(disk.root / "secrets", self._run_in_thread),
         )
         self.intake = Intake(
             table=self.table,

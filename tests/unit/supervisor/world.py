@@ -28,6 +28,7 @@ from cumulusd.jobs.ports import (
     Node,
     Released,
 )
+from cumulusd.jobs.secret_values import SecretValues
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
@@ -322,6 +323,7 @@ class World:
         self.files = MemoryFiles()
         self.outputs = Outputs(folder / "outputs", run_in_thread=run_at_once)
         self.no_room: str | None = None
+        self.secrets = SecretValues(folder / "secrets", run_at_once)
         self.supervisor = Supervisor(
             table=self.table,
             store=self.store,  # type: ignore[arg-type]
@@ -333,6 +335,7 @@ class World:
             wall_clock=self.clock.seconds,
             settings=self.settings,
             is_storing=lambda job_id: self.intake.is_storing(job_id),
+            secrets=self.secrets,
         )
         self.intake = Intake(
             table=self.table,
