@@ -13,8 +13,11 @@ from agent_world import DEVICE_ID, PACKAGE, CallFailed, World, until_runner
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 
 from cumulus_wire import journal
+from cumulusd.agent.options import AgentOptions
+from cumulusd.agent.orders import PrepareOrder
 
 
 @pytest_twisted.ensureDeferred
@@ -383,3 +386,48 @@ async def test_journals_tell_extent_lock_and_runner(make: Callable[..., World]) 
         assert entry["lock_free"] is False
     finally:
         runner.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_secrets_are_in_a_file_of_their_own_only(make: Callable[..., World]) -> None:
+    world = await make().start()
+    value = "hunter2-Zq9"
+    with capturedLogs() as logs:
+        answer = await world.prepare(secrets={"TOKEN": value})
+        folder = Path(answer["grant"]["folder"])
+        path = folder / "secrets.json"
+        assert json.loads(path.read_bytes()) == {"TOKEN": value}
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        orders = json.loads((folder / "job.json").read_bytes())
+        assert orders["secrets"] == ["TOKEN"]
+        assert "TOKEN" not in orders["environment"]
+        path.unlink()  # as the runner does
+        assert (await world.prepare(secrets={"TOKEN": value}))["grant"] == answer["grant"]
+        assert not path.exists(), "what is prepared isn't prepared again"
+        with pytest.raises(CallFailed) as refused:
+            await world.prepare("job-2", secrets={"A B": value, "TOKEN": value + "\0"})
+    assert value not in json.dumps(answer)
+    assert value not in repr(logs) and value not in repr(refused.value)
+    holding = {
+        str(path)
+        for path in world.root.rglob("*")
+        if path.is_file() and value.encode() in path.read_bytes()
+    }
+    assert holding == set()
+
+
+def test_an_orders_repr_has_no_secrets() -> None:
+    arguments = {
+        "job_id": "job-1",
+        "attempt": 1,
+        "owner": "ann",
+        "device_id": "d",
+        "units": 1,
+        "setup_timeout_s": 1.0,
+        "duration_s": 1.0,
+        "package": {"sha256": "ab" * 32, "size_bytes": 1},
+        "secrets": {"TOKEN": "hunter2-Zq9"},
+    }
+    order = PrepareOrder.read(arguments, AgentOptions())
+    assert order.secrets == {"TOKEN": "hunter2-Zq9"}
+    assert "hunter2-Zq9" not in repr(order)

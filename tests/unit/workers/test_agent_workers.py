@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
@@ -89,6 +90,55 @@ async def test_a_jobs_own_variables_loosen_nothing_and_the_operators_hold() -> N
         await workers.prepare(submitted, Placement(node_id="n1", hostname="one", device_id="d0"))
     assert asked[0]["environment"] == {"LD_LIBRARY_PATH": "/ours", "A": "its"}
     await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_must_not_be_seen_goes_apart_from_the_environment() -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        asked.append(kwargs)
+        raise Unavailable("not now")
+
+    async def secrets(job_id: str) -> Mapping[str, str]:
+        return {"TOKEN": f"of {job_id}", "LD_PRELOAD": "/x.so", "PROXY": "its"}
+
+    workers = AgentWorkers(
+        call,
+        Clock(),
+        environment={"PROXY": "ours", "A": "ours"},
+        secrets=secrets,
+        hidden_environment={"KEY": "ours", "TOKEN": "ours", "OWN": "ours"},
+    )
+    spec = JobSpec(
+        package_sha256="ab" * 32,
+        package_size_bytes=1,
+        gpu_memory=0.5,
+        duration_s=60.0,
+        environment={"OWN": "its"},
+    )
+    place = Placement(node_id="n1", hostname="one", device_id="d0")
+    for names in ((), ("LD_PRELOAD", "PROXY", "TOKEN")):
+        record = JobRecord(
+            job_id="j",
+            owner="ann",
+            spec=attrs.evolve(spec, secret_names=names),
+            phase=Phase.PREPARING,
+            created_at=1.0,
+        )
+        with pytest.raises(Unavailable):
+            await workers.prepare(record, place)
+    assert asked[0]["secrets"] == {"KEY": "ours", "TOKEN": "ours"}
+    assert asked[0]["environment"] == {"PROXY": "ours", "A": "ours", "OWN": "its"}
+    assert asked[1]["secrets"] == {"KEY": "ours", "TOKEN": "of j", "PROXY": "its"}
+    assert asked[1]["environment"] == {"A": "ours", "OWN": "its"}
+    await workers.stop()
+    # An agent of an earlier version knows no secrets: without any it isn't sent the word.
+    plain = AgentWorkers(call, Clock(), environment={})
+    with pytest.raises(Unavailable):
+        await plain.prepare(attrs.evolve(record, spec=spec), place)
+    assert "secrets" not in asked[2]
+    await plain.stop()
 
 
 @pytest_twisted.ensureDeferred
