@@ -36,7 +36,6 @@ def job_view(
         },
         "attempt": record.attempt,
         "retries": record.spec.retries,
-        "secret_names": list(record.spec.secret_names),
         "attempts": [_attempt(over) for over in record.attempts[-MAX_SHOWN_ATTEMPTS:]],
         "created_at": record.created_at,
         "started_at": record.started_at,
