@@ -192,7 +192,9 @@ platform:
         """Job folders, partitions, runner files and processes of jobs that are still there."""
         worker = self.state_dir / "worker"
         left = [
-            f"folder {path}" for kind in ("jobs", "grants") for path in (worker / kind).glob("*")
+            f"folder {path}"
+            for kind in ("jobs", "grants", "kept")
+            for path in (worker / kind).glob("*")
         ]
         left += [f"runner {path}" for path in (self.state_dir / "local").glob("*")]
         left += [f"process {pid}" for pid in processes_under(self.state_dir)]
