@@ -30,6 +30,8 @@ MAX_ERROR_BYTES = 1 << 20
 _TYPES = ("type", "error_type", "exception_type", "exception")
 _MESSAGES = ("message", "error", "error_message", "msg", "detail")
 _TRACEBACKS = ("traceback", "trace", "stack_trace", "stacktrace", "stack")
+#: What `runtime` raises where the code pauses.
+_PAUSE = "CooperativePause"
 #: The last line of a traceback: `ValueError: boom`, `torch.cuda.OutOfMemoryError: …`
 _LAST_LINE = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?\Z", re.DOTALL)
 #: Reads a file as Python reads JSON, which takes NaN too: an old program's own module wrote it.
@@ -71,7 +73,8 @@ def report_of(work: str, report: dict[str, Any] | None, failed: bool) -> dict[st
     if failed or not has_result:
         error = read_error(os.path.join(work, folder.LEGACY_ERROR))
         if error is not None:
-            return {"state": "raised", "error": error, "hint": _hint(error)}
+            state = "paused" if error["type"] == _PAUSE else "raised"
+            return {"state": state, "error": error, "hint": _hint(error)}
     if has_result and not failed:
         return {"state": "returned", "encoding": "json"}
     return report

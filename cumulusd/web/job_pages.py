@@ -85,8 +85,20 @@ class JobRelay(Protocol):
     ) -> tuple[OutputInfo, Iterator[bytes]]:
         """What one of them is, and its bytes, read as they are asked for."""
 
+    def checkpoints(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """What `cumulus.job.checkpoints` answers."""
+
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         """Asks a job to end."""
+
+    async def pause(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """Asks a job's code to pause."""
+
+    async def resume(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """Queues a paused job again."""
+
+    async def delete(self, who: Principal, job_id: str) -> dict[str, Any]:
+        """Deletes all of an ended job."""
 
 
 class JobPages:
@@ -194,9 +206,26 @@ class JobPages:
             },
         )
 
+    async def checkpoints(self, asked: Asked) -> Answer:
+        """The list alone, as the old server gave it."""
+        told = self._relay.checkpoints(asked.who, asked.parameters["job_id"])
+        return json_answer(told["checkpoints"])
+
     async def cancel(self, asked: Asked) -> Answer:
         """Asks a job to end."""
         return json_answer(await self._relay.cancel(asked.who, asked.parameters["job_id"]))
+
+    async def pause(self, asked: Asked) -> Answer:
+        """Asks a job's code to pause."""
+        return json_answer(await self._relay.pause(asked.who, asked.parameters["job_id"]))
+
+    async def resume(self, asked: Asked) -> Answer:
+        """Queues a paused job again."""
+        return json_answer(await self._relay.resume(asked.who, asked.parameters["job_id"]))
+
+    async def delete(self, asked: Asked) -> Answer:
+        """Leaves nothing of an ended job."""
+        return json_answer(await self._relay.delete(asked.who, asked.parameters["job_id"]))
 
     async def _follow(self, who: Principal, job_id: str, offset: int, send: Send) -> None:
         """Sends the job's events until it has ended; what goes wrong is an event too."""

@@ -91,7 +91,11 @@ class Rest:
             "logs": jobs.logs,
             "outputs": jobs.outputs,
             "output": jobs.output,
+            "checkpoints": jobs.checkpoints,
             "cancel": jobs.cancel,
+            "pause": jobs.pause,
+            "resume": jobs.resume,
+            "delete": jobs.delete,
         }
 
     def authenticate(self, authorization: str | None) -> Principal:

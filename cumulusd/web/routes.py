@@ -42,7 +42,11 @@ ROUTES = (
     Route("GET", "/api/jobs/{job_id}/logs", "logs", _PEOPLE, query=("follow", "from_offset")),
     Route("GET", "/api/jobs/{job_id}/outputs", "outputs", _PEOPLE),
     Route("GET", "/api/jobs/{job_id}/outputs/{name...}", "output", _PEOPLE),
+    Route("GET", "/api/jobs/{job_id}/checkpoints", "checkpoints", _PEOPLE),
     Route("POST", "/api/jobs/{job_id}/cancel", "cancel", _SUBMITTERS),
+    Route("POST", "/api/jobs/{job_id}/pause", "pause", _SUBMITTERS),
+    Route("POST", "/api/jobs/{job_id}/resume", "resume", _SUBMITTERS),
+    Route("DELETE", "/api/jobs/{job_id}", "delete", _SUBMITTERS),
 )
 
 

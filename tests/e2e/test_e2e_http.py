@@ -315,6 +315,45 @@ open("result.json", "w").write("1")
     assert old.session.get(f"{url}/../a", timeout=10).status_code == 404
 
 
+def counts():  # type: ignore[no-untyped-def]
+    import time
+
+    import runtime
+
+    checkpointer = runtime.Checkpointer("counter.pkl")
+    if checkpointer.exists():
+        return {"begin": checkpointer.load()["at"]}
+    at = 1
+    while not runtime.should_pause():
+        at += 1
+        time.sleep(0.02)
+    checkpointer.save({"at": at}, epoch=2, framework="sklearn")
+    raise runtime.CooperativePause()
+
+
+def test_an_old_program_pauses_and_resumes(old: OldClient, daemon: Daemon) -> None:
+    code = OldPackager().package_function(counts, [], "x")
+    job_id = old.submit(code, job_id="pausing")["job_id"]
+    daemon.wait_job(job_id, "running")
+    assert old.pause_job(job_id)["paused"] is True
+    deadline = time.monotonic() + 30
+    while (status := old.get_job_status(job_id))["status"] != "paused":
+        assert time.monotonic() < deadline and status["status"] == "running", status
+        time.sleep(0.1)
+    (checkpoint,) = old.get_checkpoints(job_id)
+    assert checkpoint["filename"] == "counter.pkl" and checkpoint["epoch"] == 2
+    assert {"path", "step", "framework", "timestamp"} <= set(checkpoint)
+    with pytest.raises(requests.HTTPError, match="409"):
+        old.delete_job(job_id)
+    assert old.resume_job(job_id)["resumed"] is True
+    assert old.wait(job_id, timeout=30)["begin"] > 0
+    daemon.wait_job(job_id, "ended")
+    assert old.delete_job(job_id)["deleted"] is True
+    for path in ("", "/results", "/logs", "/checkpoints"):
+        gone = old.session.get(f"{old.server_url}/api/jobs/{job_id}{path}", timeout=10)
+        assert gone.status_code == 404
+
+
 def test_the_workers_are_shown(old: OldClient) -> None:
     answer = old.session.get(f"{old.server_url}/api/workers", timeout=10).json()
     assert answer["workers"][0]["devices"][0]["units_total"] == 10_000

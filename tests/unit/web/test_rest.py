@@ -67,6 +67,10 @@ TABLE = {
     "GET /api/jobs/job_1/outputs/a/b é.txt": (401, 401, 200, 404, 200, 200, 403),
     "GET /api/jobs/job_1/outputs/none": (401, 401, 404, 404, 404, 404, 403),
     "POST /api/jobs/job_1/cancel": (401, 401, 409, 404, 409, 403, 403),  # it has ended
+    "GET /api/jobs/job_1/checkpoints": (401, 401, 200, 404, 200, 200, 403),
+    "POST /api/jobs/job_1/pause": (401, 401, 200, 404, 200, 403, 403),
+    "POST /api/jobs/job_1/resume": (401, 401, 200, 404, 200, 403, 403),
+    "DELETE /api/jobs/job_1": (401, 401, 200, 404, 200, 403, 403),
     "GET /api/jobs//logs": (401, 401, 404, 404, 404, 404, 404),
     "GET /api/jobs/job_1//logs": (401, 401, 404, 404, 404, 404, 404),
     "GET /api/jobs/../../health": (401, 401, 404, 404, 404, 404, 404),
@@ -222,6 +226,18 @@ def test_a_completed_job_without_a_result_has_none() -> None:
     ask.jobs.has_result = False
     status, body = ask("/api/jobs/job_1/results", "ann")
     assert status == 404 and "/logs" in body["hint"]
+
+
+def test_what_is_done_to_jobs_is_told_in_the_old_words() -> None:
+    ask = Asking()
+    assert ask("/api/jobs/job_1/checkpoints", "ann")[1] == [{"filename": "a.pt"}]
+    for method, path, key in (
+        ("POST", "/pause", "paused"),
+        ("POST", "/resume", "resumed"),
+        ("DELETE", "", "deleted"),
+    ):
+        body = ask(f"/api/jobs/job_1{path}", "ann", method)[1]
+        assert body[key] is True and body["message"]
 
 
 def test_a_file_that_a_job_left_is_given_byte_for_byte() -> None:

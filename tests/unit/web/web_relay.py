@@ -173,6 +173,22 @@ class Jobs:
             raise NotFound(f"There is no output {name}")
         return Info("", 3, "abc"), iter([b"one"])
 
+    def checkpoints(self, who: Principal, job_id: str) -> dict[str, Any]:
+        self.get(who, job_id)
+        return {"checkpoints": [{"filename": "a.pt"}]}
+
+    async def pause(self, who: Principal, job_id: str) -> dict[str, Any]:
+        self.get(who, job_id)
+        return {"paused": True, "message": "asked"}
+
+    async def resume(self, who: Principal, job_id: str) -> dict[str, Any]:
+        self.get(who, job_id)
+        return {"resumed": True, "message": "queued"}
+
+    async def delete(self, who: Principal, job_id: str) -> dict[str, Any]:
+        self.get(who, job_id)
+        return {"deleted": True, "message": "gone"}
+
     async def cancel(self, who: Principal, job_id: str) -> dict[str, Any]:
         self.get(who, job_id)
         if self.status == "completed":
