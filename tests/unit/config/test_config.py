@@ -163,6 +163,7 @@ agent_grace_s: true
         ("jobs: {environment: {CUMULUS_X: y}}\n", 1, "jobs.environment", "daemon's own"),
         ("jobs: {max_queued: 5, max_queued_per_owner: 6}\n", 1, "jobs", "is over max_queued"),
         ("jobs: {history_max_bytes: 2000000}\n", 1, "jobs", "is under journal_cap_bytes"),
+        ("jobs: {outputs_history_max_bytes: 5}\n", 1, "jobs", "is under outputs_max_bytes"),
         ("jobs: {min_free_bytes: -1}\n", 1, "jobs.min_free_bytes", "greater than or equal to 0"),
         ("jobs: {journal_cap_bytes: 9}\n", 1, "jobs.journal_cap_bytes", "1048576"),
         ("agent_grace_s: .inf\n", 1, "agent_grace_s", "3600"),

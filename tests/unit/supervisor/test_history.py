@@ -15,6 +15,7 @@ from cumulus_wire.states import JobState
 from cumulusd.errors import Unavailable
 from cumulusd.jobs.history import History
 from cumulusd.jobs.model import End, JobRecord, Phase
+from cumulusd.jobs.outputs import ListedOutput
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.store import StoreFailed
@@ -297,3 +298,54 @@ async def test_a_crash_while_output_is_pruned_leaves_a_whole_journal(
     assert await again.journals.prune("job", 0, keep_result=True) > 0
     assert journal.read(journal.start_offset, 1 << 20).data == RESULT + RESULT + exit_frame()
     await again.journals.stop()
+
+
+async def store_output(world: World, job_id: str, size_bytes: int) -> None:
+    """As a job that ended has left it."""
+    incoming = world.outputs.incoming(
+        job_id, ListedOutput(name="o", size_bytes=size_bytes, sha256=None)
+    )
+    incoming.open()
+    incoming.write(b"x" * size_bytes)
+    incoming.finish()
+    incoming.close()
+    await world.outputs.settle(job_id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_outputs_go_with_their_jobs(tmp_path: Path) -> None:
+    world = World(tmp_path, Settings(history_s=24 * HOUR_S))
+    history = a_history(world, tmp_path, ForgetfulStore())
+    now = world.clock.seconds()
+    for job_id, age_s in (("old", 25 * HOUR_S), ("young", HOUR_S)):
+        world.table.put(ended(job_id, now - age_s))
+        await store_output(world, job_id, 1000)
+    await store_output(world, "unknown", 1000)
+    os.utime(tmp_path / "outputs" / "unknown", (now - 25 * HOUR_S, now - 25 * HOUR_S))
+    await history.prune()
+    assert world.outputs.known() == ["young"]
+    assert os.listdir(tmp_path / "outputs") == ["young"]
+    assert world.outputs.total_bytes == 1000
+    await world.journals.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_their_bytes_the_oldest_outputs_go_first(tmp_path: Path) -> None:
+    world = World(tmp_path, Settings(outputs_history_max_bytes=2500))
+    history = a_history(world, tmp_path, ForgetfulStore())
+    now = world.clock.seconds()
+    world.table.put(attrs.evolve(new_record("live", now - 9.0), phase=Phase.RUNNING))
+    await store_output(world, "live", 1000)
+    for n in range(3):
+        world.table.put(ended(f"job-{n}", now - (9 - n) * HOUR_S))
+        await store_output(world, f"job-{n}", 500)
+    await history.prune()
+    assert sorted(world.outputs.known()) == ["job-0", "job-1", "job-2", "live"]
+    with capturedLogs() as said:
+        await history.make_room_for_outputs(600)
+    assert sorted(world.outputs.known()) == ["job-2", "live"]
+    assert "job-0: its outputs were pruned before their time" in formatEvent(said[0])
+    await history.make_room_for_outputs(1 << 40)
+    assert world.outputs.known() == ["live"], "what has not ended is never touched"
+    assert all(f"job-{n}" in world.table for n in range(3)), "the records stay"
+    await world.journals.stop()
