@@ -52,8 +52,9 @@ class OutputFetches:
     def lost(self) -> None:
         """The link is down: nothing that was asked for comes."""
         self._lost = True
-        waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
+        while self._waiting:
+            # One by one: who hears of the first may cancel the others.
+            _, answer = self._waiting.popitem()
             answer.errback(Unavailable("the link to the agent went down"))
 
     def _forget(self, number: int) -> None:

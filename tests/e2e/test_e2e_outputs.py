@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Daemon
+from tests.e2e.harness import PYTHON, REPOSITORY, Daemon
 
 MIB = 1 << 20
 
@@ -270,3 +271,20 @@ print(client.run(work, gpu_memory=0.1, duration=60))
     assert "[cumulus] 25% epoch 1" in err
     assert "[cumulus] 100% done" in err
     assert daemon.jobs()[0]["progress"] is None
+
+
+def test_the_example_downloads_what_its_script_left(daemon: Daemon) -> None:
+    done = subprocess.run(
+        [PYTHON, str(REPOSITORY / "examples" / "script_with_outputs.py"), daemon.url],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        cwd=daemon.folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "wrote 1000 points"
+    assert lines[1].startswith("summary.txt: ")
+    assert lines[2].startswith("tables/sine.csv: ")
+    assert lines[3] == "1000 points, mean square 0.500"

@@ -91,6 +91,11 @@ class Disk:
                     if path.stat().st_size == 0 and random.random() < 0.5:
                         path.unlink()
 
+        for part in sorted((self.root / "outputs").glob("*/*.part")):
+            os.truncate(part, random.randint(0, part.stat().st_size))
+            with part.open("ab") as file:
+                file.write(bytes(random.randint(0, 1000)))  # its length may be there without bytes
+
 
 class _Connection:
     """The one connection to the store in memory; closing it closes nothing."""

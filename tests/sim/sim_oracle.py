@@ -26,7 +26,29 @@ def judge_end(world: "World", facts: Facts, record: JobRecord) -> str | None:
         return f"ended in attempt {record.attempt} after {before}"
     if _cancel_forgotten(world, facts, record):
         return f"ended as {record.end.state} long after its cancel was acknowledged"
+    wrong = _judge_outputs(world, facts, record.job_id, record.end)
+    if wrong is not None:
+        return wrong
     return _judge(world, facts, record, record.end.state.value, record.end.reason, record.end)
+
+
+#: Ends that only a runner's own last word gives.
+_OF_RUNNERS = (None, EndReason.USER_ERROR, EndReason.EXIT_CODE)
+
+
+def _judge_outputs(world: "World", facts: Facts, job_id: str, end: End) -> str | None:
+    """Those that the end names are stored as they were written; none is missing without a word."""
+    assert world.daemon is not None
+    left = facts.journal.files
+    for info in end.outputs:
+        if b"".join(world.daemon.outputs.pieces(job_id, info, 0, 1 << 20)) != left.get(info.name):
+            return f"ended with output {info.name} that isn't what was written"
+    missing = len(left) - len(end.outputs)
+    if missing and end.reason in _OF_RUNNERS and end.outputs_note is None:
+        return f"ended with {missing} of its {len(left)} outputs missing, and says nothing of it"
+    world.coverage.ends["with outputs"] += bool(end.outputs)
+    world.coverage.ends["without outputs that it had"] += bool(missing)
+    return None
 
 
 def _cancel_forgotten(world: "World", facts: Facts, record: JobRecord) -> bool:

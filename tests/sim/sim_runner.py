@@ -50,6 +50,7 @@ class Journal:
         #: (outcome, reason) of that attempt's EXIT by the offset behind it.
         self.exits: dict[int, tuple[str, str | None]] = {}
         self.exit_at = 0.0  #: when that was
+        self.files: dict[str, bytes] = {}  #: the outputs that its EXIT lists
         #: Offset behind which that attempt's journal was lost with its worker's power.
         self.torn_at: int | None = None
         #: Where the daemon gave the rest of that attempt up, and how far it had come.
@@ -63,6 +64,7 @@ class Journal:
         del self.data[offset:]
         self.attempt, self.start, self.torn_at, self.given_up = attempt, offset, None, None
         self.exits = {}
+        self.files = {}
 
     def gave_up(self, offset: int, frame: bytes) -> bool:
         """The daemon's record that it gave up the rest of the attempt is at `offset`, in the place
@@ -275,12 +277,28 @@ class Runner:
     def _say_end(self, verdict: outcome.Outcome, result: dict[str, Any] | None) -> None:
         reason = None if verdict.reason is None else verdict.reason.value
         record = verdict.exit_record(result, setup_s=0.0, run_s=0.0)
+        record["outputs"] = self._leave_outputs()
         self._stop = self._stop or outcome.Stop(None, "", 0.0)
         self._record(encode_json(Kind.EXIT, record, self._now_us()))
         self.journal.exits[len(self.journal.data)] = (verdict.state.value, reason)
         self.journal.exit_at = self.worker.clock.now
         code = 0 if verdict.state is JobState.COMPLETED else 1
         self.clock.callLater(self.worker.random.uniform(0.005, 0.1), self._leave, code)
+
+    def _leave_outputs(self) -> list[dict[str, Any]]:
+        """Some jobs leave files: one small, one over several ranges."""
+        folder = self.worker.root / "kept" / self.job_id / names.OUTPUTS
+        if self.code_began_at is None or len(self.script.outputs) < 2 or not folder.is_dir():
+            return []
+        listed = []
+        for name, size in (("sub/small", 100), ("large", 300_000)):
+            data = (f"{self.job_id}/{self.attempt}/{name} ".encode() * (size // 8))[:size]
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+            self.journal.files[name] = data
+            sha256 = hashlib.sha256(data).hexdigest() if name == "large" else None
+            listed.append({"name": name, "size_bytes": size, "sha256": sha256})
+        return listed
 
     def _leave(self, code: int) -> None:
         assert self._writer is not None

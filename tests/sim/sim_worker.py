@@ -272,6 +272,7 @@ class AgentProcess:
         jobs = agent._jobs
         lives = list(jobs)
         jobs._jobs = {}
+        self.link.outputs._read = None
         jobs._folders = jobs._link = nothing  # type: ignore[assignment]
         agent._jobs = agent._threads = nothing  # type: ignore[assignment]
         agent._folders = agent._partitions = agent._link = nothing  # type: ignore[assignment]
@@ -467,6 +468,9 @@ class Worker:
         return found
 
     def _tear(self, runner: Runner) -> None:
+        large = self.root / "kept" / runner.job_id / "outputs" / "large"
+        if large.is_file() and self.random.random() < 0.5:
+            os.truncate(large, self.random.randint(0, large.stat().st_size))
         folder = runner.path / JOURNAL
         if not folder.is_dir() or self.random.random() < 0.4:
             return

@@ -9,11 +9,13 @@ import pytest
 import pytest_twisted
 from agent_world import NODE, World
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.failure import Failure
 
 from cumulus_wire import link as wire
 from cumulusd.agent.output_files import read_output
 from cumulusd.agent.output_sender import MAX_FETCHES, OutputSender
 from cumulusd.errors import NotFound, Unavailable
+from cumulusd.web.output_fetches import OutputFetches
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 
@@ -210,3 +212,23 @@ def test_a_device_or_pipe_is_not_opened(tmp_path: Path) -> None:
             read_output(handle, "fifo", 0, 10)
     finally:
         os.close(handle)
+
+
+def test_who_hears_that_the_link_is_lost_may_cancel_what_else_it_asked_for() -> None:
+    fetches = OutputFetches(lambda header: None)
+    asked = [fetches.fetch("j", 1, "a", at, 1) for at in range(3)]
+    failures: list[Failure] = []
+
+    def failed(failure: Failure) -> None:
+        failures.append(failure)
+        for other in asked:
+            other.cancel()
+
+    for one in asked:
+        one.addErrback(failed)
+    fetches.lost()
+    assert len(failures) == 3
+    assert sum(bool(failure.check(Unavailable)) for failure in failures) == 1
+    after: list[Failure] = []
+    fetches.fetch("j", 1, "a", 0, 1).addErrback(after.append)
+    assert after[0].check(Unavailable)
