@@ -351,7 +351,9 @@ class Runner:
         setup_s = running_at - self._begun_at
         description = None if result is None else result.description
         record = verdict.exit_record(description, setup_s, now - running_at)
-        if self._running_at is not None and orders.kept is not None:
+        # A paused job's outputs are listed when it really ends.
+        paused = verdict.state is JobState.PAUSED
+        if self._running_at is not None and orders.kept is not None and not paused:
             record.update(self._outputs(os.path.join(orders.kept, folder.OUTPUTS)))
         try:
             self._supervisor.record(Kind.EXIT, record)
