@@ -130,7 +130,7 @@ class Relay:
     def receive(self, who: Principal) -> Incoming:
         """A package whose hash isn't known, for `submit_posted`. Raises as `check_upload` does."""
         self._submissions.check_upload(who)
-        return self._packages.receive()
+        return self._packages.receive(self._submissions.check_disk)
 
     async def submit_posted(
         self, who: Principal, spec_value: Any, job_id: Any, faults: Sequence[Mapping[str, str]]

@@ -146,8 +146,17 @@ class Packages:
                 f"{size_bytes} bytes with {sha256} were announced",
             )
 
-    def receive(self) -> Incoming:
-        """A new upload of a package whose hash is not known yet. Raises TooMany, StoreFailed."""
+    def receive(self, check_disk: Callable[[], None] = lambda: None) -> Incoming:
+        """A new upload of a package whose hash is not known yet. Raises TooMany, StoreFailed.
+
+        `check_disk` raises CumulusError when nothing more may be written; it is asked each time.
+        """
+
+        def check_room(path: Path, size_bytes: int, more_bytes: int) -> None:
+            check_disk()
+            self._check_size(size_bytes + more_bytes)
+            self._check_room(path, more_bytes)
+
         self._received += 1
         path = self._uploads / f"{_RECEIVED}{self._received}"
         self._check_room(path, 0)
@@ -155,7 +164,7 @@ class Packages:
             return Incoming(
                 path,
                 in_thread=self._in_receiving_thread,
-                check_room=self._check_received,
+                check_room=check_room,
                 adopt=self._adopt,
                 disk_error=lambda error: self._disk_error("stored", error),
             )
@@ -264,10 +273,6 @@ class Packages:
             await self._run_in_thread(work)
         finally:
             self._receiving.release()
-
-    def _check_received(self, path: Path, size_bytes: int, more_bytes: int) -> None:
-        self._check_size(size_bytes + more_bytes)
-        self._check_room(path, more_bytes)
 
     async def _adopt(self, path: Path, sha256: str, size_bytes: int) -> None:
         """Makes a received file, which is durable under its own name, the package."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.e2e.harness import Daemon
 from tests.e2e.test_e2e_jobs import HEAD, last_json
@@ -92,6 +93,33 @@ def fill(folder: Path) -> Path:
             except OSError:
                 continue
     return filler
+
+
+def test_an_upload_that_the_disk_has_no_room_for_is_refused_as_it_comes(
+    make_daemon: MakeDaemon, mounted: Callable[[Path, int], Path]
+) -> None:
+    daemon = make_daemon(extra=f"jobs: {{min_free_bytes: {16 * MIB}}}\n")
+    mounted(daemon.state_dir, 64 * MIB)
+    daemon.start()
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="code"\r\n\r\n'
+        for _ in range(400):
+            sent += 1
+            yield bytes(MIB)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        answer = requests.post(f"{daemon.url}/api/jobs", data=body(), headers=headers, timeout=60)
+    except requests.ConnectionError:
+        assert sent < 400, "it was hung up on"
+    else:
+        assert answer.status_code == 503
+        assert answer.json()["details"]["min_free_bytes"] == 16 * MIB
+    assert not list((daemon.state_dir / "packages/uploads").iterdir())
+    assert daemon.get("/health")[0] == 200
 
 
 def _answers(daemon: Daemon) -> bool:

@@ -118,6 +118,11 @@ async def test_what_is_refused_before_it_is_uploaded(office: Office) -> None:
     with pytest.raises(Unavailable):
         office.relay.receive(BOB)
     office.no_room = None
+    upload = office.relay.receive(ANN)
+    office.no_room = Unavailable("the disk is full")
+    with pytest.raises(Unavailable):
+        await upload.write(b"more")
+    office.no_room = None
     for _ in range(4):
         await posted(office, gpu_memory=1.0)
         office.world.pass_time(0)
