@@ -169,7 +169,10 @@ def test_a_daemon_killed_in_the_middle_of_a_pull_goes_on(
     daemon.wait_nothing_left()
 
 
-def test_a_download_goes_on_when_the_daemon_restarts(make_daemon: Callable[..., Daemon]) -> None:
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_download_goes_on_when_the_daemon_restarts(
+    make_daemon: Callable[..., Daemon], how: str
+) -> None:
     daemon = make_daemon().start()
     done = daemon.run(
         SUBMIT
@@ -193,7 +196,7 @@ def test_a_download_goes_on_when_the_daemon_restarts(make_daemon: Callable[..., 
         assert time.monotonic() < deadline
         assert script.poll() is None
         time.sleep(0.002)
-    daemon.kill()
+    daemon.kill() if how == "kill" else daemon.stop()
     daemon.start()
     out, err = script.communicate(timeout=90)
     assert out == "True\n", err
