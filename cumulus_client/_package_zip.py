@@ -52,8 +52,6 @@ class Contents:
         before = self._entries.get(place)
         self._total_bytes += size_bytes - (before[1] if before else 0)
         self._entries[place] = (data, size_bytes, executable)
-        if self._total_bytes > MAX_PACKAGE_BYTES:
-            raise self._too_large(f"over {MAX_PACKAGE_BYTES >> 20} MiB")
         if len(self._entries) > MAX_PACKAGE_FILES:
             raise self._too_large(f"over {MAX_PACKAGE_FILES} files")
 
@@ -62,13 +60,15 @@ class Contents:
         named = ", ".join(f"{place} ({size_text(entry[1])})" for place, entry in largest)
         return PackagingError(
             f"what {self._name!r} needs is {what}, which is what a package may hold; the largest "
-            f"of it so far: {named}",
+            f"of it: {named}",
             hint="leave data out (of a folder: by a .cumulusignore in it) and put it where the "
             "job can fetch it",
         )
 
     def zipped(self, manifest: Mapping[str, Any]) -> bytes:
-        """The package. Raises PackagingError when a file can't be read."""
+        """The package. Raises PackagingError when it is too large, or a file can't be read."""
+        if self._total_bytes > MAX_PACKAGE_BYTES:
+            raise self._too_large(f"over {MAX_PACKAGE_BYTES >> 20} MiB")
         told = json.dumps(manifest).encode()
         entries = {**self._entries, folder.MANIFEST: (told, len(told), False)}
         buffer = io.BytesIO()
