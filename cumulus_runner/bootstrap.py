@@ -150,6 +150,8 @@ def run_script(work: str, manifest: dict[str, Any]) -> None:
 
 def call_function(work: str, manifest: dict[str, Any]) -> object:
     """Calls what the manifest names, or the call itself has; its value."""
+    import types
+
     if manifest["kind"] == "callable":
         sys.argv = [""]
         job_values.show_lines(work, manifest)
@@ -159,7 +161,12 @@ def call_function(work: str, manifest: dict[str, Any]) -> object:
         _, args, kwargs = job_values.load_call(work, manifest)
     if not callable(function):
         raise job_values.CallFailed("missing", "what the package is to run can't be called")
-    return function(*args, **kwargs)
+    value = function(*args, **kwargs)
+    if isinstance(value, types.CoroutineType):  # of an `async def`
+        import asyncio
+
+        return asyncio.run(value)
+    return value
 
 
 def find_function(name: str, function_name: str) -> Any:

@@ -48,6 +48,24 @@ def test_a_function_runs(new_job: NewJob) -> None:
     assert out == b'adding\n{"sum":5}\n'
 
 
+def test_an_async_function_is_run_to_its_end(new_job: NewJob) -> None:
+    job = new_job().function(
+        "import asyncio\n"
+        "async def f(n):\n"
+        "    await asyncio.sleep(0.01)\n"
+        "    return [n, asyncio.get_running_loop().is_running()]\n",
+        5,
+    )
+    assert job.run()["outcome"] == "completed"
+    assert json.loads(job.output(Kind.RESULT)) == [5, True]
+    failing = new_job().function("async def f():\n    raise KeyError('k')\n")
+    assert failing.run()["outcome"] == "failed"
+    [error] = failing.jsons(Kind.ERROR)
+    assert error["type"] == "KeyError"
+    shown = [line for line in error["traceback"].splitlines() if line.startswith("  File")]
+    assert len(shown) == 1 and "in f" in shown[0], error["traceback"]
+
+
 def test_output_is_exact(new_job: NewJob) -> None:
     job = new_job().function(
         "import os, sys\n"
