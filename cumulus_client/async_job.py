@@ -138,7 +138,11 @@ class AsyncCumulusJob:
     async def wait(self, timeout: Seconds | None = None) -> str:
         """The status it ended with. Raises ClientTimeout."""
         deadline = deadline_after(checked_timeout("timeout", timeout))
-        async for event in self._client._events(self.job_id, deadline):
+        view = await self.view()
+        if JobState(view["status"]).ended:
+            return str(view["status"])
+        offset = int(view["journal"]["end_offset"])
+        async for event in self._client._events(self.job_id, deadline, offset):
             if isinstance(event, Ended):
                 return str(event.job["status"])
         return await self.status()

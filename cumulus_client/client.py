@@ -364,10 +364,6 @@ class CumulusClient(BlockingSession):
         try:
             if not done_by(future, deadline):
                 raise client_timeout(self.server_url, job_id)
-        except KeyboardInterrupt:
-            future.cancel()
-            self._display().note(f"interrupted: job {job_id} goes on")
-            raise
         except BaseException:
             future.cancel()
             raise

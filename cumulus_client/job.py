@@ -1,6 +1,7 @@
 """A submitted job, as a handle."""
 
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -80,9 +81,10 @@ class CumulusJob:
         with the remote traceback, JobTimeout, JobCancelled, ResultError.
         """
         if self._value is _UNKNOWN:
-            self._value = self._client._result(
-                self.job_id, self._timeout_s if timeout is None else timeout
-            )
+            with self._goes_on():
+                self._value = self._client._result(
+                    self.job_id, self._timeout_s if timeout is None else timeout
+                )
         return self._value
 
     def future(self) -> "concurrent.futures.Future[Any]":
@@ -153,7 +155,12 @@ class CumulusJob:
 
         `from_offset`: where to begin, a journal offset as `view()["journal"]["end_offset"]` gives;
         0: at the first byte. Chunks are as they came, not lines. A slow reader costs no memory.
+        Ctrl-C stops reading; the job goes on.
         """
+        with self._goes_on():
+            yield from self._logs(follow, from_offset)
+
+    def _logs(self, follow: bool, from_offset: int) -> Iterator[str]:
         stop_at = None if follow else int(self.view()["journal"]["end_offset"])
         if stop_at is not None and stop_at <= from_offset:
             return
@@ -181,7 +188,14 @@ class CumulusJob:
         """The status it ended with. Ctrl-C stops waiting; the job goes on. Raises
         ClientTimeout."""
         deadline = deadline_after(checked_timeout("timeout", timeout))
-        stream = self._client._open_stream(self.job_id)
+        with self._goes_on():
+            return self._wait(deadline)
+
+    def _wait(self, deadline: float | None) -> str:
+        view = self.view()
+        if JobState(view["status"]).ended:
+            return str(view["status"])
+        stream = self._client._open_stream(self.job_id, int(view["journal"]["end_offset"]))
         try:
             while True:
                 event = stream.next(deadline)
@@ -191,3 +205,12 @@ class CumulusJob:
                     return self.status()
         finally:
             stream.close()
+
+    @contextlib.contextmanager
+    def _goes_on(self) -> Iterator[None]:
+        """Ctrl-C while only waiting doesn't cancel, which is said."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._client._display().note(f"interrupted: job {self.job_id} goes on")
+            raise
