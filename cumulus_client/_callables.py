@@ -36,12 +36,7 @@ def plain_callable(func: Any) -> Callable[..., Any]:
             f"can't ship a {type(func).__name__}: a function is needed", hint="pass a function"
         )
     core = _core(func)
-    if inspect.iscoroutinefunction(core) or inspect.isasyncgenfunction(core):
-        raise PackagingError(
-            f"{told_name(func)!r} can't be shipped: it is an async function, which isn't supported",
-            hint="wrap it: def main(): return asyncio.run(f())",
-        )
-    if inspect.isgeneratorfunction(core):
+    if inspect.isgeneratorfunction(core) or inspect.isasyncgenfunction(core):
         raise PackagingError(
             f"{told_name(func)!r} can't be shipped: it is a generator, which can't come back",
             hint="return a list instead",

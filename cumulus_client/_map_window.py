@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus_client._options import (
-    Files,
     Options,
     checked_args,
     checked_timeout,
     parted,
 )
+from cumulus_client._package_files import Files
 from cumulus_client._raising import bare
 
 #: Jobs of one map that are under way at a time, unless its caller says otherwise.
@@ -96,7 +96,7 @@ class MapCall:
 
     kwargs: dict[str, Any]
     spec: dict[str, Any]
-    files: Files | None
+    files: Files
     timeout: float | None
     max_in_flight: int
     ordered: bool

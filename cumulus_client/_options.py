@@ -3,18 +3,16 @@
 import inspect
 import math
 import numbers
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from cumulus_client._package_files import Files
 from cumulus_client._quantities import parse_bytes, parse_seconds
 from cumulus_client.packaging import unwrap
 
-#: Paths, which keep their name; or name in the job's folder -> path or contents.
-Files = Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str] | bytes]
 #: Seconds, or text such as "90m".
 Seconds = float | str
 
@@ -47,7 +45,7 @@ class CommonOptions(TypedDict, total=False):
     setup_timeout: Seconds
     env: Mapping[str, str] | None
     secrets: Mapping[str, str] | None
-    files: Files | None
+    files: Files
     cpu: float | None
     priority: int
     retries: int
@@ -81,7 +79,7 @@ class Call:
     kwargs: dict[str, Any]
     spec: dict[str, Any]
     timeout: float | None
-    files: Files | None = None
+    files: Files = None
 
 
 def options_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,21 +238,15 @@ def make_spec(
     return spec
 
 
-def parted(options: Options) -> tuple[dict[str, Any], Files | None]:
+def parted(options: Options) -> tuple[dict[str, Any], Files]:
     """The specification and the files. Raises TypeError, ValueError."""
     asked: dict[str, Any] = {**options}
     files = checked_files(asked.pop("files", None))
+    known = [name for name in OPTIONS if name in Options.__annotations__]
     for name in asked:
-        if name not in Options.__annotations__:
-            raise TypeError(
-                f"{name!r} is no option; these are: {', '.join(Options.__annotations__)}"
-            )
+        if name not in known:
+            raise TypeError(f"{name!r} is no option; these are: {', '.join(known)}")
     return make_spec(**asked), files
-
-
-def files_to_pack(files: Files | None) -> dict[str, Any]:
-    """For the packager."""
-    return {} if files is None else {"files": files}
 
 
 def checked_timeout(name: str, value: Any) -> float | None:
@@ -267,7 +259,7 @@ def checked_timeout(name: str, value: Any) -> float | None:
     return seconds
 
 
-def checked_files(files: Any) -> Files | None:
+def checked_files(files: Any) -> Files:
     """The files that are to travel. Raises TypeError for what is neither list nor dict."""
     if files is None:
         return None

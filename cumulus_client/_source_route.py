@@ -235,7 +235,7 @@ def _check_current(function: types.FunctionType, source: str, path: str) -> None
         starts = {-1}
     else:
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name == name:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
                 starts |= {d.lineno for d in node.decorator_list[:1]} or {node.lineno}
     if code.co_firstlineno not in starts:
         raise PackagingError(

@@ -28,22 +28,21 @@ from cumulus_client._journal_reader import ResultCollector
 from cumulus_client._map_window import MAX_IN_FLIGHT, make_map_call
 from cumulus_client._options import (
     NOT_GIVEN,
-    Files,
     Options,
     Seconds,
     bind,
     checked_timeout,
     deadline_after,
-    files_to_pack,
     make_call,
     options_given,
     parted,
 )
+from cumulus_client._package_files import Files
 from cumulus_client._raising import raised_here_async
 from cumulus_client.async_job import AsyncCumulusJob
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, CumulusError, ServerError
-from cumulus_client.packaging import Package, package_function, package_script
+from cumulus_client.packaging import Package, package_function, package_path
 
 _T = TypeVar("_T")
 
@@ -75,7 +74,7 @@ class AsyncCumulusClient(AsyncSession):
         setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         secrets: Mapping[str, str] | None = NOT_GIVEN,
-        files: Files | None = NOT_GIVEN,
+        files: Files = NOT_GIVEN,
         cpu: float | None = NOT_GIVEN,
         memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
@@ -98,7 +97,7 @@ class AsyncCumulusClient(AsyncSession):
         setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         secrets: Mapping[str, str] | None = NOT_GIVEN,
-        files: Files | None = NOT_GIVEN,
+        files: Files = NOT_GIVEN,
         cpu: float | None = NOT_GIVEN,
         memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
@@ -128,7 +127,7 @@ class AsyncCumulusClient(AsyncSession):
         setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         secrets: Mapping[str, str] | None = NOT_GIVEN,
-        files: Files | None = NOT_GIVEN,
+        files: Files = NOT_GIVEN,
         cpu: float | None = NOT_GIVEN,
         memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
@@ -218,9 +217,9 @@ class AsyncCumulusClient(AsyncSession):
         kwargs: Mapping[str, Any],
         spec: Mapping[str, Any],
         timeout: float | None,
-        files: Files | None = None,
+        files: Files = None,
     ) -> Any:
-        package = package_function(func, args, kwargs, **files_to_pack(files))
+        package = package_function(func, args, kwargs, files=files)
         display = Display(told=self._told)
         view, collector = await self._follow(package, spec, timeout, display)
         return await self._call(self._core.value(view, collector))
@@ -232,9 +231,9 @@ class AsyncCumulusClient(AsyncSession):
         kwargs: Mapping[str, Any],
         spec: Mapping[str, Any],
         timeout: float | None,
-        files: Files | None = None,
+        files: Files = None,
     ) -> AsyncCumulusJob:
-        package = package_function(func, args, kwargs, **files_to_pack(files))
+        package = package_function(func, args, kwargs, files=files)
         return AsyncCumulusJob(self, await self._submit(package, spec), timeout=timeout)
 
     async def _submit(self, package: Package, spec: Mapping[str, Any]) -> str:
@@ -259,7 +258,7 @@ class AsyncCumulusClient(AsyncSession):
         """As `CumulusClient.run_script`."""
         timeout = checked_timeout("timeout", timeout)
         spec, files = parted(options)
-        package = package_script(path, argv, **files_to_pack(files))
+        package = package_path(path, argv, files=files)
         display = display or Display(told=self._told)
         view, _ = await self._follow(package, spec, timeout, display)
         return view
@@ -270,7 +269,7 @@ class AsyncCumulusClient(AsyncSession):
     ) -> AsyncCumulusJob:
         """As `CumulusClient.submit_script`."""
         spec, files = parted(options)
-        package = package_script(path, argv, **files_to_pack(files))
+        package = package_path(path, argv, files=files)
         return AsyncCumulusJob(self, await self._submit(package, spec))
 
     async def _follow(

@@ -18,23 +18,22 @@ from cumulus_client._map_window import MAX_IN_FLIGHT, make_map_call, zipped
 from cumulus_client._mapping import Flights, mapped
 from cumulus_client._options import (
     NOT_GIVEN,
-    Files,
     Options,
     Seconds,
     bind,
     checked_timeout,
     deadline_after,
-    files_to_pack,
     make_call,
     options_given,
     parted,
 )
+from cumulus_client._package_files import Files
 from cumulus_client._raising import raised_here
 from cumulus_client._session import BlockingSession
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, CumulusError
 from cumulus_client.job import CumulusJob
-from cumulus_client.packaging import Package, package_function, package_script
+from cumulus_client.packaging import Package, package_function, package_path
 
 _T = TypeVar("_T")
 
@@ -67,7 +66,7 @@ class CumulusClient(BlockingSession):
         setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         secrets: Mapping[str, str] | None = NOT_GIVEN,
-        files: Files | None = NOT_GIVEN,
+        files: Files = NOT_GIVEN,
         cpu: float | None = NOT_GIVEN,
         memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
@@ -90,7 +89,7 @@ class CumulusClient(BlockingSession):
         setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         secrets: Mapping[str, str] | None = NOT_GIVEN,
-        files: Files | None = NOT_GIVEN,
+        files: Files = NOT_GIVEN,
         cpu: float | None = NOT_GIVEN,
         memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
@@ -142,7 +141,7 @@ class CumulusClient(BlockingSession):
         setup_timeout: Seconds = NOT_GIVEN,
         env: Mapping[str, str] | None = NOT_GIVEN,
         secrets: Mapping[str, str] | None = NOT_GIVEN,
-        files: Files | None = NOT_GIVEN,
+        files: Files = NOT_GIVEN,
         cpu: float | None = NOT_GIVEN,
         memory: int | str | None = NOT_GIVEN,
         priority: int = NOT_GIVEN,
@@ -169,11 +168,11 @@ class CumulusClient(BlockingSession):
         display: Display | None = None,
         **options: Unpack[Options],
     ) -> dict[str, Any]:
-        """Runs a script with the local modules it imports; the ended job's view, however it
-        ended. `options`: as of `run`, from `gpu_memory` on."""
+        """Runs a script with the local modules it imports, or a folder with a `__main__.py`; the
+        ended job's view, however it ended. `options`: as of `run`, from `gpu_memory` on."""
         timeout = checked_timeout("timeout", timeout)
         spec, files = parted(options)
-        package = package_script(path, argv, **files_to_pack(files))
+        package = package_path(path, argv, files=files)
         view, _ = self._follow(package, spec, timeout, display or self._display())
         return view
 
@@ -181,9 +180,9 @@ class CumulusClient(BlockingSession):
     def submit_script(
         self, path: str | os.PathLike[str], argv: Sequence[str] = (), **options: Unpack[Options]
     ) -> CumulusJob:
-        """Submits a script; otherwise as `run_script` and `submit`."""
+        """Submits a script or folder; otherwise as `run_script` and `submit`."""
         spec, files = parted(options)
-        package = package_script(path, argv, **files_to_pack(files))
+        package = package_path(path, argv, files=files)
         return self._submit_package(package, spec, None)
 
     run_async = submit
@@ -261,7 +260,7 @@ class CumulusClient(BlockingSession):
 
         def pack(args: list[Any]) -> Package:
             bind("map()", func, args, call.kwargs)
-            return package_function(func, args, call.kwargs, **files_to_pack(call.files))
+            return package_function(func, args, call.kwargs, files=call.files)
 
         flights = Flights(self._io, self._core, self.server_url, self._display)
         self._maps.add(flights)
@@ -274,9 +273,9 @@ class CumulusClient(BlockingSession):
         kwargs: Mapping[str, Any],
         spec: Mapping[str, Any],
         timeout: float | None,
-        files: Files | None = None,
+        files: Files = None,
     ) -> Any:
-        package = package_function(func, args, kwargs, **files_to_pack(files))
+        package = package_function(func, args, kwargs, files=files)
         view, collector = self._follow(package, spec, timeout, self._display())
         return self._call(self._core.value(view, collector))
 
@@ -287,9 +286,9 @@ class CumulusClient(BlockingSession):
         kwargs: Mapping[str, Any],
         spec: Mapping[str, Any],
         timeout: float | None,
-        files: Files | None = None,
+        files: Files = None,
     ) -> CumulusJob:
-        package = package_function(func, args, kwargs, **files_to_pack(files))
+        package = package_function(func, args, kwargs, files=files)
         return self._submit_package(package, spec, timeout)
 
     def _submit_package(

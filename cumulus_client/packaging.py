@@ -28,6 +28,7 @@ __all__ = [
     "Package",
     "package_folder",
     "package_function",
+    "package_path",
     "package_script",
     "unwrap",
 ]
@@ -64,8 +65,8 @@ def package_function(
     *,
     files: Files = None,
 ) -> Package:
-    """Packs a call of `func`, which may be anything that can be called but an async function or a
-    generator. `files`: paths, or place in the job -> path or bytes.
+    """Packs a call of `func`, which may be anything that can be called but a generator. `files`:
+    paths, or place in the job -> path or bytes.
 
     Raises PackagingError saying what can't travel and what to do.
     """
@@ -119,6 +120,15 @@ def package_script(
     return Package(
         name=script.name, data=contents.zipped(_script_manifest(script.name, argv, origins))
     )
+
+
+def package_path(
+    path: str | os.PathLike[str], argv: Sequence[str] = (), *, files: Files = None
+) -> Package:
+    """Packs a script, or a folder with a `__main__.py`. Raises PackagingError."""
+    if Path(path).is_dir():
+        return package_folder(path, None, argv, files=files)
+    return package_script(path, argv, files=files)
 
 
 def package_folder(

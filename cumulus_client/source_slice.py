@@ -305,7 +305,7 @@ class _Slicer:
                 isinstance(target, ast.Attribute | ast.Subscript) and self._lives(root_name(target))
                 for target in targets
             )
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             return any(self._registers(decorator) for decorator in node.decorator_list)
         return False
 

@@ -134,7 +134,7 @@ def tidy(
         rest = told.stack[last + 1 :]
         while rest and (
             rest[0].filename.startswith("<frozen importlib")
-            or os.path.basename(os.path.dirname(rest[0].filename)) == "importlib"
+            or os.path.basename(os.path.dirname(rest[0].filename)) in ("importlib", "asyncio")
         ):
             rest = rest[1:]
         told.stack[:] = rest
