@@ -33,8 +33,7 @@ def follow_to_end(
             elif isinstance(event, Journal):
                 collector.feed(event.records)
         except KeyboardInterrupt as error:
-            interruption.interrupted(stream.stream.job_id, error)
-            display.cancelling()
+            _interrupted(interruption, display, stream.stream.job_id, error)
             continue
         except ClientTimeout:
             interruption.gave_up(stream.stream.job_id)
@@ -43,8 +42,7 @@ def follow_to_end(
             if event is not None:
                 display.event(event)
         except KeyboardInterrupt as error:
-            interruption.interrupted(stream.stream.job_id, error)
-            display.cancelling()
+            _interrupted(interruption, display, stream.stream.job_id, error)
         except OSError as error:
             if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
                 raise
@@ -57,3 +55,16 @@ def follow_to_end(
             return event.job, collector
         if event is None:
             raise ServerError("the job's events ended without its end")
+
+
+def _interrupted(
+    interruption: Interruption, display: Display, job_id: str | None, error: KeyboardInterrupt
+) -> None:
+    try:
+        interruption.interrupted(job_id, error)
+        display.cancelling()
+    except KeyboardInterrupt as again:
+        if again is error:
+            raise
+        # The next one came while the first was being told.
+        interruption.interrupted(job_id, again)

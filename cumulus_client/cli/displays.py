@@ -23,7 +23,7 @@ def make_display(*, quiet: bool, fresh: bool) -> Display:
             from cumulus_client.cli.live import LiveDisplay
             from cumulus_client.cli.status_area import StatusArea
         except ModuleNotFoundError as error:
-            if error.name != "rich":
+            if (error.name or "").partition(".")[0] != "rich":
                 raise
         else:
             area = StatusArea(sys.stderr)

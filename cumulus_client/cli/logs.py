@@ -9,11 +9,20 @@ from typing import Any
 from cumulus_client._blocking import Interruption
 from cumulus_client._following import follow_to_end
 from cumulus_client._job_stream import Ended, Interrupted, Journal
+from cumulus_client._wording import UV_CHATTER
 from cumulus_client.cli import values
 from cumulus_client.cli.connecting import client_of, job_id, job_view
 from cumulus_client.cli.displays import make_display, warn
 from cumulus_client.cli.ends import show_end
-from cumulus_client.cli.log_lines import MAX_TAIL, Line, LineSplitter, Tail, as_json, stamped
+from cumulus_client.cli.log_lines import (
+    MAX_LINE_BYTES,
+    MAX_TAIL,
+    Line,
+    LineSplitter,
+    Tail,
+    as_json,
+    stamped,
+)
 from cumulus_client.cli.parser import UsageError, Verb, add_jobs, add_json, add_server
 from cumulus_client.client import CumulusClient
 from cumulus_wire.journal import Kind, Record, is_rest_missing
@@ -98,6 +107,7 @@ class _Writer:
         self._since_us = since_us
         self._tail = None if options.tail is None else Tail(options.tail)
         self._splitter = LineSplitter()
+        self._setup = b""  # the begun line of what the installer wrote
         self.catching_up = False  # what there was when this began is still being read
 
     def record(self, record: Record) -> None:
@@ -106,6 +116,8 @@ class _Writer:
             self._gap(record)
         if self._since_us is not None and record.time_us < self._since_us:
             return
+        if record.kind is Kind.SETUP and self._tail is None:
+            self._setup_said(record.payload)
         if record.kind not in (Kind.STDOUT, Kind.STDERR):
             return
         if self._tail is None and not (self._timestamps or self._json):
@@ -125,6 +137,7 @@ class _Writer:
 
     def finish(self) -> None:
         """Nothing follows."""
+        self._setup_said(b"\n")
         for line in self._splitter.finish():
             self._line(line)
         self.catching_up = True
@@ -134,6 +147,15 @@ class _Writer:
         """One `[cumulus]` line."""
         if not self._quiet:
             warn(text)
+
+    def _setup_said(self, data: bytes) -> None:
+        *lines, self._setup = (self._setup + data).split(b"\n")
+        if len(self._setup) > MAX_LINE_BYTES:
+            lines, self._setup = [*lines, self._setup], b""
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            if text.strip() and not UV_CHATTER.fullmatch(text):
+                self.note(text)
 
     def _line(self, line: Line) -> None:
         if self._tail is not None and self.catching_up:

@@ -1,11 +1,7 @@
 """`run` and `submit`: what is to run, with which options."""
 
 import argparse
-import importlib
-import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +12,16 @@ from cumulus_client.cli.displays import make_display, warn
 from cumulus_client.cli.ends import show_end, show_value
 from cumulus_client.cli.exits import EXIT_FAULT
 from cumulus_client.cli.output import print_json
-from cumulus_client.cli.parser import UsageError, Verb, add_json, add_server, meant
+from cumulus_client.cli.parser import Verb, add_json, add_server
 from cumulus_client.cli.requirements_files import read_requirements
-from cumulus_client.packaging import Package, package_function, package_script
+from cumulus_client.cli.targets import function_package, path_package
+from cumulus_client.packaging import Package
 from cumulus_wire.states import JobState
 
 _WHAT = """\
 what can run:
   script.py [-- args]        a script with the local modules that it imports
+  folder [-- args]           a whole folder, to run the __main__.py or main.py in it
   -m module:function [-- 3 name=Ada 'sizes=[1,2]']
                              a function of a module that is found here; its arguments are JSON, or
                              text where they are none; its value is printed as JSON
@@ -186,141 +184,19 @@ def _asked(options: argparse.Namespace) -> _Asked:
         "memory": options.memory,
     }
     files = values.files(options.files)
-    more = {} if files is None else {"files": files}
     if options.function is not None:
-        args, kwargs = call_arguments(words[1:] if words[:1] == ["--"] else words)
-        function = find_function(options.function)
-        _fits(options.function, function, args, kwargs)
-        package = package_function(function, args, kwargs, **more)
+        package = function_package(options.function, words, files)
         asked["name"] = options.name or options.function
     else:
-        path, argv = _script(words)
-        package = package_script(path, argv, **more)
-        asked["name"] = options.name or path.name
+        package = path_package(words, files)
+        asked["name"] = options.name or package.name
     return _Asked(package, make_spec(**asked), has_value=options.function is not None)
-
-
-# --- what is to run ---------------------------------------------------------------------------
-
-
-def _script(words: Sequence[str]) -> tuple[Path, list[str]]:
-    words = list(words[1:] if words[:1] == ["--"] else words)
-    if not words:
-        raise UsageError("what is to run? Write: cumulus run script.py")
-    named, argv = words[0], words[1:]
-    argv = argv[1:] if argv[:1] == ["--"] else argv
-    path = Path(named)
-    if path.is_dir():
-        raise UsageError(f"{named!r} is a folder: name the script in it that is to run")
-    if not path.exists():
-        raise UsageError(f"there is no script {named!r}{_instead(path, named)}")
-    if not os.access(path, os.R_OK):
-        raise UsageError(f"the script {named!r} may not be read: see its permissions")
-    if path.suffix == ".ipynb":
-        raise UsageError(
-            f"{named!r} is a notebook: write it as a script (jupyter nbconvert --to script), or "
-            "call client.run(...) in it"
-        )
-    return path, argv
-
-
-def _instead(path: Path, named: str) -> str:
-    module, colon, function = named.partition(":")
-    if colon and module and function.isidentifier():
-        return f"; for a function of a module write: cumulus run -m {named}"
-    try:
-        beside = [each.name for each in path.parent.iterdir() if each.suffix == ".py"]
-    except OSError:
-        return f"; there is no folder {str(path.parent)!r} either"
-    folder = "" if path.parent == Path() else f"{path.parent}/"
-    return meant(path.name, beside, before=folder)
-
-
-def call_arguments(words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """A function's arguments: `name=value` by name, others by position; each is JSON, or the text
-    itself where it is none. Raises UsageError."""
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name.isidentifier():
-            if name in kwargs:
-                raise UsageError(f"the argument {name} is given twice")
-            kwargs[name] = _json_or_text(value)
-        elif kwargs:
-            raise UsageError(f"{word!r} comes after arguments with a name; put it before them")
-        else:
-            args.append(_json_or_text(word))
-    return args, kwargs
-
-
-def _json_or_text(word: str) -> Any:
-    try:
-        return json.loads(word)
-    except ValueError:
-        return word
-
-
-def find_function(named: str) -> Any:
-    """The function of `module:function`; the module is imported, from this folder first. Raises
-    UsageError."""
-    module_name, colon, name = named.partition(":")
-    if not colon or not module_name or not name:
-        raise UsageError(f"-m {named!r} is not of the form module:function")
-    if module_name.endswith(".py") and Path(module_name).is_file():
-        right = ".".join(Path(module_name).with_suffix("").parts)
-        raise UsageError(f"-m wants a module, not a file: -m {right}:{name}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's own module raises
-        missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
-        if missing:
-            beside = [each.stem for each in Path().glob("*.py")]
-            raise UsageError(
-                f"there is no module {module_name!r} here{meant(module_name, beside)}"
-            ) from None
-        raise UsageError(
-            f"the module {module_name!r} can't be imported here: {_where(error)}"
-            f"{type(error).__name__}: {error}"
-        ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            callables = [each for each in dir(found) if not each.startswith("_")]
-            raise UsageError(f"the module {module_name!r} has no {name!r}{meant(part, callables)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UsageError(f"{named} is no function, but {type(found).__name__}")
-    return getattr(found, "func", found)  # what @remote made has its function in it
-
-
-def _where(error: BaseException) -> str:
-    """Where in the user's code it was raised."""
-    at = error.__traceback__
-    said = ""
-    while at is not None:
-        file = at.tb_frame.f_code.co_filename
-        if not file.startswith("<") and os.path.dirname(importlib.__file__) not in file:
-            said = f"{file}, line {at.tb_lineno}: "
-        at = at.tb_next
-    return "" if said.startswith(__file__) else said
-
-
-def _fits(named: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    from cumulus_client._options import bind
-
-    try:
-        bind("run", function, list(args), dict(kwargs))
-    except TypeError as error:
-        raise UsageError(f"{named}: {error}") from None
 
 
 RUN = Verb(
     name="run",
     about="run a script or function and show its output",
-    usage="cumulus run [options] script.py [-- args ...]\n"
+    usage="cumulus run [options] script.py|folder [-- args ...]\n"
     "       cumulus run [options] -m module:function [-- args ...]",
     description="Runs it on a worker. The job's stdout and stderr are this command's, its exit "
     "code too.\nCtrl-C, SIGTERM and SIGHUP cancel the job; a second Ctrl-C leaves it running.\n\n"
@@ -332,7 +208,7 @@ RUN = Verb(
 SUBMIT = Verb(
     name="submit",
     about="queue a script or function, print the job's id and return",
-    usage="cumulus submit [options] script.py [-- args ...]\n"
+    usage="cumulus submit [options] script.py|folder [-- args ...]\n"
     "       cumulus submit [options] -m module:function [-- args ...]",
     description="Returns once the daemon holds the job durably: this machine may go. See it with "
     f"`cumulus jobs`,\n`cumulus logs -f JOB` and `cumulus attach JOB`.\n\n{_WHAT}",

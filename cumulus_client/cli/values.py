@@ -174,4 +174,11 @@ def files(given: Sequence[str]) -> list[str] | dict[str, str] | None:
             raise UsageError(f"--file {path}: there is no such file")
     if not any(name for name, _ in pairs):
         return [path for _, path in pairs]
-    return {name or os.path.basename(path): path for name, path in pairs}
+    return {name or _own_place(path): path for name, path in pairs}
+
+
+def _own_place(path: str) -> str:
+    """Where a file goes that is named by its path alone, as the client's `files` has it."""
+    normal = os.path.normpath(path)
+    outside = os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir
+    return os.path.basename(os.path.realpath(path)) if outside else normal

@@ -131,6 +131,31 @@ sys.exit(3)
     assert rows[-2] == "code 3"
 
 
+def test_how_far_the_code_is(daemon: Daemon, terminal: Terminal, tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "train.py",
+        """\
+import runtime
+runtime.progress(0.25, "epoch 1 of 4")
+wait_for("a")
+print("loss 0.1")
+runtime.progress(None, "saving")
+wait_for("b")
+""",
+    )
+    terminal.type("cumulus run train.py; echo code $?")
+    rows = terminal.wait("^ +[━╸╺]+ +25% epoch 1 of 4$")
+    bar = next(at for at, row in enumerate(rows) if "━" in row)
+    assert re.match(f"{SPINNER} running ", rows[bar - 1])
+    (tmp_path / "a").touch()
+    rows = terminal.wait("^ +[━╸╺]+ +saving$")
+    assert shown(rows, "^loss 0.1$") == 1 and shown(rows, "%.*epoch") == 0
+    (tmp_path / "b").touch()
+    terminal.wait("^code 0$")
+    assert shown(terminal.everything(), "[━╸╺]|saving") == 0
+
+
 def test_ctrl_c_in_a_terminal(daemon: Daemon, terminal: Terminal, tmp_path: Path) -> None:
     script(tmp_path, "long.py", "print('there', flush=True)\nwait_for('never')\n")
     terminal.type("cumulus run long.py; echo code $?")

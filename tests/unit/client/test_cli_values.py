@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cumulus_client.cli import connecting, log_lines, output, results, running, values
+from cumulus_client.cli import connecting, log_lines, output, results, running, targets, values
 from cumulus_client.cli.command import VERBS
 from cumulus_client.cli.completion import SHELLS, script
 from cumulus_client.cli.exits import exit_code
@@ -198,12 +198,12 @@ def test_jobs_are_named_by_what_begins_their_id() -> None:
 
 
 def test_a_functions_arguments() -> None:
-    assert running.call_arguments(["3", "text", '{"a": [1]}', "x=1.5", "y=null", "z=a=b"]) == (
+    assert targets.call_arguments(["3", "text", '{"a": [1]}', "x=1.5", "y=null", "z=a=b"]) == (
         [3, "text", {"a": [1]}],
         {"x": 1.5, "y": None, "z": "a=b"},
     )
     with pytest.raises(UsageError, match="x is given twice"):
-        running.call_arguments(["x=1", "x=2"])
+        targets.call_arguments(["x=1", "x=2"])
 
 
 def test_tables_fit() -> None:
