@@ -169,7 +169,12 @@ def refusal(
 
 
 def decode_result(
-    data: bytes, encoding: str, *, job_id: str, may_unpickle: str | None, aliases: Mapping[str, str]
+    data: bytes | bytearray,
+    encoding: str,
+    *,
+    job_id: str,
+    may_unpickle: str | None,
+    aliases: Mapping[str, str],
 ) -> Any:
     """The value of a job's verified result.
 
@@ -195,7 +200,7 @@ def decode_result(
             "dicts) to get JSON instead",
         )
     try:
-        return _Unpickler(io.BytesIO(data), aliases).load()
+        return _Unpickler(_Reader(data), aliases).load()
     except Exception as error:
         raise ResultError(
             f"the pickled result can't be opened here: {type(error).__name__}: {error}",
@@ -204,8 +209,34 @@ def decode_result(
         ) from error
 
 
+class _Reader:
+    """Bytes as `pickle` reads them, without a second copy of all: results may be large."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = data
+        self._view = memoryview(data)
+        self._at = 0
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes."""
+        begin, self._at = self._at, min(self._at + size, len(self._view))
+        return bytes(self._view[begin : self._at])
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fills the buffer as far as there is something; how far."""
+        target = memoryview(buffer).cast("B")
+        begin, self._at = self._at, min(self._at + len(target), len(self._view))
+        target[: self._at - begin] = self._view[begin : self._at]
+        return self._at - begin
+
+    def readline(self) -> bytes:
+        """To the next newline."""
+        end = self._data.find(b"\n", self._at) + 1
+        return self.read((end or len(self._view)) - self._at)
+
+
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, aliases: Mapping[str, str]) -> None:
+    def __init__(self, file: _Reader, aliases: Mapping[str, str]) -> None:
         super().__init__(file)
         self._aliases = aliases
 

@@ -80,13 +80,13 @@ class ResultCollector:
                     )
                 self._data += record.payload
 
-    def verified(self, info: Mapping[str, Any]) -> bytes | None:
-        """The whole result when size and SHA-256 are those of `info`, else None."""
-        data = bytes(self._data)
-        return data if result_matches(data, info) else None
+    def verified(self, info: Mapping[str, Any]) -> bytes | bytearray | None:
+        """The whole result when size and SHA-256 are those of `info`, else None. No copy: what
+        is fed later shows in it."""
+        return self._data if result_matches(self._data, info) else None
 
 
-def result_matches(data: bytes, info: Mapping[str, Any]) -> bool:
+def result_matches(data: bytes | bytearray, info: Mapping[str, Any]) -> bool:
     """Has `data` the size and SHA-256 of `info` (`{encoding, size_bytes, sha256}`)?"""
     return len(data) == info.get("size_bytes") and (
         hashlib.sha256(data).hexdigest() == info.get("sha256")

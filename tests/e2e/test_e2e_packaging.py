@@ -138,7 +138,7 @@ except JobFailed as error:
     )
     told = last_json(done.stdout)
     # The arguments, their pickle, its zip; the result's bytes, its value, and what is compared.
-    assert told["peak"] < 7, "so many times the value's own size"
+    assert told["peak"] < 4, "so many times the value's own size"
     assert told["reason"] == "result_invalid"
     assert "bytes is over 104857600 bytes" in told["text"]
     assert "CUMULUS_OUTPUT_DIR" in told["text"] and "job.download()" in told["text"]
