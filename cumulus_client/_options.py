@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from cumulus_client._callables import short_name, unwrap
 from cumulus_client._package_files import Files
 from cumulus_client._quantities import parse_bytes, parse_seconds
-from cumulus_client.packaging import unwrap
 
 #: Seconds, or text such as "90m".
 Seconds = float | str
@@ -154,20 +154,21 @@ def _parameters(func: Callable[..., Any]) -> set[str]:
 def bind(
     face: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """Raises TypeError when the function can't be called so. What is no plain function is for the
-    packager to refuse."""
+    """Raises TypeError when the function can't be called so, as far as its signature is known. What
+    can't be called at all is for the packager to refuse."""
     function = unwrap(func)
-    if not inspect.isfunction(function):
-        return
-    # A decorator's wrapper takes what it takes, whatever the function in it does.
-    signature = inspect.signature(function, follow_wrapped=False)
+    try:
+        # A decorator's wrapper takes what it takes, whatever the function in it does.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return  # nothing that can be called, or nobody knows how
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         text = str(error)
         told = str(signature)
         told = told if len(told) <= 200 else told[:197] + "..."
-        name = function.__name__
+        name = short_name(function)
         raise TypeError(f"{name}(): {text}; it is {name}{told}{_option_note(face, text)}") from None
 
 

@@ -95,11 +95,8 @@ def package_function(
 def package_script(
     path: str | os.PathLike[str], argv: Sequence[str] = (), *, files: Files = None
 ) -> Package:
-    """Packs a script and the local modules that it imports; of a folder as `package_folder` does.
-    Raises PackagingError."""
+    """Packs a script and the local modules that it imports. Raises PackagingError."""
     script = Path(path)
-    if script.is_dir():
-        return package_folder(script, argv=argv, files=files)
     try:
         source = script.read_bytes()
         tree = parse_module(source, str(script))

@@ -6,6 +6,7 @@ Loaded by `bootstrap` from beside it: standard library only, and nothing of Cumu
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +181,9 @@ def hint_for(error: BaseException) -> str | None:
     """What to do about the commonest errors."""
     if isinstance(error, MemoryError):
         return "The job ran out of memory: ask for more with `memory_bytes`, or use less."
+    if isinstance(error, SyntaxError):
+        version = "{}.{}".format(*sys.version_info[:2])
+        return f"The job's Python is {version}: is the code written for a newer one?"
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"If {package} is a package, name it in the job's `requirements`."

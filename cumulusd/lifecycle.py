@@ -207,6 +207,7 @@ def _words_of_pause(record: JobRecord) -> str:
 def _ended_already(record: JobRecord) -> Conflict:
     return Conflict(
         f"Job {record.job_id} has ended already: {record.state}",
+        hint="nothing of it runs any more; submit it again if it is wanted after all",
         job_id=record.job_id,
         details={"state": record.state.value},
     )

@@ -12,7 +12,13 @@ import pytest
 from cumulus_client import CodePackager, _package_zip
 from cumulus_client._package_zip import Contents
 from cumulus_client.exceptions import PackagingError
-from cumulus_client.packaging import Package, package_folder, package_function, package_script
+from cumulus_client.packaging import (
+    Package,
+    package_folder,
+    package_function,
+    package_path,
+    package_script,
+)
 
 
 def entries(package: Package | bytes) -> dict[str, bytes]:
@@ -67,7 +73,7 @@ def test_a_folder_travels_without_what_no_job_needs(here: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
         assert archive.getinfo("tool.sh").external_attr >> 16 == 0o100755
     assert package_folder(here, argv=["1"]).data == package.data
-    assert package_script(here, ["1"]).data == package.data, "a folder is a script, too"
+    assert package_path(here, ["1"]).data == package.data
 
 
 def test_a_folders_entry_is_named_or_known(here: Path) -> None:
