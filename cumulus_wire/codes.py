@@ -47,7 +47,7 @@ RETRIED = frozenset(
 
 
 class WaitReason(StrEnum):
-    """Why a job is `pending` or `starting`."""
+    """Why a job is `pending` or `starting`, or is still `running` though its code has ended."""
 
     QUEUED = "queued"  #: not yet looked at
     NO_FREE_SHARE = "no_free_share"  #: it fits a device, but none has enough free now
@@ -58,6 +58,7 @@ class WaitReason(StrEnum):
     STARTING = "starting"  #: its container is there, or on its way
     NO_PLACE = "no_place"  #: the platform finds no place for its container
     RETRYING = "retrying"  #: an attempt ended; the next begins when nothing of it can run any more
+    STORING_OUTPUTS = "storing_outputs"  #: its code has ended; what it left is being stored
 
 
 class ErrorCode(StrEnum):

@@ -124,6 +124,9 @@ class LiveState:
         return Told(f"{status} {since}", self._place())
 
     def _running(self, now: float) -> Told:
+        wait = self._job.get("wait") or {}
+        if wait.get("reason") == WaitReason.STORING_OUTPUTS:
+            return Told("storing its outputs", self._place(), str(wait.get("message") or ""))
         facts = []
         started, allowed = self._job.get("started_at"), self._job.get("duration_s")
         ran_s = 0.0

@@ -6,7 +6,7 @@ import attrs
 from twisted.logger import Logger
 
 from cumulus_wire.codes import EndReason
-from cumulusd.jobs import machine
+from cumulusd.jobs import machine, waits
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.events import Event, EventKind
 from cumulusd.jobs.journals import Journal
@@ -19,6 +19,8 @@ from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Tasks, sleep
 
 _SYNC_AGAIN_S = 5.0
+#: Storing outputs is worth a word when it takes longer than this.
+TOLD_AFTER_S = 1.0
 
 
 class Announcer:
@@ -88,10 +90,13 @@ class Announcer:
         current = self._table.get(record.job_id) or record
         if listed and self._pull is not None and not machine.is_retried(current, end):
             self._storing.add(record.job_id)
+            telling = self._clock.callLater(TOLD_AFTER_S, self._explain, record, listed)
             try:
                 end = await self._with_outputs(self._pull, record, end, listed)
             finally:
                 self._storing.discard(record.job_id)
+                if telling.active():
+                    telling.cancel()
         self._tell(record.job_id, EventKind.FINAL, at=at, end=end, attempt=record.attempt)
 
     async def _announce_pause(
@@ -100,6 +105,15 @@ class Announcer:
         await self._sync(record, journal)
         event = Event(kind=EventKind.YIELDED, at=at, ran_s=ran_s, attempt=record.attempt)
         self._tell(record.job_id, event.kind, event=event)
+
+    def _explain(self, record: JobRecord, listed: tuple[ListedOutput, ...]) -> None:
+        """Says what the job waits for though its code has ended."""
+        current = self._table.get(record.job_id)
+        if current is None or current.placement is None or current.end is not None:
+            return
+        size_bytes = sum(one.size_bytes for one in listed)
+        wait = waits.storing_outputs(current.placement.hostname, len(listed), size_bytes)
+        self._table.explain(record.job_id, wait, current.phase)
 
     async def _sync(self, record: JobRecord, journal: Journal) -> None:
         """Has all of the journal on disk, however long the disk refuses."""

@@ -248,6 +248,17 @@ def retrying(over: EndedAttempt, last: int, holds: str | None, certain_at: float
     )
 
 
+def storing_outputs(hostname: str, count: int, size_bytes: int) -> Wait:
+    """Its code has ended; the end is told when what it left is stored."""
+    files = "1 file" if count == 1 else f"{count} files"
+    return Wait(
+        reason=WaitReason.STORING_OUTPUTS,
+        message=f"Its code has ended; the outputs it left on {hostname} are being stored: {files}, "
+        f"{size_bytes} bytes",
+        details={"hostname": hostname, "count": count, "size_bytes": size_bytes},
+    )
+
+
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 

@@ -80,7 +80,6 @@ print(job.job_id)
     assert status == 200
     assert [one["name"] for one in job["end"]["outputs"]] == ["big.bin", "sub/note.txt"]
     daemon.wait_nothing_left()
-    assert not list((daemon.state_dir / "worker" / "kept").iterdir())
 
 
 @pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
@@ -106,6 +105,12 @@ print(job.download("sub/note.txt").read_text())
         f"{states[how]} ['big.bin', 'sub/note.txt']",
         "hello",
     ]
+
+
+def test_what_is_kept_on_the_worker_goes_with_the_job(daemon: Daemon) -> None:
+    daemon.run(SUBMIT + "client.run(write, gpu_memory=0.1, duration=60)\n")
+    daemon.wait_nothing_left()
+    assert not list((daemon.state_dir / "worker" / "kept").iterdir())
 
 
 def test_a_large_output_takes_no_memory_of_the_daemon(daemon: Daemon) -> None:

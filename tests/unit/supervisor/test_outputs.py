@@ -7,7 +7,7 @@ from typing import Any
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from cumulus_wire.codes import EndReason
+from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import Unavailable
 from cumulusd.jobs.events import EventKind
@@ -67,6 +67,10 @@ async def test_the_end_is_told_when_its_outputs_are_stored(tmp_path: Path) -> No
     world.pass_time(10)
     assert world.record("j1").end is None
     assert world.intake.is_storing("j1")
+    wait = world.record("j1").wait
+    assert wait is not None
+    assert (wait.reason, wait.details["count"]) == (WaitReason.STORING_OUTPUTS, 3)
+    assert f"3 files, {len(BIG) + 1} bytes" in wait.message
     assert len(world.files.asked) == WINDOW, "no more is asked for than fits in memory"
     assert all(length <= CHUNK_BYTES for _, _, length in world.files.asked)
 
@@ -74,6 +78,7 @@ async def test_the_end_is_told_when_its_outputs_are_stored(tmp_path: Path) -> No
     gate.callback(None)
     world.pass_time(1)
     end = end_of(world)
+    assert world.record("j1").wait is None
     assert end.state is JobState.COMPLETED
     assert end.outputs == (info("big", BIG), info("small", b"s"), info("empty", b""))
     assert end.outputs_note == "1 left out: 'x' (a link)"
