@@ -4,15 +4,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from twisted.application.service import IService, Service
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 
-from cumulusd import __version__
 from cumulusd.config import Config
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError
@@ -21,7 +16,7 @@ from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord
 from cumulusd.jobs.output_pull import OutputPull
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
@@ -39,18 +34,16 @@ from cumulusd.parts import Parts
 from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
+from cumulusd.service import Cumulusd
 from cumulusd.spec import SpecLimits
 from cumulusd.steady_time import steady_wall_clock
 from cumulusd.submissions import SubmitLimits
-from cumulusd.tasks import wait_at_most
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import make_site
 from cumulusd.wiring import LocalParts, PlatformParts, installer_variables
 from cumulusd.workers.workers import AgentWorkers
 
 _T = TypeVar("_T")
-#: Each step of the ordered stop gets this long.
-_STOP_STEP_S = 5.0
 _JOURNAL_SEGMENT_BYTES = 8 << 20
 
 
@@ -63,7 +56,7 @@ def make_service(config: Config, reactor: Any = None) -> IService:
         # Twisted's timers go by the wall clock, which is set and jumps: a job must not be given up
         # for that. Nothing is scheduled yet.
         reactor.seconds = time.monotonic
-    return Cumulusd(config, reactor)
+    return Cumulusd(config, reactor, assemble)
 
 
 def open_store(config: Config, reactor: Any) -> tuple[Store, list[JobRecord]]:
@@ -297,136 +290,3 @@ def assemble(config: Config, reactor: Any) -> Parts:
         site=site,
     )
     return parts
-
-
-class Cumulusd(Service):
-    """Starts the parts in order, stops them in the opposite one, each step bounded."""
-
-    name = "cumulusd"
-    _log = Logger()
-
-    def __init__(self, config: Config, reactor: Any) -> None:
-        self._config = config
-        self._reactor = reactor
-        self._parts: Parts | None = None
-        self._ports: list[IListeningPort] = []
-
-    def privilegedStartService(self) -> None:
-        """Loads what is on disk, assembles, and listens; ends the process when it can't."""
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
-        self._parts = parts = assemble(self._config, self._reactor)
-        inside = parts.pool.inside()
-        if inside is not None:
-            self._listen(inside[0], parts.site, inside[1])
-        for description in self._config.listen:
-            endpoint = serverFromString(self._reactor, description)  # type: ignore[no-untyped-call]
-            self._listen(endpoint, parts.site, description)
-
-    def startService(self) -> None:
-        """Takes up the jobs that were found and begins to work."""
-        super().startService()  # type: ignore[no-untyped-call]
-        parts = self._parts
-        assert parts is not None
-        parts.store.start()
-        parts.supervisor.resume(parts.records)
-        live = [record for record in parts.records if record.phase is not Phase.ENDED]
-        for record in live:
-            parts.intake.resume(record)
-        parts.table.watch(self._count)
-        parts.supervisor.placing.start()
-        parts.watcher.start()
-        parts.history.start()
-        parts.pool.start(parts.supervisor.placing.refresh)
-        self._log.info(
-            "cumulusd {version} is up: {platform} platform, listening on {listen},"
-            " {live} job(s) taken up again",
-            version=__version__,
-            platform=parts.pool.platform.name,
-            listen=", ".join(self._config.listen),
-            live=len(live),
-        )
-
-    def stopService(self) -> Deferred[None]:
-        """New work is refused, then parts end one after the other; fires when all have."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        if self._parts is None:
-            return
-        parts = self._parts
-        parts.relay.close()
-        steps: list[tuple[str, Callable[[], Any]]] = [
-            ("listening", self._stop_listening),
-            ("web", parts.site.stop),
-            ("router", lambda: parts.router.stop(_STOP_STEP_S - 1.0)),
-            ("workers' agents", parts.pool.stop),
-            ("agents' link", parts.link.stop),
-            ("watcher", parts.watcher.stop),
-            ("history", parts.history.stop),
-            ("progress", parts.progress.stop),
-            ("supervisor", parts.supervisor.stop),
-            ("intake", parts.intake.stop),
-            ("workers", parts.workers.stop),
-            ("platform", parts.pool.platform.close),
-            ("journals", parts.journals.stop),
-            ("store", parts.store.stop),
-        ]
-        for name, step in steps:
-            started_at = self._reactor.seconds()
-            try:
-                await wait_at_most(
-                    self._reactor, _STOP_STEP_S, Deferred.fromCoroutine(_await(step))
-                )
-            except Exception:
-                # One part's failure must not keep the others from ending in order.
-                self._log.failure("stopping the {part} failed", part=name)
-            if self._reactor.seconds() - started_at >= _STOP_STEP_S:
-                self._log.error("stopping the {part} took too long, going on", part=name)
-        self._log.info(
-            "cumulusd has stopped; running jobs go on and are taken up at the next start"
-        )
-
-    # -- inside
-
-    def _count(self, before: JobRecord | None, after: JobRecord) -> None:
-        """Tells the metrics of a job that came or ended."""
-        assert self._parts is not None
-        metrics = self._parts.metrics
-        if before is None:
-            metrics.job_submitted()
-        elif before.end is None and after.end is not None:
-            run_s = None
-            if after.started_at is not None and after.ended_at is not None:
-                run_s = max(0.0, after.ended_at - after.started_at)
-            metrics.job_ended(after.end.state, after.end.reason, run_s)
-
-    def _listen(self, endpoint: IStreamServerEndpoint, site: Any, description: str) -> None:
-        """Listens, or ends the process with a clear message."""
-        failures: list[Exception] = []
-        listening: Deferred[IListeningPort] = endpoint.listen(site)
-        listening.addCallbacks(self._ports.append, lambda failure: failures.append(failure.value))
-        if not failures:
-            return
-        error = failures[0]
-        why = str(error.socketError) if isinstance(error, CannotListenError) else str(error)
-        raise SystemExit(
-            f"cumulusd: can't listen on {description}: {why}."
-            " Is another cumulusd running? Change `listen` in the configuration, or stop it."
-        )
-
-    async def _stop_listening(self) -> None:
-        ports, self._ports = self._ports, []
-        for port in ports:
-            stopping = port.stopListening()
-            if stopping is not None:
-                await stopping
-
-    def _run_in_thread(self, function: Callable[[], _T]) -> Awaitable[_T]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)
-
-
-async def _await(step: Callable[[], Any]) -> None:
-    result = step()
-    if result is not None:
-        await result
