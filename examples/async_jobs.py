@@ -2,15 +2,14 @@
 
     python examples/async_jobs.py [SERVER_URL]
 
-Three jobs share the pool; each takes a quarter of a device, or waits until one is free.
+The jobs share the pool; each takes a tenth of a device, or waits until one is free.
 """
 
 import asyncio
-import os
 import sys
 import time
 
-from cumulus_client import AsyncCumulusClient
+from cumulus_client import AsyncCumulusClient, remote
 
 
 def square(number: int) -> int:
@@ -20,19 +19,31 @@ def square(number: int) -> int:
     return number * number
 
 
-async def main(url: str) -> None:
-    """Submits three, waits for all, and follows one more."""
-    async with AsyncCumulusClient(url, os.environ.get("CUMULUS_API_KEY")) as client:
+async def gather(numbers: list[int]) -> int:
+    """An async function, which the job runs to its end."""
+    values = await asyncio.gather(*(asyncio.to_thread(square, number) for number in numbers))
+    return sum(values)
+
+
+async def main(url: str | None) -> None:
+    """Submits three and waits for all, follows one more, maps, and calls what is decorated."""
+    async with AsyncCumulusClient(url) as client:
         jobs = await asyncio.gather(
-            *(client.submit(square, gpu_memory=0.25, duration=60, args=[n]) for n in (2, 3, 4))
+            *(client.submit(square, gpu_memory=0.1, duration=60, args=[n]) for n in (2, 3, 4))
         )
-        print("results:", await asyncio.gather(*(job.result(timeout=60) for job in jobs)))
-        last = await client.submit(square, gpu_memory=0.25, duration=60, args=[5])
+        print("results:", await asyncio.gather(*jobs))
+
+        last = await client.submit(square, gpu_memory=0.1, duration=60, args=[5])
         async for chunk in last.logs():
             print(chunk, end="", flush=True)
         print("and:", await last.result(timeout=60))
 
+        async for value in client.map(square, range(3), gpu_memory=0.1, duration=60):
+            print("mapped:", value)
+
+        gathered = remote(client, gpu_memory=0.1, duration=60)(gather)
+        print("gathered:", await gathered([1, 2, 3]))
+
 
 if __name__ == "__main__":
-    default = os.environ.get("CUMULUS_SERVER_URL", "http://127.0.0.1:50051")
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else default))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else None))

@@ -224,6 +224,12 @@ def test_every_example_runs(daemon: Daemon, path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_readmes_first_example_is_one_of_them() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    first = readme.partition("```python\n")[2].partition("```\n")[0]
+    assert first == (REPOSITORY / "examples/hello.py").read_text()
+
+
 def test_the_demo_ends_in_one_json_object_and_leaves_nothing() -> None:
     done = subprocess.run(
         [str(REPOSITORY / "script/demo")],

@@ -1,4 +1,4 @@
-"""Downloads: what stands in the target when, and what is done about a lost connection."""
+"""Fetching an output: whole, verified, over lost connections, and nothing left of a failure."""
 
 import asyncio
 import hashlib
@@ -9,135 +9,127 @@ from typing import Any
 
 import pytest
 
-from cumulus_client import _download
+import cumulus_client._download as download_module
 from cumulus_client._download import download, target_of
 from cumulus_client.exceptions import ConnectionLost, NotFound, ResultError
+from cumulus_wire import uris
 
-DATA = bytes(range(256)) * 1000
-ABOUT = {"name": "a", "size_bytes": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest()}
-PART = 1000
-
-Progress = Callable[[dict[str, Any]], None]
+DATA = bytes(range(256)) * 40
+PART_BYTES = 1000
 
 
 class Daemon:
-    """Answers from `DATA`; `parts` limits each call, whose connection is then lost."""
+    """Serves DATA in parts; the connection breaks after each of `breaks` many parts."""
 
-    def __init__(self, *parts: int | None) -> None:
-        self.parts = list(parts)
+    def __init__(self, *breaks: int, sha256: str | None = None) -> None:
         self.offsets: list[int] = []
-        self.about: dict[str, Any] = dict(ABOUT)
-        self.data = DATA
-        self.before_each: Callable[[], None] = lambda: None
+        self._breaks = list(breaks)
+        self._sha256 = sha256 or hashlib.sha256(DATA).hexdigest()
 
     async def call_once(
-        self, procedure: str, kwargs: Mapping[str, Any], on_progress: Progress
+        self,
+        procedure: str,
+        kwargs: Mapping[str, Any],
+        on_progress: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any]:
-        assert procedure == "cumulus.job.output"
+        assert procedure == uris.JOB_OUTPUT
+        if kwargs["name"] == "none":
+            raise NotFound("there is no output 'none'")
         offset = kwargs["offset"]
         self.offsets.append(offset)
-        left = self.parts.pop(0) if self.parts else None
-        while offset < len(self.data):
-            if left == 0:
-                raise ConnectionLost("the connection broke")
-            self.before_each()
-            part = self.data[offset : offset + PART]
-            on_progress({"offset": offset, "data": part})
-            offset += len(part)
-            left = None if left is None else left - 1
+        parts = self._breaks.pop(0) if self._breaks else None
+        while offset < len(DATA):
+            if parts is not None:
+                if parts == 0:
+                    raise ConnectionLost("cut")
+                parts -= 1
+            data = DATA[offset : offset + PART_BYTES]
+            on_progress({"offset": offset, "data": data})
+            offset += len(data)
             await asyncio.sleep(0)
-        return self.about
+        if parts == 0:
+            raise ConnectionLost("cut")
+        return {"name": kwargs["name"], "size_bytes": len(DATA), "sha256": self._sha256}
+
+
+def fetch(daemon: Daemon, name: str, path: Any) -> Path:
+    return asyncio.run(download(daemon, "job_1", name, path))
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "backoff_s", lambda failures: 0.0)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "backoff_s", lambda failures: 0.0)
 
 
-def fetch(daemon: Daemon, path: Path | None) -> Path:
-    return asyncio.run(download(daemon, "job-1", "sub/a", path))
-
-
-def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    daemon = Daemon(3, 0, 10)
-    path = fetch(daemon, tmp_path / "here")
-    assert path.read_bytes() == DATA
-    assert daemon.offsets == [0, 3000, 3000, 13_000]
-    assert os.listdir(tmp_path) == ["here"]
-
-
-def test_nothing_stands_there_before_it_is_whole(tmp_path: Path) -> None:
-    daemon, target = Daemon(), tmp_path / "here"
-    target.write_bytes(b"what was there before")
-    seen = []
-    daemon.before_each = lambda: seen.append(target.read_bytes())
-    fetch(daemon, target)
-    assert set(seen) == {b"what was there before"}
+def test_a_file_comes_whole_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "model.pt"
+    target.write_bytes(b"old")
+    daemon = Daemon(3, 0, 4)
+    assert fetch(daemon, "deep/model.pt", target) == target
     assert target.read_bytes() == DATA
+    assert daemon.offsets == [0, 3000, 3000, 7000]
+    assert os.listdir(tmp_path) == ["model.pt"]
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size_bytes": len(DATA) + 1}])
-def test_what_came_damaged_is_not_kept(tmp_path: Path, change: dict[str, Any]) -> None:
-    daemon = Daemon()
-    daemon.about.update(change)
-    with pytest.raises(ResultError, match="came damaged") as caught:
-        fetch(daemon, tmp_path / "here")
-    assert caught.value.job_id == "job-1"
-    assert os.listdir(tmp_path) == []
-
-
-def test_connections_that_bring_nothing_end_it(tmp_path: Path) -> None:
-    daemon = Daemon(*[0] * 100)
+def test_a_connection_that_only_ever_breaks_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLost):
-        fetch(daemon, tmp_path / "here")
-    assert len(daemon.offsets) == _download.MAX_FRUITLESS + 1
+        fetch(Daemon(*[0] * 100), "a", tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_the_daemons_refusal_leaves_nothing(tmp_path: Path) -> None:
-    class Refusing(Daemon):
-        async def call_once(self, *arguments: Any) -> dict[str, Any]:
-            raise NotFound("there is no such output")
-
+def test_what_is_damaged_or_missing_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    with pytest.raises(ResultError, match="output 'a' of job job_1 came damaged: 10240 B"):
+        fetch(Daemon(sha256="0" * 64), "a", target)
     with pytest.raises(NotFound):
-        fetch(Refusing(), tmp_path / "here")
+        fetch(Daemon(), "none", target)
+    with pytest.raises(FileNotFoundError):
+        fetch(Daemon(), "a", tmp_path / "no folder" / "a")
+    assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_full_disk_is_told_as_it_is(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    part = tmp_path / "a"
+
+    def always_full(path: Any, mode: str) -> Any:
+        os.symlink("/dev/full", path)
+        return open("/dev/full", "wb", buffering=0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download_module, "open", always_full, raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            fetch(Daemon(), "a", part)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_full_disk_ends_it_with_its_own_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_open = open
+def test_a_download_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    class Slow(Daemon):
+        async def call_once(self, *args: Any) -> dict[str, Any]:
+            await asyncio.sleep(60)
+            raise AssertionError
 
-    def full(path: Any, mode: str) -> Any:
-        assert mode == "xb"
-        real_open(path, mode).close()
-        return real_open("/dev/full", "wb", buffering=0)
-
-    monkeypatch.setattr(_download, "open", full, raising=False)
-    with pytest.raises(OSError, match="No space left"):
-        fetch(Daemon(), tmp_path / "here")
-    assert os.listdir(tmp_path) == []
-
-
-def test_who_gives_up_leaves_nothing(tmp_path: Path) -> None:
-    async def give_up() -> None:
-        daemon = Daemon()
-        task = asyncio.ensure_future(download(daemon, "job-1", "a", tmp_path / "here"))
-        while not daemon.offsets:
-            await asyncio.sleep(0)
+    async def main() -> None:
+        task = asyncio.ensure_future(download(Slow(), "job_1", "a", tmp_path))
+        await asyncio.sleep(0.05)
+        assert len(os.listdir(tmp_path)) == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(give_up())
+    asyncio.run(main())
     assert os.listdir(tmp_path) == []
 
 
-def test_where_it_goes(tmp_path: Path) -> None:
-    assert target_of("sub/model.bin", None) == Path("model.bin")
-    assert target_of("sub/model.bin", tmp_path) == tmp_path / "model.bin"
-    assert target_of("sub/model.bin", tmp_path / "m") == tmp_path / "m"
-    for name in ("", "..", "a/..", "a/"):
-        with pytest.raises(ValueError, match="no name"):
+def test_where_an_output_goes(tmp_path: Path) -> None:
+    assert target_of("plots/loss.png", None) == Path("loss.png")
+    assert target_of("plots/loss.png", tmp_path) == tmp_path / "loss.png"
+    assert target_of("a", tmp_path / "b") == tmp_path / "b"
+    for name in ("", "a/..", "a/", "."):
+        with pytest.raises(ValueError, match="is no name of a file"):
             target_of(name, None)
