@@ -25,7 +25,7 @@ VERBS: dict[str, Verb] = {}
 _GROUPS = {
     "run": (running.RUN, running.SUBMIT),
     "follow": (jobs.JOBS, logs.LOGS, logs.ATTACH, results.RESULT, results.DOWNLOAD),
-    "steer": (jobs.CANCEL, jobs.PAUSE, jobs.RESUME),
+    "steer": (jobs.CANCEL, jobs.PAUSE, jobs.RESUME, jobs.DELETE),
     "the pool": (pool.WORKERS, pool.INFO, pool.DOCTOR),
     "this machine": (login.LOGIN, completion_verb(VERBS)),
 }

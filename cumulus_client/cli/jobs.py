@@ -1,4 +1,4 @@
-"""`jobs`, `cancel`, `pause`, `resume`."""
+"""`jobs`, `cancel`, `pause`, `resume`, `delete`."""
 
 import argparse
 import time
@@ -99,7 +99,7 @@ def described(view: Mapping[str, Any], now: float) -> list[str]:
     end, partition = view.get("end") or {}, view.get("partition") or {}
     ran, worker = ran_s(view, now), view.get("worker") or {}
     message, hint = end_told(view, COMMAND_LINE) if end.get("reason") else ("", None)
-    outputs = view.get("outputs") or end.get("outputs") or []
+    outputs, checkpoints = end.get("outputs") or [], view.get("checkpoints") or []
     lines = [
         ("job", view["job_id"]),
         ("name", view.get("name")),
@@ -118,7 +118,8 @@ def described(view: Mapping[str, Any], now: float) -> list[str]:
         ("held by", partition.get("tier_note") or partition.get("tier")),
         ("attempt", _attempt(view)),
         ("secrets", ", ".join(view.get("secret_names") or ())),
-        ("checkpoints", len(view.get("checkpoints") or ()) or view.get("checkpoint_count")),
+        ("paused", time_told(view.get("paused_at"))),
+        *(("checkpoint", _checkpoint(each)) for each in checkpoints),
         ("reason", end.get("reason")),
         ("message", message),
         ("hint", hint),
@@ -127,6 +128,12 @@ def described(view: Mapping[str, Any], now: float) -> list[str]:
         *(("output", f"{each['name']} ({size_told(each['size_bytes'])})") for each in outputs),
     ]
     return [f"{key:11} {_indented(value)}" for key, value in lines if value not in (None, "", 0)]
+
+
+def _checkpoint(checkpoint: Mapping[str, Any]) -> str:
+    at = time_told(checkpoint.get("timestamp"))
+    where = " on S3" if checkpoint.get("s3_key") else ""
+    return f"{checkpoint.get('filename')} (epoch {checkpoint.get('epoch')}, {at}{where})"
 
 
 def _attempt(view: Mapping[str, Any]) -> str | None:
@@ -195,6 +202,10 @@ def _resume(options: argparse.Namespace) -> int:
     return _each(options, lambda client, each: client.resume_job(each))
 
 
+def _delete(options: argparse.Namespace) -> int:
+    return _each(options, lambda client, each: client.delete_job(each))
+
+
 JOBS = Verb(
     name="jobs",
     about="list jobs, or tell all about some",
@@ -229,4 +240,13 @@ RESUME = Verb(
     description="Queues paused jobs again under their ids; they go on from their checkpoints.",
     arguments=_ask_arguments,
     act=_resume,
+)
+DELETE = Verb(
+    name="delete",
+    about="remove ended jobs with all they left",
+    usage="cumulus delete [options] JOB ...",
+    description="Removes ended jobs with their output, results, files and checkpoints, before "
+    "history would.",
+    arguments=_ask_arguments,
+    act=_delete,
 )

@@ -118,6 +118,9 @@ def _asked(ask: Callable[[], str]) -> str:
         return ask().strip()
     except EOFError:
         raise UsageError("nothing was answered; nothing is written") from None
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the prompt's line has no end
+        raise
 
 
 LOGIN = Verb(

@@ -210,3 +210,22 @@ def test_no_colour_where_none_is_wanted(daemon: Daemon, terminal: Terminal, tmp_
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.coloured())
     (tmp_path / "go").touch()
     terminal.wait("^code 0$")
+
+
+def test_login_asks_and_shows_no_key(daemon: Daemon, terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type(f"export XDG_CONFIG_HOME={tmp_path}/xdg; unset CUMULUS_SERVER_URL")
+    terminal.type("cumulus login; echo code $?")
+    terminal.wait("^The daemon's URL .*: *$")
+    terminal.type(daemon.url)
+    terminal.wait("^Your API key .*: *$")
+    terminal.type("some-secret")
+    rows = terminal.wait("^code 0$")
+    assert not shown(rows, "some-secret"), rows
+    # This daemon has no tokens, so that it can tell no key from none.
+    text = (tmp_path / "xdg/cumulus/config.toml").read_text()
+    assert daemon.url in text
+    terminal.type("clear; cumulus login --make-default --profile other; echo code $?")
+    terminal.wait("^The daemon's URL .*: *$")
+    terminal.press("C-c")
+    terminal.wait("^code 130$")
+    assert (tmp_path / "xdg/cumulus/config.toml").read_text() == text

@@ -263,8 +263,48 @@ def test_several_are_cancelled(shell: Shell, daemon: Daemon) -> None:
     assert shell("result", job_id, code=130).stdout == ""
 
 
+def test_a_job_is_paused_resumed_and_deleted(shell: Shell, daemon: Daemon) -> None:
+    shell.write(
+        "pauses.py",
+        """\
+import os, runtime, time
+keep = os.path.join(os.environ["CUMULUS_CHECKPOINT_DIR"], "step")
+step = int(open(keep).read()) if os.path.exists(keep) else 0
+print("from", step, flush=True)
+while step == 0:
+    if runtime.should_pause():
+        with open(keep, "w") as file:
+            file.write("1")
+        raise runtime.CooperativePause("saved")
+    time.sleep(0.05)
+print("over")
+""",
+    )
+    job_id = shell("submit", "pauses.py").stdout.strip()
+    daemon.wait_job(job_id, "running")
+    with shell.begin("logs", "-f", job_id) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "from 0\n"
+        done = shell("pause", job_id)
+        assert done.stdout == f"{job_id}\n"
+        deadline = time.monotonic() + 60
+        while "paused" not in shell("jobs", "-n", "1").stdout:
+            assert time.monotonic() < deadline
+        assert "paused" in shell("pause", job_id, code=1).stderr
+        assert "cumulus" in shell("delete", job_id, code=1).stderr
+        (answer,) = [json.loads(x) for x in shell("resume", "--json", job_id).stdout.splitlines()]
+        assert (answer["job_id"], answer["resumed"]) == (job_id, True)
+        out, err = following.communicate(timeout=60)
+        assert (following.returncode, out) == (0, "from 1\nover\n"), err
+    daemon.wait_job(job_id, "ended")
+    assert "has ended" in shell("pause", job_id, code=1).stderr
+    assert "has ended" in shell("resume", job_id, code=1).stderr
+    assert shell("delete", job_id).stdout == f"{job_id}\n"
+    assert "there is no job" in shell("logs", job_id, code=2).stderr
+
+
 def test_a_job_that_is_none(shell: Shell, daemon: Daemon) -> None:
-    for verb in ("logs", "attach", "result", "download", "cancel", "pause", "resume"):
+    for verb in ("logs", "attach", "result", "download", "cancel", "pause", "resume", "delete"):
         done = shell(verb, "job_nothing", code=2)
         assert "there is no job 'job_nothing'" in done.stderr
         assert "cumulus jobs" in done.stderr or "did you mean" in done.stderr
