@@ -115,6 +115,19 @@ class _Hashing:
         return self._hash.hexdigest()
 
 
+def python_label(layers: Sequence[Layer]) -> dict[str, str]:
+    """`{"cumulus.python": "3.13"}`: what the link `python3` in the layers leads to. From it the daemon
+    knows which pickled code jobs can't take."""
+    for layer in reversed(layers):
+        with tarfile.open(layer.path) as tar:
+            for entry in tar:
+                name = entry.name.removeprefix("./")
+                version = entry.linkname.rpartition("/")[2].removeprefix("python")
+                if name == "usr/bin/python3" and entry.issym() and version[:1].isdecimal():
+                    return {"cumulus.python": version}
+    return {}
+
+
 def image_config(recipe: Recipe, content: str, layers: Sequence[Layer]) -> bytes:
     """The image's configuration; its SHA-256 is the image's id."""
     created = "2024-01-01T00:00:00Z"  # BUILD_TIME_S: the same input, the same id
@@ -127,7 +140,7 @@ def image_config(recipe: Recipe, content: str, layers: Sequence[Layer]) -> bytes
             "User": recipe.user,
             "Cmd": list(recipe.command),
             "WorkingDir": "/",
-            "Labels": recipe.labels(content),
+            "Labels": {**recipe.labels(content), **python_label(layers)},
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
         "history": [

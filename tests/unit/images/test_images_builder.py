@@ -251,8 +251,10 @@ def test_a_layer_holds_what_changed_and_marks_what_is_gone(tmp_path: Path) -> No
 
 def test_the_same_layers_are_the_same_image(tmp_path: Path, context: Path) -> None:
     layer = tmp_path / "a.tar"
-    with tarfile.open(layer, "w"):
-        pass
+    with tarfile.open(layer, "w") as tar:
+        link = tarfile.TarInfo("usr/bin/python3")
+        link.type, link.linkname = tarfile.SYMTYPE, "python3.13"
+        tar.addfile(link)
     one = recipe.read_recipe("job")
     layers = [archive.Layer(layer, archive.sha256_of(layer))]
     first = archive.write_image(one, "content", layers, tmp_path / "1.tar")
@@ -265,6 +267,7 @@ def test_the_same_layers_are_the_same_image(tmp_path: Path, context: Path) -> No
     assert manifest["RepoTags"] == ["cumulus-job:latest"]
     assert config["rootfs"]["diff_ids"] == [f"sha256:{layers[0].diff_id}"]
     assert config["config"]["Labels"]["cumulus.content"] == "content"
+    assert config["config"]["Labels"]["cumulus.python"] == "3.13"
     assert config["config"]["Labels"]["org.opencontainers.image.version"] == recipe.version()
 
 
