@@ -116,8 +116,8 @@ class _Hashing:
 
 
 def python_label(layers: Sequence[Layer]) -> dict[str, str]:
-    """`{"cumulus.python": "3.13"}`: what the link `python3` in the layers leads to. From it the daemon
-    knows which pickled code jobs can't take."""
+    """`{"cumulus.python": "3.13"}`: what the link `python3` in the layers leads to. From it the
+    daemon knows which pickled code jobs can't take."""
     for layer in reversed(layers):
         with tarfile.open(layer.path) as tar:
             for entry in tar:
