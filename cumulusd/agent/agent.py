@@ -196,7 +196,9 @@ class Agent:
                     hint="release that attempt first",
                 )
             grants = self._folders.grants
-            complete = live is not None and live.folder.read_attempt() == order.attempt
+            # Submitters may name their jobs: this id can have been another owner's before, of whom
+            # something was left here while this worker was away.
+            complete = live is not None and live.folder.is_of(order.owner, order.attempt)
             answer = grants.read(order.job_id) if complete else None
             complete = answer is not None
             if live is not None and not complete and not live.lock_free():
@@ -233,6 +235,8 @@ class Agent:
                 )
                 made = False
                 try:
+                    if order.attempt == 1:  # before which nothing was kept: not of this job
+                        kept.discard(order.job_id)
                     made = kept.provide(order.job_id)
                     await self._books.require(grant)
                     await self._make_folder(order, grant, answer, environments)

@@ -190,6 +190,11 @@ class JobFolder:
         attempt = self._read_orders().get("attempt")
         return attempt if type(attempt) is int and attempt >= 1 else None
 
+    def is_of(self, owner: str, attempt: int) -> bool:
+        """Whether `job.json` is there, and for that attempt of a job of that owner."""
+        orders = self._read_orders()
+        return orders.get("owner") == owner and orders.get("attempt") == attempt
+
     def read_journal_start(self) -> int:
         """The offset at which `job.json` has the journal begin."""
         offset = self._read_orders().get("journal_start")

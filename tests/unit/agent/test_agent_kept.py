@@ -92,6 +92,26 @@ async def test_a_failed_prepare_leaves_one_that_was_there(make: Callable[..., Wo
     assert os.listdir(world.root / "kept") == ["job-1"]
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_another_job_of_that_id_left_is_nobody_elses(make: Callable[..., World]) -> None:
+    """The daemon had given this worker up, and deleted the job; then the id was used anew."""
+    world = await make().start()
+    await world.prepare()
+    (kept(world) / "checkpoints" / "a.pt").write_text("weights")
+    package = world.root / "jobs" / "job-1" / "package.zip"
+    package.write_bytes(b"theirs")
+    await world.prepare(owner="somebody else")
+    assert os.listdir(kept(world) / "checkpoints") == []
+    assert package.read_bytes() != b"theirs"
+    orders = json.loads((world.root / "jobs" / "job-1" / "job.json").read_bytes())
+    assert orders["owner"] == "somebody else"
+    await world.router.call("release", job_id="job-1", attempt=1, keep=True)
+    (kept(world)).mkdir()
+    (kept(world) / "secret").write_text("x")
+    await world.prepare(owner="a third")
+    assert not (kept(world) / "secret").exists()
+
+
 def test_what_a_job_puts_there_is_looked_at_without_following_it(tmp_path: Path) -> None:
     folders = JobFolders(tmp_path)
     try:
