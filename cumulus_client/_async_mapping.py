@@ -42,9 +42,10 @@ async def mapped(
     run: Callable[[list[Any]], Coroutine[Any, Any, Any]],
     url: str,
     deadline: float | None,
+    tasks: set[asyncio.Task[Any]],
 ) -> AsyncGenerator[Any, None]:
     """The results. Its end, however it comes, cancels what is under way. `deadline`:
-    `time.monotonic()`."""
+    `time.monotonic()`. `tasks`: has the jobs' tasks while they go on, for others to cancel."""
     window = call.window()
     running: dict[asyncio.Task[Any], int] = {}
     pull: asyncio.Task[list[Any]] | None = None
@@ -76,7 +77,10 @@ async def mapped(
                     window.no_more()
                     broken = None if isinstance(error, StopAsyncIteration) else error
                 else:
-                    running[asyncio.ensure_future(run(pulled.result()))] = window.begin()
+                    task = asyncio.ensure_future(run(pulled.result()))
+                    running[task] = window.begin()
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
             _land(window, running, [task for task in done if task in running])
     finally:
         rest = [*running, pull] if pull is not None else [*running]

@@ -32,6 +32,7 @@ class AsyncSession:
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)
         self._told: set[str] = set()
+        self._map_tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,6 +50,12 @@ class AsyncSession:
 
     async def close(self) -> None:
         """As `CumulusClient.close`."""
+        here = asyncio.get_running_loop()
+        tasks = [task for task in self._map_tasks if task.get_loop() is here]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
         if self._io.started:
             closing = asyncio.wrap_future(self._io.run(self._core.close()))
             await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S + WITHDRAW_S)

@@ -228,7 +228,8 @@ def mapped(
     try:
         while True:
             with contextlib.suppress(queue.Empty):
-                while True:
+                # As many at most: a job that prints without end must not hold up the results.
+                for _ in range(window.under_way):
                     if ended := flights.step(deadline, block=False):
                         window.end(*ended)
             if (taken := window.take()) is not None:

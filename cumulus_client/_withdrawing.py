@@ -7,6 +7,7 @@ under the same idempotency key, and it is cancelled.
 import asyncio
 import atexit
 import concurrent.futures
+import os
 from collections.abc import Awaitable, Callable
 
 from cumulus_client._job_stream import JobStream
@@ -16,6 +17,7 @@ from cumulus_client.exceptions import CumulusError
 WITHDRAW_S = 5.0
 
 _under_way: set["concurrent.futures.Future[None]"] = set()
+os.register_at_fork(after_in_child=_under_way.clear)  # they are the parent's
 
 
 @atexit.register

@@ -208,7 +208,8 @@ class AsyncCumulusClient(AsyncSession):
             return await self._run_call(func, args, call.kwargs, call.spec, None, call.files)
 
         deadline = deadline_after(call.timeout)
-        return mapped(call, zipped(iterables), run, self.server_url, deadline)
+        items = zipped(iterables)
+        return mapped(call, items, run, self.server_url, deadline, self._map_tasks)
 
     async def _run_call(
         self,

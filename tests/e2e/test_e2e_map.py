@@ -215,3 +215,69 @@ print(next(results))
         assert done.stdout == "0.1\n", done.stderr
         assert "[cumulus] cancelling job" in done.stderr, (ending, done.stderr)
         assert daemon.wait_job(daemon.jobs()[0]["job_id"], "ended")["status"] == "cancelled"
+
+
+def test_an_async_map_that_is_left_is_cancelled_with_its_client(daemon: Daemon) -> None:
+    done = daemon.run(
+        HEAD
+        + """
+async def main():
+    async with AsyncCumulusClient("{URL}") as client:
+        async for value in client.map(waits, [0.1, 60, 60], **SMALL):
+            print(value)
+            break
+asyncio.run(main())
+"""
+    )
+    assert done.stdout == "0.1\n", done.stderr
+    assert "failed" not in done.stderr
+    for job in daemon.jobs()[:2]:
+        assert f"[cumulus] cancelling job {job['job_id']}" in done.stderr, done.stderr
+        assert daemon.wait_job(job["job_id"], "ended")["status"] == "cancelled"
+
+
+def test_ctrl_c_in_the_loops_own_body(daemon: Daemon) -> None:
+    """No result is waited for when it comes."""
+    process = daemon.begin(
+        HEAD
+        + """
+def stubborn(seconds):
+    import signal, time
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    time.sleep(seconds)
+    return seconds
+for value in client.map(stubborn, [0.1, 60], **SMALL):
+    print(value, flush=True)
+    time.sleep(60)
+"""
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0.1\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == -signal.SIGINT, err
+    job = daemon.jobs()[0]
+    assert f"[cumulus] cancelling job {job['job_id']}" in err
+    assert daemon.wait_job(job["job_id"], "ended")["status"] == "cancelled"
+
+
+def test_results_come_while_another_job_prints_without_end(daemon: Daemon) -> None:
+    done = daemon.run(
+        HEAD
+        + """
+def chatters(seconds):
+    import time
+    end = time.time() + seconds
+    while time.time() < end:
+        print("x" * 1000)
+    return seconds
+results = client.map(chatters, [60, 0, 0, 0], ordered=False, max_in_flight=2, **SMALL)
+print("\\nRESULTS", json.dumps([next(results) for _ in range(3)]))
+results.close()
+"""
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULTS "))
+    assert sorted(json.loads(line.removeprefix("RESULTS "))) == [[1, 0], [2, 0], [3, 0]]
