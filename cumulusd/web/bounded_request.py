@@ -155,7 +155,8 @@ class BoundedRequest(Request):
 
     def hang_up(self) -> None:
         """Closes the connection, when what was written is sent."""
-        self.channel.loseConnection()  # type: ignore[no-untyped-call]
+        if self.channel is not None:
+            self.channel.loseConnection()  # type: ignore[no-untyped-call]
 
     def _unknown(self, what: str) -> CumulusError:
         failure = Failure()  # type: ignore[no-untyped-call]

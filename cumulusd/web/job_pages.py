@@ -184,7 +184,9 @@ class JobPages:
         async def follow_it(send: Send) -> None:
             await self._follow(asked.who, job_id, begin, send)
 
-        return Answer(status=200, events=follow_it, content_type=_EVENTS)
+        # Lest a proxy between gathers them.
+        headers = {"X-Accel-Buffering": "no"}
+        return Answer(status=200, events=follow_it, content_type=_EVENTS, headers=headers)
 
     async def outputs(self, asked: Asked) -> Answer:
         """The files that the job left."""

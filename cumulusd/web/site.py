@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.web import http
 from twisted.web.resource import IResource, Resource
@@ -147,6 +146,14 @@ class _RestResource:
             answer = await self._rest.answer(head, request.body)
         finally:
             request.forget_body()
+        try:
+            await self._write(request, head, answer)
+        except Exception:
+            # Half an answer is no answer. What it was is logged with the task.
+            request.hang_up()
+            raise
+
+    async def _write(self, request: BoundedRequest, head: Head, answer: Answer) -> None:
         _write_head(request, answer)
         if head.method == "HEAD":
             request.finish()  # type: ignore[no-untyped-call]
@@ -164,11 +171,8 @@ class _RestResource:
         stream.start()
         try:
             await answer.events(stream.send)
-        except CancelledError:
+        finally:
             stream.end()
-            request.hang_up()
-            raise
-        stream.end()
         request.finish()  # type: ignore[no-untyped-call]
 
 

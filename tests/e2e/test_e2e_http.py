@@ -274,6 +274,36 @@ def test_a_new_clients_json_result_is_that_json(old: OldClient, daemon: Daemon) 
     assert old.results(done.stdout.split()[-1]) == {"a": [1, None]}
 
 
+def test_all_that_a_job_can_have_may_come_with_the_form(old: OldClient, daemon: Daemon) -> None:
+    main = """
+import json, os
+with open("result.json", "w") as file:
+    json.dump([os.environ["WORD"], os.environ["TOKEN"]], file)
+"""
+    answer = old.session.post(
+        f"{old.server_url}/api/jobs",
+        files={"code": ("code.zip", OldPackager().package_files({"main.py": main}))},
+        data={
+            "name": "everything",
+            "environment": json.dumps({"WORD": "seen"}),
+            "secrets": json.dumps({"TOKEN": "hush-hush"}),
+            "priority": "3",
+            "setup_timeout_s": "60",
+        },
+        timeout=10,
+    )
+    assert answer.status_code == 200, answer.text
+    job_id = answer.json()["job_id"]
+    view = daemon.wait_job(job_id, "ended")
+    assert (view["status"], view["name"], view["secret_names"]) == (
+        "completed",
+        "everything",
+        ["TOKEN"],
+    )
+    assert old.results(job_id) == ["seen", "hush-hush"]
+    assert "hush-hush" not in daemon.log_text()
+
+
 def test_a_job_as_json_with_a_package_that_is_here(old: OldClient) -> None:
     code = OldPackager().package_files({"main.py": "open('result.json','w').write('7')"})
     old.submit(code, job_id="first")

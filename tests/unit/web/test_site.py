@@ -6,10 +6,11 @@ import pytest
 import pytest_twisted
 from site_kit import TOKEN, Raw, Server, server
 from twisted.internet import endpoints, reactor, task
+from twisted.logger import capturedLogs
 from twisted.web import http
 
 from cumulusd.errors import Conflict
-from cumulusd.web import streaming
+from cumulusd.web import site, streaming
 from cumulusd.web.rest import MAX_BODY_BYTES
 
 __all__ = ["server"]
@@ -175,3 +176,17 @@ async def test_a_reader_that_takes_nothing_costs_nothing_and_is_hung_up_on(
     assert server.jobs.readers_gone == 1, "hung up on"
     peer.transport.abortConnection()
     await peer.closed
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_cant_be_written_ends_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(site, "_write_head", fail)
+    with capturedLogs() as logged:
+        received = await server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert received == b""
+    assert any("log_failure" in event for event in logged)
