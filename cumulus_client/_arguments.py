@@ -116,7 +116,7 @@ class _Pickler(pickle.Pickler):
 def of_client(value: Any) -> str:
     """Why something of the client's can't travel."""
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
-    return f"it holds a {kind} of the Cumulus client"
+    return f"a job has no {kind}, nor anything else of the Cumulus client"
 
 
 def note_name(names: dict[str, set[str]], value: Any) -> None:

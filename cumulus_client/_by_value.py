@@ -16,6 +16,7 @@ import operator
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,12 @@ def _pickle(value: Any, seen: _Seen, by_value: Iterable[str]) -> bytes:
             if isinstance(value, _FILES) and value not in (sys.stdout, sys.stderr):
                 # cloudpickle would send a copy of its content as if it were the file.
                 raise CannotTravel(f"it holds an open file, {getattr(value, 'name', '')!r}")
+            if isinstance(value, functools._lru_cache_wrapper) and not _found_by_name(
+                value, by_value
+            ):
+                return _with_cache(value)
+            if type(value) is weakref.WeakKeyDictionary:
+                return weakref.WeakKeyDictionary, (dict(value),)  # a singledispatch has one
             if isinstance(value, types.CodeType):
                 return _with_filename(self.dispatch_table[types.CodeType](value), value)
             reduced = super().reducer_override(value)
@@ -151,6 +158,25 @@ def _pickle(value: Any, seen: _Seen, by_value: Iterable[str]) -> bytes:
             for module in registered:
                 cloudpickle.unregister_pickle_by_value(module)
     return file.getvalue()
+
+
+def _found_by_name(value: Any, by_value: Iterable[str]) -> bool:
+    """Can a job import it?"""
+    name = str(value.__module__)
+    module = sys.modules.get(name)
+    return (
+        name != MAIN
+        and name not in by_value
+        and getattr(module, str(value.__qualname__), None) is value
+    )
+
+
+def _with_cache(value: Any) -> tuple[Any, ...]:
+    """What `@functools.lru_cache` made, which by itself pickles by name only; its cache is empty in
+    the job."""
+    told = value.cache_parameters()
+    arguments = (value.__wrapped__, told["maxsize"], told["typed"], functools._CacheInfo)
+    return type(value), arguments, dict(vars(value))
 
 
 def _with_filename(reduced: tuple[Any, ...], code: types.CodeType) -> tuple[Any, ...]:

@@ -35,7 +35,10 @@ def find_fault(value: Any, pickle_alone: Callable[[Any], None]) -> str | None:
             break
     if not steps:
         return told_fault(error)
-    return f"{', '.join(steps)} is a {type(value).__name__}: {told_fault(error)}"
+    where = steps[0]
+    for step in steps[1:]:
+        where += step if step.startswith(("[", ".")) else f", {step}"
+    return f"{where} is a {type(value).__name__}: {told_fault(error)}"
 
 
 def told_fault(error: Exception) -> str:

@@ -39,6 +39,12 @@ def user(tmp_path: Path) -> UserScript:
         ("def train(): return 1\nold = train\ndef train(): return 2\nclient.run(old)", 1),
         ("def train():\n    return 1\ntext = open(__file__).read()\n"
          "open(__file__, 'w').write('# a line\\n' + text)\nclient.run(train)", 1),
+        ("import functools\n@functools.lru_cache(maxsize=5)\n"
+         "def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)\nfib(3)\n"
+         "client.run(lambda: [fib(10), fib.cache_parameters()['maxsize']])", [55, 5]),
+        ("import functools\n@functools.singledispatch\ndef kind(x): return 'any'\n"
+         "@kind.register\ndef _(x: int): return 'int'\nkind(2)\n"
+         "client.run(lambda: [kind(1), kind('a')])", ["int", "any"]),
         ("import math\nclient.run(lambda: math.sqrt(16))", 4.0),
         ("def apply(f, x): return f(x)\nclient.run(apply, args=[lambda x: x * 2, 3])", 6),
     ],

@@ -389,12 +389,12 @@ client.run(train)
         ),
         (
             "import functools, threading\nclient.run(functools.partial(print, [threading.Lock()]))",
-            ["partial of print", "its argument 1", "[0] is a lock"],
+            ["partial of print", "its argument 1[0] is a lock"],
         ),
         (
             "class A:\n    def __init__(self): self.lines = (line for line in [])\n"
             "    def f(self): pass\nclient.run(A().f)",
-            ["'A.f'", "its object, .lines is a generator"],
+            ["'A.f'", "its object.lines is a generator"],
         ),
         (
             "def f(a): pass\nclient.run(f, a=iter_of())".replace("iter_of()", "(n for n in [1])"),
@@ -402,7 +402,7 @@ client.run(train)
         ),
         (
             "import threading\ndef f(a): pass\nclient.run(f, a={'x': [threading.Lock()]})",
-            ["argument 'a'", "['x'], [0] is a lock"],
+            ["argument 'a'", "['x'][0] is a lock"],
         ),
         ("async def train():\n    yield 1\nclient.run(train)", ["generator", "list"]),
         ("def train():\n    yield 1\nclient.run(train)", ["generator", "list"]),
