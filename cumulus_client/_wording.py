@@ -6,14 +6,14 @@ The wire's fields carry their unit (`duration_s`); a Python user knows `duration
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cumulus_wire.codes import EndReason
 
 _FIELD = re.compile(
     r"(?<![\w.-])(?P<name>duration_s|queue_timeout_s|setup_timeout_s|memory_bytes|cpu_cores"
-    r"|environment(?=\.\w)|secrets(?=\.\w)|requirements(?=\.\d))(?:\.(?P<part>\w+))?(?!\w)"
+    r"|gpu_memory|environment(?=\.\w)|secrets(?=\.\w)|requirements(?=\.\d))(?:\.(?P<part>\w+))?(?!\w)"
 )
 #: What uv says of itself before it does anything; no news in a job's log.
 UV_CHATTER = re.compile(
@@ -24,12 +24,15 @@ _UV_FAILED = re.compile(r"(uv .*? failed \([^)]*\)):[ \n]*(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Words:
-    """One reader's names. `names`: wire name -> theirs."""
+    """One reader's names. `names`: wire name -> theirs; `phrases`: the same for several words."""
 
     names: Mapping[str, str]
+    phrases: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, said: str) -> str:
         """A sentence of the daemon's."""
+        for phrase, theirs in self.phrases.items():
+            said = said.replace(phrase, theirs)
         return _FIELD.sub(self._field, said)
 
     def key(self, key: str) -> str:
@@ -55,6 +58,7 @@ PYTHON = Words(
 )
 COMMAND_LINE = Words(
     {
+        "gpu_memory": "--gpu-memory",
         "duration_s": "--duration",
         "queue_timeout_s": "--queue-timeout",
         "setup_timeout_s": "--setup-timeout",
@@ -65,7 +69,8 @@ COMMAND_LINE = Words(
         "name": "--name",
         "priority": "--priority",
         "retries": "--retries",
-    }
+    },
+    {"in the job's `requirements`": "by --with, or in a file for -r"},
 )
 
 

@@ -44,7 +44,8 @@ class Parser(argparse.ArgumentParser):
 def meant(word: str, known: Iterable[str], *, before: str = "") -> str:
     """`; did you mean ...?` for what comes near, else ""."""
     known = list(known)
-    starts = [each for each in known if len(word) > 2 and each.startswith(word)]
+    bare = word.lstrip("-")
+    starts = [each for each in known if len(bare) > 1 and each.lstrip("-").startswith(bare)]
     near = starts[:1] or difflib.get_close_matches(word, known, 1, 0.6)
     return f"; did you mean {before}{near[0]}?" if near else ""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulus_client._options import bind
+from cumulus_client.cli.displays import warn
 from cumulus_client.cli.parser import UsageError, meant
 from cumulus_client.packaging import (
     Files,
@@ -20,6 +21,8 @@ from cumulus_client.packaging import (
 
 #: What is run of a folder, the first that is there.
 _ENTRIES = ("__main__.py", "main.py")
+#: Options that hardly any script has: after the script they are most likely misplaced.
+_OURS = frozenset({"--gpu-memory", "--duration", "--queue-timeout", "--setup-timeout", "--secret"})
 
 
 def path_package(words: Sequence[str], files: Files) -> Package:
@@ -29,7 +32,15 @@ def path_package(words: Sequence[str], files: Files) -> Package:
     if not words:
         raise UsageError("what is to run? Write: cumulus run script.py")
     named, argv = words[0], words[1:]
-    argv = argv[1:] if argv[:1] == ["--"] else argv
+    if argv[:1] == ["--"]:
+        argv = argv[1:]
+    elif misplaced := [word for word in argv if word.partition("=")[0] in _OURS]:
+        option = misplaced[0].partition("=")[0]
+        warn(
+            f"{option} stands after {named!r} and is handed to it; for the job's own write it "
+            f"before: cumulus run {option} ... {named} (`--` before the script's options says "
+            "that this is meant)"
+        )
     path = Path(named)
     if path.is_dir():
         return _folder_package(path, argv, files)

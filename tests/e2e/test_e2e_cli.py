@@ -62,7 +62,7 @@ def test_a_script_that_raises_shows_its_traceback_once(daemon: Daemon) -> None:
     [
         (["run", "--duration", "1s", "sleeps.py"], 124, "ran longer than its 1 s"),
         (["run", "missing.py"], 2, "missing.py"),
-        (["run", "--gpu-memory", "1.5", "sleeps.py"], 2, "gpu_memory"),
+        (["run", "--gpu-memory", "1.5", "sleeps.py"], 2, "--gpu-memory"),
         (["run", "--duration", "soon", "sleeps.py"], 2, "soon"),
         (["run"], 2, "script.py"),
         (["no-such-verb"], 2, "no-such-verb"),

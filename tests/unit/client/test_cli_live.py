@@ -2,11 +2,14 @@
 
 import io
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus_client._job_stream import Accepted, Ended, Event, Interrupted, Journal, StateChanged
+from cumulus_client.cli.displays import PlainDisplay, make_display
 from cumulus_client.cli.live import LiveDisplay
 from cumulus_client.cli.live_state import LiveState, Told, visible
 from cumulus_client.cli.status_area import StatusArea
@@ -145,6 +148,19 @@ def test_the_jobs_bytes_come_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     assert written.endswith(b"rest\n[cumulus] completed after 2.0 s on gpu-1, 25% of A100\n")
     assert b"half" not in written.rpartition(b"[cumulus] completed")[2]
     assert written.count(b"[cumulus] ") == 2, "accepted and its end; the rest has passed"
+
+
+def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with open(tmp_path / "out", "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", FakeTerminal())
+        assert type(make_display(quiet=False, fresh=True)) is LiveDisplay
+        assert type(make_display(quiet=True, fresh=True)) is PlainDisplay
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+        for name in ("live", "status_area"):
+            monkeypatch.delitem(sys.modules, f"cumulus_client.cli.{name}")
+        assert type(make_display(quiet=False, fresh=True)) is PlainDisplay
 
 
 def test_a_muted_live_display_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,21 @@ def test_wrong_usage_is_2_and_no_daemon_69(tmp_path: Path) -> None:
     assert "can't connect to http://127.0.0.1:1: Connection refused" in done.stderr
 
 
+def test_help_loads_nothing_heavy() -> None:
+    text = (
+        "import sys\nfrom cumulus_client.cli import main\nassert main(['--help']) == 0\n"
+        "heavy = {'rich', 'autobahn', 'twisted', 'numpy', 'cloudpickle', 'pathspec'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in ("run", "jobs", "logs", "login", "completion"):
+        assert f"  {verb} " in done.stdout
+        shown = run_cumulus(verb, "--help")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(f"usage: cumulus {verb}")
+
+
 def test_syntax_errors_are_shown_where_they_are(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text("x = 1\nif x = 2:\n    pass\n")

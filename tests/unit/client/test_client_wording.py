@@ -20,7 +20,7 @@ INVALID = uris.ERROR_PREFIX + "invalid_argument"
         (
             "Submit with a longer queue_timeout_s, or ask for a smaller gpu_memory.",
             "Submit with a longer queue_timeout, or ask for a smaller gpu_memory.",
-            "Submit with a longer --queue-timeout, or ask for a smaller gpu_memory.",
+            "Submit with a longer --queue-timeout, or ask for a smaller --gpu-memory.",
         ),
         (
             "Ask for a longer `setup_timeout_s`, or for fewer requirements.",
