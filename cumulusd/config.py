@@ -26,6 +26,7 @@ from twisted.internet import endpoints
 from cumulusd.config_chronos import ChronosSection
 from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
 from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
+from cumulusd.config_s3 import S3Section
 from cumulusd.identity import Principal, Role
 
 __all__ = ["Config", "ConfigError", "load_config"]
@@ -245,6 +246,8 @@ class Config(Section):
     state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path("cumulusd-state")
     platform: PlatformSection = PlatformSection()
     chronos: ChronosSection = ChronosSection()
+    #: Where jobs keep checkpoints that every worker reaches; None: on their workers alone.
+    s3: S3Section | None = None
     jobs: Jobs = Jobs()
     #: How long a ready worker whose agent is away still counts as one to wait for.
     agent_grace_s: Annotated[float, Field(ge=0, le=3600)] = 60.0

@@ -22,6 +22,7 @@ from cumulusd.relay import Relay
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import CumulusSite
 from cumulusd.wiring import PlatformParts
+from cumulusd.wiring_s3 import S3Parts
 from cumulusd.workers.workers import AgentWorkers
 
 
@@ -42,6 +43,7 @@ class Parts:
     link: AgentLinkFactory
     watcher: Watcher
     history: History
+    s3: S3Parts
     progress: ProgressBoard
     relay: Relay
     metrics: Metrics

@@ -61,6 +61,7 @@ class Cumulusd(Service):
         parts.supervisor.placing.start()
         parts.watcher.start()
         parts.history.start()
+        parts.s3.start()
         parts.pool.start(parts.supervisor.placing.refresh)
         self._log.info(
             "cumulusd {version} is up: {platform} platform, listening on {listen},"
@@ -89,6 +90,7 @@ class Cumulusd(Service):
             ("agents' link", parts.link.stop),
             ("watcher", parts.watcher.stop),
             ("history", parts.history.stop),
+            ("S3", parts.s3.stop),
             ("progress", parts.progress.stop),
             ("supervisor", parts.supervisor.stop),
             ("intake", parts.intake.stop),

@@ -41,6 +41,7 @@ from cumulusd.submissions import SubmitLimits
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import make_site
 from cumulusd.wiring import LocalParts, PlatformParts, installer_variables
+from cumulusd.wiring_s3 import S3Parts
 from cumulusd.workers.workers import AgentWorkers
 
 _T = TypeVar("_T")
@@ -141,6 +142,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     authenticator = Authenticator(config.authenticator_tokens())
     disk = Disk(state, config.jobs.min_free_bytes)
     table = JobTable()
+    s3 = S3Parts(config.s3, reactor, store.instance_id(), table)
     packages = Packages(
         state / "packages",
         run_in_thread=run_in_thread,
@@ -159,6 +161,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         secrets=secrets.load,
         environment=config.jobs.environment,
         installer_environment=installer_variables(config.jobs),
+        hidden_environment=s3.variables,
     )
     session.watch_registrations(workers.registration_changed)
     pool = platform_parts(config, reactor, authenticator, store.instance_id(), run_in_thread)
@@ -284,6 +287,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         link=link,
         watcher=watcher,
         history=history,
+        s3=s3,
         progress=progress,
         relay=relay,
         metrics=metrics,

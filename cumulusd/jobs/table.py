@@ -26,6 +26,7 @@ class JobTable:
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
         self._watchers: list[Watch] = []
+        self._mourners: list[Callable[[str], None]] = []
 
     def __len__(self) -> int:
         return len(self._records)
@@ -53,6 +54,10 @@ class JobTable:
     def watch(self, changed: Watch) -> None:
         """`changed(before, after)` after every change that a reader can see; new: before None."""
         self._watchers.append(changed)
+
+    def watch_forgotten(self, forgotten: Callable[[str], None]) -> None:
+        """`forgotten(job id)` after a record was dropped."""
+        self._mourners.append(forgotten)
 
     def put(self, record: JobRecord) -> None:
         """Shows a record that is on disk."""
@@ -84,6 +89,8 @@ class JobTable:
         if record is not None and record.spec.idempotency_key is not None:
             self._keys.pop((record.owner, record.spec.idempotency_key), None)
         self.wake(job_id)
+        for mourner in self._mourners:
+            mourner(job_id)
 
     def placed(self) -> list[JobRecord]:
         """Those that hold, or may hold, a share."""

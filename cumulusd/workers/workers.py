@@ -1,6 +1,6 @@
 """The Workers port: agents asked over WAMP through a call function that is handed in."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -53,22 +53,23 @@ class AgentWorkers:
         installer_environment: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         secrets: Callable[[str], Awaitable[Mapping[str, str]]] | None = None,
-        hidden_environment: Mapping[str, str] | None = None,
+        hidden_environment: Callable[[Iterable[str]], Mapping[str, str]] | None = None,
     ) -> None:
         """`environment` is set in every job, under what its submitter sets;
         `installer_environment` is for uv, over the agent's own.
 
-        `secrets(job id)`: the values of a job's secrets. `hidden_environment`: as `environment`,
-        but on the way of the secrets: for variables of the operator's that must not be seen, such
-        as credentials. Neither is ever in a file that outlives the start of the code, in a log, or
-        in what a platform keeps of a job."""
+        `secrets(job id)`: the values of a job's secrets. `hidden_environment(names)`: as
+        `environment`, for a job that itself sets variables of these names, but on the way of the
+        secrets: for variables of the operator's that must not be seen, such as credentials.
+        Neither is ever in a file that outlives the start of the code, in a log, or in what a
+        platform keeps of a job."""
         self._call = call
         self._clock = clock
         self._environment = dict(environment)
         self._installer_environment = dict(installer_environment or {})
         self._timeouts = timeouts or Timeouts()
         self._secrets = secrets
-        self._hidden_environment = dict(hidden_environment or {})
+        self._hidden_environment = hidden_environment or (lambda names: {})
         self._verbs: dict[str, set[str]] = {}
         self._agents: dict[str, AgentView] = {}
         self._watchers: list[Callable[[str], None]] = []
@@ -226,7 +227,8 @@ class AgentWorkers:
     async def _hidden(self, record: JobRecord) -> dict[str, str]:
         """The variables of the job's code that must not be seen. Raises CumulusError."""
         spec = record.spec
-        ours = self._hidden_environment
+        own = (*self._environment, *spec.environment, *spec.secret_names)
+        ours = self._hidden_environment(own)
         hidden = {name: ours[name] for name in ours if name not in spec.environment}
         if spec.secret_names and self._secrets is not None:
             values = await self._secrets(record.job_id)

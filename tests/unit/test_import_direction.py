@@ -42,7 +42,9 @@ OURS: dict[str, str] = {
     "cumulusd.config_file": "",
     "cumulusd.config_platform": "",
     "cumulusd.config_chronos": "cumulusd.config_platform",
+    "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_platform"
+    " cumulusd.config_s3"
     " cumulusd.errors cumulusd.identity",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",
@@ -58,6 +60,7 @@ OURS: dict[str, str] = {
     "cumulusd.swarm.agent_tokens": f"{_PORTS} cumulusd.swarm cumulusd.identity cumulusd.state_file",
     "cumulusd.swarm.enrolment": f"{_PORTS} cumulusd.swarm cumulusd.provisioning",
     "cumulusd.local": f"{_PORTS} cumulusd.local =cumulusd cumulusd.job_network =cumulus_runner",
+    "cumulusd.s3": "cumulusd.s3 cumulusd.errors cumulusd.tasks",
     "cumulusd.workers": f"{_PORTS} cumulusd.workers cumulusd.identity",
     "cumulusd.spec": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
     "cumulusd.views": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports",
@@ -85,6 +88,7 @@ OURS: dict[str, str] = {
     "cumulusd.tap": "cumulus_wire cumulusd",
     "cumulusd.wiring": "cumulus_wire cumulusd",  # of tap: what each platform brings
     "cumulusd.wiring_swarm": "cumulus_wire cumulusd",
+    "cumulusd.wiring_s3": "cumulus_wire cumulusd",
     "twisted.plugins": "",
 }
 

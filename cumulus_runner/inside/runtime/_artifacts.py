@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 
 from ._files import DRAFT, replacing
 from ._places import artifact_dir
+from ._places import job_id as this_job
 from ._s3 import Bucket, usable
 
 TYPE_CHECKING = False
@@ -96,8 +98,12 @@ class S3ArtifactStore(LocalArtifactStore):
         self, job_id: str | None = None, local_dir: str | None = None, **bucket: Any
     ) -> None:
         """`bucket`: s3_bucket, s3_region, endpoint_url, aws_access_key_id, aws_secret_access_key;
-        by default the environment's. Raises S3Error, then and whenever S3 refuses."""
-        super().__init__(local_dir)
+        by default the environment's. Raises S3Error, then and whenever S3 refuses.
+
+        `local_dir`: where copies are; by default below TMPDIR, since what is in the folder of
+        artifacts binds a paused job to its worker."""
+        name = job_id or this_job() or "no-job"
+        super().__init__(local_dir or os.path.join(tempfile.gettempdir(), "artifacts", name))
         self.bucket = Bucket(job_id, **bucket)
 
     def list_artifacts(self, prefix: str | None = None) -> list[dict[str, Any]]:

@@ -392,3 +392,53 @@ def test_a_bundle_that_swarm_cannot_carry(tmp_path: Path) -> None:
     ((line, key, message),) = faults(tmp_path, swarm(jobs="ca_bundle: ca.pem"))
     assert (line, key) == (10, "jobs.ca_bundle") and "500000 bytes" in message
     load(tmp_path, "jobs: {ca_bundle: ca.pem}\n")
+
+
+S3_KEY = {"CUMULUSD_S3_ACCESS_KEY": "AKIA1", "CUMULUSD_S3_SECRET_KEY": "very-hidden"}
+
+
+def test_s3_is_a_bucket_and_a_key_from_the_environment(tmp_path: Path) -> None:
+    assert load(tmp_path, "").s3 is None
+    s3 = load(tmp_path, "s3: {bucket: checkpoints}", **S3_KEY).s3
+    assert s3 is not None
+    assert (s3.bucket, s3.region, s3.endpoint_url, s3.prefix) == (
+        *("checkpoints", "us-east-1", None),
+        "cumulus/",
+    )
+    assert (s3.access_key, s3.secret_key) == ("AKIA1", "very-hidden")
+    assert "hidden" not in repr(s3) + str(s3.model_dump())
+    text = """
+s3:
+  bucket: checkpoints.lab
+  region: eu-central-1
+  endpoint_url: https://s3.lab:9000/
+  prefix: a/b
+  access_key_env: ID
+  secret_key_env: KEY
+"""
+    s3 = load(tmp_path, text, ID="1", KEY="2").s3
+    assert s3 is not None
+    assert (s3.endpoint_url, s3.prefix, s3.secret_key) == ("https://s3.lab:9000", "a/b/", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("{bucket: Big_Bucket}", "s3.bucket", "is no bucket's name"),
+        ("{bucket: abc, region: 'x y'}", "s3.region", "is no region's name"),
+        ("{bucket: abc, endpoint_url: 's3.lab:9000'}", "s3.endpoint_url", "neither http://"),
+        ("{bucket: abc, endpoint_url: 'http://s3/x'}", "s3.endpoint_url", "named apart"),
+        ("{bucket: abc, prefix: '/a'}", "s3.prefix", "between slashes"),
+        ("{bucket: abc, prefix: 'a/../b'}", "s3.prefix", "between slashes"),
+        ("{bucket: abc, secret_key: x}", "s3.secret_key", "did you mean 'secret_key_env'?"),
+        ("{bucket: abc, access_key_env: 'a b'}", "s3.access_key_env", "no name of an environment"),
+    ],
+)
+def test_faults_of_s3_are_told(tmp_path: Path, text: str, key: str, message: str) -> None:
+    [(line, where, what)] = faults(tmp_path, f"s3: {text}", **S3_KEY)
+    assert (line, where) == (1, key) and message in what
+
+
+def test_s3_without_its_key_is_refused(tmp_path: Path) -> None:
+    [(_, key, message)] = faults(tmp_path, "s3: {bucket: abc}", CUMULUSD_S3_ACCESS_KEY="AKIA1")
+    assert key == "s3" and "CUMULUSD_S3_SECRET_KEY, with S3's key, is not set" in message

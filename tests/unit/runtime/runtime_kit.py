@@ -27,10 +27,12 @@ class Job:
         self.work = folder / "work"
         self.control = folder / "scratch" / ".cumulus" / "control"
         self.kept = folder / "kept"
-        for path in (self.work, self.control, self.kept):
+        self.temporary = folder / "scratch" / "tmp"
+        for path in (self.work, self.control, self.kept, self.temporary):
             path.mkdir(parents=True)
         self.checkpoints = self.kept / "checkpoints"
         self.variables = {
+            "TMPDIR": str(self.temporary),
             "CUMULUS_JOB_ID": "job_1",
             "CUMULUS_JOB_DIR": str(self.work),
             "CUMULUS_CONTROL_DIR": str(self.control),

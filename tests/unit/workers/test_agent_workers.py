@@ -1,6 +1,6 @@
 """The agents as the core sees them: met when they come, asked again when they can't answer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -103,12 +103,18 @@ async def test_what_must_not_be_seen_goes_apart_from_the_environment() -> None:
     async def secrets(job_id: str) -> Mapping[str, str]:
         return {"TOKEN": f"of {job_id}", "LD_PRELOAD": "/x.so", "PROXY": "its"}
 
+    set_by_the_job: list[set[str]] = []
+
+    def hidden(names: Iterable[str]) -> Mapping[str, str]:
+        set_by_the_job.append(set(names))
+        return {"KEY": "ours", "TOKEN": "ours", "OWN": "ours"}
+
     workers = AgentWorkers(
         call,
         Clock(),
         environment={"PROXY": "ours", "A": "ours"},
         secrets=secrets,
-        hidden_environment={"KEY": "ours", "TOKEN": "ours", "OWN": "ours"},
+        hidden_environment=hidden,
     )
     spec = JobSpec(
         package_sha256="ab" * 32,
@@ -128,6 +134,8 @@ async def test_what_must_not_be_seen_goes_apart_from_the_environment() -> None:
         )
         with pytest.raises(Unavailable):
             await workers.prepare(record, place)
+    assert set_by_the_job[0] == {"PROXY", "A", "OWN"}
+    assert set_by_the_job[1] == {"PROXY", "A", "OWN", "LD_PRELOAD", "TOKEN"}
     assert asked[0]["secrets"] == {"KEY": "ours", "TOKEN": "ours"}
     assert asked[0]["environment"] == {"PROXY": "ours", "A": "ours", "OWN": "its"}
     assert asked[1]["secrets"] == {"KEY": "ours", "TOKEN": "of j", "PROXY": "its"}
