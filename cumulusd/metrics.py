@@ -43,6 +43,7 @@ class MetricsSnapshot:
     events_dropped: int = 0  #: since the start, for slow subscribers
     slow_peers_closed: int = 0  #: since the start
     journal_bytes: int = 0  #: on disk at the daemon
+    output_bytes: int = 0  #: the same of what jobs left to be downloaded
     store_commits: int = 0  #: since the start
     parts: Mapping[str, str] = attrs.field(factory=dict)  #: part -> "ok" or why not
 
@@ -139,6 +140,7 @@ class _Now(Collector):
         yield _one("cumulus_events_dropped", "Events dropped for slow readers", now.events_dropped)
         yield _one("cumulus_slow_peers_closed", "Sessions closed as slow", now.slow_peers_closed)
         yield _one("cumulus_journal_bytes", "Journals on disk", now.journal_bytes)
+        yield _one("cumulus_output_bytes", "Outputs of jobs on disk", now.output_bytes)
         yield _one("cumulus_store_commits", "Commits of the job store", now.store_commits)
         yield _by(
             "cumulus_part_ok",

@@ -10,6 +10,7 @@ from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord
+from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.ports import Node
 from cumulusd.jobs.progress import ProgressBoard
 from cumulusd.jobs.store import Store
@@ -35,6 +36,7 @@ class Parts:
     records: list[JobRecord]  #: what the store held
     table: JobTable
     journals: Journals
+    outputs: Outputs
     router: Router
     workers: AgentWorkers
     pool: PlatformParts  #: the platform and what comes with it
@@ -91,6 +93,7 @@ class Parts:
             events_dropped=router.events_dropped,
             slow_peers_closed=router.slow_peers_closed,
             journal_bytes=self.journals.total_bytes,
+            output_bytes=self.outputs.total_bytes,
             store_commits=self.store.stats.commits,
             parts=self.relay.health(),
         )

@@ -279,6 +279,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         records=records,
         table=table,
         journals=journals,
+        outputs=outputs,
         router=router,
         workers=workers,
         pool=pool,

@@ -113,6 +113,26 @@ def test_what_is_kept_on_the_worker_goes_with_the_job(daemon: Daemon) -> None:
     assert not list((daemon.state_dir / "worker" / "kept").iterdir())
 
 
+def test_outputs_are_deleted_with_their_job(daemon: Daemon) -> None:
+    done = daemon.run(
+        SUBMIT
+        + """
+job = client.submit(write, gpu_memory=0.1, duration=60)
+job.result()
+print(job.job_id)
+assert len(job.outputs()) == 2
+client.delete_job(job.job_id)
+try:
+    job.outputs()
+except Exception as error:
+    print(type(error).__name__)
+"""
+    )
+    job_id, refused = done.stdout.split()
+    assert refused == "NotFound"
+    assert not (daemon.state_dir / "outputs" / job_id).exists()
+
+
 def test_a_large_output_takes_no_memory_of_the_daemon(daemon: Daemon) -> None:
     daemon.run(SUBMIT + "client.run(write, gpu_memory=0.1, duration=60, megabytes=1)\n")
     assert daemon.process is not None

@@ -65,6 +65,7 @@ def test_gauges_come_from_the_snapshot() -> None:
             disagreements={"lab": 2, "attic": 0},
             sessions_by_role={"client": 4},
             journal_bytes=77,
+            output_bytes=78,
             parts={"store": "ok", "platform": "away"},
         )
     )
@@ -78,6 +79,7 @@ def test_gauges_come_from_the_snapshot() -> None:
     assert found["cumulus_share_disagreements", ("attic",)] == 0
     assert found["cumulus_sessions", ("client",)] == 4
     assert found["cumulus_journal_bytes", ()] == 77
+    assert found["cumulus_output_bytes", ()] == 78
     assert found["cumulus_part_ok", ("platform",)] == 0
     assert found["cumulusd_process_resident_memory_bytes", ()] > 1e6
 
