@@ -39,7 +39,9 @@ def describe(
     kind = type(error)
     try:
         told = traceback.TracebackException(kind, error, error.__traceback__)
-        tidy(told, os.path.join(work, ""), origins, set())
+        # Python may have resolved links in it, or not.
+        roots = tuple(os.path.join(root, "") for root in (work, os.path.realpath(work)))
+        tidy(told, roots, origins, set())
         text = without_our_names("".join(told.format()))
     except Exception as failure:
         text = f"<the traceback can't be told: {type(failure).__name__}: {failure}>\n"
@@ -122,7 +124,10 @@ def packed_argument(value: Any, is_plain: Callable[[Any, int], bool]) -> list[An
 
 
 def tidy(
-    told: TracebackException | None, work: str, origins: Mapping[str, str], seen: set[int]
+    told: TracebackException | None,
+    roots: tuple[str, ...],
+    origins: Mapping[str, str],
+    seen: set[int],
 ) -> None:
     """Takes our own frames, and the import system's below them, out of the whole chain, and calls
     the package's files what the user calls them."""
@@ -140,21 +145,21 @@ def tidy(
             rest = rest[1:]
         told.stack[:] = rest
     for frame in told.stack:
-        if frame.filename.startswith(work):
+        if frame.filename.startswith(roots):
             _ = frame.line  # read now, from the file that is here
-            frame.filename = user_path(frame.filename, work, origins)
+            frame.filename = user_path(frame.filename, roots, origins)
     filename = getattr(told, "filename", None)  # of a SyntaxError
-    if isinstance(filename, str) and filename.startswith(work):
-        told.filename = user_path(filename, work, origins)
-    tidy(told.__cause__, work, origins, seen)
-    tidy(told.__context__, work, origins, seen)
+    if isinstance(filename, str) and filename.startswith(roots):
+        told.filename = user_path(filename, roots, origins)
+    tidy(told.__cause__, roots, origins, seen)
+    tidy(told.__context__, roots, origins, seen)
     for part in getattr(told, "exceptions", None) or ():
-        tidy(part, work, origins, seen)
+        tidy(part, roots, origins, seen)
 
 
-def user_path(filename: str, work: str, origins: Mapping[str, str]) -> str:
-    """Where the user has that file of the package."""
-    place = filename[len(work) :]
+def user_path(filename: str, roots: tuple[str, ...], origins: Mapping[str, str]) -> str:
+    """Where the user has that file of the package, which lies below one of `roots`."""
+    place = next(filename[len(root) :] for root in roots if filename.startswith(root))
     if place in origins:
         return origins[place]
     if "" in origins and not place.startswith(".cumulus/"):

@@ -153,6 +153,7 @@ def test_errors_are_bounded_and_survive_themselves() -> None:
 def test_tracebacks_name_the_users_files(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
+    (tmp_path / "link").symlink_to(work)
     for name in ("cumulus_main_train.py", "helper.py", "other.py"):
         (work / name).write_text(
             "class Bad(Exception): pass\ndef f():\n    raise Bad('x')  # here\n"
@@ -165,7 +166,9 @@ def test_tracebacks_name_the_users_files(tmp_path: Path) -> None:
         try:
             names["f"]()
         except Exception as error:
-            return job_errors.describe(error, str(work), origins, job_values.is_plain)["traceback"]
+            return job_errors.describe(error, str(tmp_path / "link"), origins, job_values.is_plain)[
+                "traceback"
+            ]
         raise AssertionError
 
     shown = text("cumulus_main_train.py", {"cumulus_main_train.py": "/home/u/train.py"})
