@@ -129,8 +129,8 @@ class CumulusJob:
         return self._client.get_checkpoints(self.job_id)
 
     def progress(self) -> dict[str, Any] | None:
-        """What the code said last of how far it is: `{"fraction": 0.4 or None, "message"}`; None
-        when it said nothing."""
+        """What the code, while it runs, said last of how far it is: `{"fraction": 0.4 or None,
+        "message"}`; None when it said nothing."""
         progress = self.view().get("progress")
         return dict(progress) if progress else None
 

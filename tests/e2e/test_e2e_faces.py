@@ -420,3 +420,135 @@ def test_environment_and_profiles_say_which_daemon(make_daemon: MakeDaemon) -> N
     )
     assert nobody.returncode == 1
     assert "Connection refused" in nobody.stderr and "is cumulusd running there?" in nobody.stderr
+
+
+def test_a_job_is_paused_and_resumed_by_its_handle(daemon: Daemon) -> None:
+    done = daemon.run(
+        HEAD
+        + """
+def train(steps):
+    import os, pathlib, time, runtime
+    path = pathlib.Path(os.environ["CUMULUS_CHECKPOINT_DIR"]) / "step"
+    step = int(path.read_text()) if path.exists() else 0
+    while step < steps:
+        step += 1
+        print("line", step - 1)
+        runtime.progress(step / steps, f"step {step}")
+        path.write_text(str(step))
+        if runtime.should_pause():
+            raise runtime.CooperativePause()
+        time.sleep(0.05)
+    (pathlib.Path(os.environ["CUMULUS_OUTPUT_DIR"]) / "model").write_text(str(step))
+    return step
+def paused(job):
+    while job.status() != "paused":
+        time.sleep(0.05)
+job = client.submit(train, args=[40], **SMALL)
+future, logs = job.future(), job.logs()
+text = [next(logs)]
+while (progress := job.progress()) is None:
+    time.sleep(0.05)
+answers = [job.pause()["paused"], progress["message"].startswith("step")]
+paused(job)
+answers += [job.done(), job.running(), job.progress(), job.get_checkpoints(), future.done(),
+            job.resume()["resumed"]]
+text += logs
+answers += ["".join(text) == lines(40), future.result(60)]
+async def awaited():
+    async with AsyncCumulusClient(URL) as far:
+        job = await far.submit(train, args=[40], **SMALL)
+        async for _ in job.logs():
+            break
+        while (progress := await job.progress()) is None:
+            await asyncio.sleep(0.05)
+        got = [(await job.pause())["paused"], progress["message"].startswith("step")]
+        while await job.status() != "paused":
+            await asyncio.sleep(0.05)
+        got += [await job.done(), await job.get_checkpoints(), (await job.resume())["resumed"]]
+        text = "".join([chunk async for chunk in job.logs()])
+        got += [text == lines(40), await job, await job.wait()]
+        got += [[one["name"] for one in await job.outputs()]]
+        got += [(await job.download("model", "async_model")).read_text()]
+        got += [(await far.delete_job(job.job_id))["deleted"]]
+        try:
+            await job.status()
+        except NotFound:
+            got.append("gone")
+        return got
+print(json.dumps([answers, asyncio.run(awaited())]))
+""",
+        timeout_s=100,
+    )
+    blocking, awaited = told(done.stdout)
+    assert blocking == [True, True, False, False, None, [], False, True, True, 40]
+    assert awaited == [
+        True, True, False, [], True, True, 40, "completed", ["model"], "40", True, "gone",
+    ]  # fmt: skip
+
+
+def test_an_old_script_with_its_import_changed(daemon: Daemon) -> None:
+    done = daemon.run(
+        """
+import json, os, time
+from cumulus_client import (
+    CodePackager, CumulusClient, CumulusJob, RemoteFunction, async_remote, create_remote_function,
+    gpu, remote,
+)
+SCALE = 10
+client = CumulusClient("{URL}/", api_key=None)
+def train(epochs, lr=0.1):
+    return {"epochs": epochs, "lr": lr, "scale": SCALE, "nan": float("nan")}
+def boom():
+    raise KeyError("lost")
+def sleeps(seconds):
+    import time
+    time.sleep(seconds)
+@remote(client, gpu_memory=0.1, duration=60)
+def add(a, b=1):
+    return a + b
+@gpu(client, memory=0.1)
+def double(a):
+    return 2 * a
+@async_remote(client, gpu_memory=0.1)
+def triple(a):
+    return 3 * a
+got = client.run(train, gpu_memory=0.1, duration=60, requirements=[], timeout=60, epochs=3)
+got["nan"] = got["nan"] != got["nan"]
+answers = [got, add(2), add(2, 3), add(a=1, b=1), double(4), triple(5).result(timeout=60)]
+answers.append(add.async_call(7).result())
+answers.append(RemoteFunction(client, add, 0.1, 60)(1))
+answers.append(create_remote_function(client, train, gpu_memory=0.1)(epochs=1)["scale"])
+for call in (
+    lambda: client.run(boom, gpu_memory=0.1),
+    lambda: client.run(sleeps, gpu_memory=0.1, duration=0.5, seconds=60),
+    lambda: client.run(sleeps, gpu_memory=0.1, timeout=1, seconds=60),
+):
+    try:
+        call()
+    except (RuntimeError, TimeoutError) as error:
+        answers.append([isinstance(error, TimeoutError), str(error).split(";")[0][:22]])
+job_id = client.list_jobs()[0]["job_id"]
+job = CumulusJob(client, job_id)
+answers.append([client.get_job_status(job_id)["status"], job.status()])
+answers += [client.cancel_job(job_id), job.get_checkpoints(), client.get_checkpoints(job_id)]
+while job.status() == "running":
+    time.sleep(0.05)
+answers += [job.status(), client.cancel_job(job_id)]
+info = client.get_server_info()
+answers.append(sorted(set(info) & {"server_version", "chronos_available", "gpu_devices",
+                                   "active_jobs", "max_concurrent_jobs"}))
+packager = CodePackager()
+packager.add_source_file("extra.txt", "more")
+answers.append(packager.package_function(train, ["numpy"], "job-1", [3], lr=0.2)[:2] == b"PK")
+print(json.dumps(answers))
+"""
+    )
+    assert told(done.stdout) == [
+        {"epochs": 3, "lr": 0.1, "scale": 10, "nan": True}, 3, 5, 2, 8, 15, 8, 2, 10,
+        [False, "Job failed: KeyError: "], [True, "Job timed out: the cod"],
+        [True, "Client timeout exceede"], ["running", "running"], True, [], [],
+        "cancelled", False,
+        ["active_jobs", "chronos_available", "gpu_devices", "max_concurrent_jobs",
+         "server_version"],
+        True,
+    ]  # fmt: skip
