@@ -122,6 +122,7 @@ class Display:
         self._shown: dict[str, Any] = {}
         self._job_id: str | None = None
         self._among_others = False
+        self._stdout_ended = True  # the job's last line has its end
         self._held_text: dict[Kind, str] = {}  # the begun line of each stream, among others
         self._held_bytes: dict[Kind, bytes] = {}
 
@@ -157,6 +158,16 @@ class Display:
                 self._stderr.write(_encodable(prefix + line, self._stderr) + "\n")
             self._stderr.flush()
 
+    def end_stdout_line(self) -> None:
+        """What is written to stdout next begins a line."""
+        with writing:
+            if same_file(self._stdout, self._stderr):
+                cursor.end_line(self._stdout)  # unless a note has ended it
+            elif not self._stdout_ended:
+                self._stdout.write("\n")
+            self._stdout_ended = True
+            self._stdout.flush()
+
     def cancelling(self) -> None:
         """The job is being cancelled from here; a note has said so."""
 
@@ -178,6 +189,8 @@ class Display:
 
     def _record(self, record: Record) -> None:
         if record.kind in (Kind.STDOUT, Kind.STDERR):
+            if record.kind is Kind.STDOUT and record.payload:
+                self._stdout_ended = record.payload.endswith(b"\n")
             self._output(record.kind, record.payload, self._decoder.feed(record))
         elif record.kind is Kind.SETUP:
             self._setup_line += self._setup.decode(record.payload)

@@ -11,7 +11,7 @@ from cumulus_client.exceptions import NotFound
 #: What every job id of this daemon begins with; it may be left out.
 _PREFIX = "job_"
 #: Among how many of the newest jobs the beginning of an id is looked for.
-_LOOKED_AT = 10_000
+_LOOKED_AT = 1000
 LAST = "last"
 
 

@@ -125,11 +125,13 @@ def _run(options: argparse.Namespace) -> int:
         view, collector = client._follow(asked.package, asked.spec, None, display)
         value_told = True
         if asked.has_value and view.get("status") == JobState.COMPLETED:
+            display.end_stdout_line()
             value_told = show_value(client._call(client._core.value(view, collector)))
     code = show_end(view, quiet=options.quiet)
     if options.json:
         end = view.get("end") or {}
         shown = {"job_id": view["job_id"], "status": view["status"], "returncode": code}
+        display.end_stdout_line()
         shown |= {key: end.get(key) for key in ("reason", "message", "hint", "exit_code", "signal")}
         print_json(shown)
     return code if value_told else code or EXIT_FAULT

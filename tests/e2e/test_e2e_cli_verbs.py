@@ -182,6 +182,17 @@ def test_a_function_of_a_module(shell: Shell, daemon: Daemon) -> None:
     assert done.stdout == "" and "the value is a set, which JSON can't hold" in done.stderr
 
 
+def test_what_programs_read_begins_a_line(shell: Shell, daemon: Daemon) -> None:
+    shell.write("mod.py", "def f():\n    print('no end', end='')\n    return 1\n")
+    shell.write("plain.py", "import mod\nmod.f()\n")
+    done = shell("run", "--json", "-m", "mod:f")
+    out, value, end = done.stdout.splitlines()
+    assert (out, value, json.loads(end)["status"]) == ("no end", "1", "completed")
+    out, end = shell("run", "--json", "-q", "plain.py").stdout.splitlines()
+    assert (out, json.loads(end)["returncode"]) == ("no end", 0)
+    assert shell("run", "-q", "plain.py").stdout == "no end"
+
+
 def test_a_result_is_waited_for(shell: Shell, daemon: Daemon) -> None:
     shell.write("mod.py", "import time\n\ndef f(x):\n    time.sleep(0.5)\n    return [x, None]\n")
     submitted = json.loads(shell("submit", "--json", "-m", "mod:f", "--", "x=é").stdout)
