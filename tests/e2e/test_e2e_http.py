@@ -433,13 +433,14 @@ def form(size: int) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_gibibyte_adds_little_memory(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(extra="jobs:\n  package_max_bytes: 2147483648\n").start()
     assert daemon.process is not None
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     with Peak(daemon.process.pid) as peak:
         response = requests.post(
-            daemon.url + "/api/jobs", data=form(GIB), headers=headers, timeout=100
+            daemon.url + "/api/jobs", data=form(GIB), headers=headers, timeout=300
         )
     assert response.status_code == 200, response.text
     assert peak.added < 50 << 20, f"{peak.added >> 20} MiB"

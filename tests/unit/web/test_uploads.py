@@ -266,6 +266,15 @@ async def test_a_dripping_upload_is_ended(server: Server, monkeypatch: pytest.Mo
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_upload_that_stops_is_ended(server: Server) -> None:
+    server.site.timeOut = 0.3  # as of those that connect from here on
+    peer = await connected(server)
+    peer.transport.write(as_bytes(posted(CODE, job_id="x"))[: 1 << 20])
+    await peer.closed
+    assert server.jobs.uploads[0].discarded and server.jobs.submitted == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_how_many_upload_at_a_time_is_bounded(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
