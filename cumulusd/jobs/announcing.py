@@ -88,7 +88,10 @@ class Announcer:
         await self._sync(record, journal)
         end = await self._named(record, end)
         current = self._table.get(record.job_id) or record
-        if listed and self._pull is not None and not machine.is_retried(current, end):
+        # One that was forced meanwhile, or goes on with another attempt, leaves nothing.
+        wanted = current.end is None and current.attempt == record.attempt
+        wanted = wanted and not machine.is_retried(current, end)
+        if listed and self._pull is not None and wanted:
             self._storing.add(record.job_id)
             telling = self._clock.callLater(TOLD_AFTER_S, self._explain, record, listed)
             try:

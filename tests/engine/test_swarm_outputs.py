@@ -82,7 +82,7 @@ print(client.run(work, gpu_memory=0.1, duration=60))
 """
     )
     assert done.stdout == "3\n"
-    assert "[cumulus] 50% epoch 2" in done.stderr
+    assert "[cumulus] 0% epoch 0" in done.stderr
     assert "[cumulus] 100% done" in done.stderr
 
 

@@ -262,16 +262,18 @@ async def test_a_new_daemon_goes_on_with_what_the_old_one_had(tmp_path: Path) ->
 
 @pytest_twisted.ensureDeferred
 async def test_what_an_old_daemon_left_damaged_comes_anew(tmp_path: Path) -> None:
-    world = await running(tmp_path, big=BIG)
-    incoming = world.outputs.incoming("j1", ListedOutput(**entry("big", BIG)))
-    incoming.open()
-    incoming.write(b"\0" * CHUNK_BYTES)  # what a power cut may leave
-    incoming.close()
-    ends(world, entry("big", BIG))
+    world = await running(tmp_path, big=BIG, unhashed=BIG)
+    for name in ("big", "unhashed"):
+        incoming = world.outputs.incoming("j1", ListedOutput(**entry(name, BIG)))
+        incoming.open()
+        incoming.write(b"\0" * CHUNK_BYTES)  # what a power cut may leave
+        incoming.close()
+    ends(world, entry("big", BIG), entry("unhashed", BIG, hashed=False))
     world.pass_time(1)
     end = end_of(world)
-    assert end.outputs == (info("big", BIG),)
-    assert await held(world, end.outputs[0]) == BIG
+    assert end.outputs == (info("big", BIG), info("unhashed", BIG))
+    for one in end.outputs:
+        assert await held(world, one) == BIG
     await world.stop()
 
 
