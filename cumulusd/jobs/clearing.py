@@ -11,7 +11,7 @@ from cumulusd.errors import CumulusError, NotFound
 from cumulusd.jobs import waits
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord, Phase
-from cumulusd.jobs.ports import Clock, Platform, Released, Workers
+from cumulusd.jobs.ports import Clock, Kept, Platform, Released, Workers
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Signal, sleep, wait_at_most
 
@@ -69,7 +69,7 @@ class Clearing:
         #: (job id, attempt) -> when its grant came; those of an earlier daemon: when this began.
         self._granted_at: dict[tuple[str, int], float] = {}
         self._nudges: dict[str, Signal] = {}
-        self._released: dict[str, Released] = {}  #: the last answer, by job, while it is cleared
+        self._kept: dict[str, Kept] = {}  #: what a job that is being cleared keeps on its worker
 
     def granted(self, record: JobRecord) -> None:
         """Its grant came now: from here on its runner's longest life is counted."""
@@ -89,11 +89,10 @@ class Clearing:
         self._explain(record, None)
         if record.grant is not None:
             await self._until_done(record, self._end_container)
-        released = Released(done=record.placement is None)
+        released = Released(done=True)
         if record.placement is not None:
-            self._released.pop(record.job_id, None)
-            await self._until_done(record, self._release)
-            released = self._released.pop(record.job_id, released)
+            done = await self._until_done(record, self._release)
+            released = Released(done=done, kept=self._kept.pop(record.job_id, None))
         given_up = record.grant is not None and await self._may_miss_some(record, released.done)
         journal_start: int | None = None
         if record.phase in _GOES_ON or given_up:
@@ -274,5 +273,6 @@ class Clearing:
             record.attempt,
             keep=record.phase in _GOES_ON,
         )
-        self._released[record.job_id] = released
+        if released.kept is not None:
+            self._kept[record.job_id] = released.kept
         return released.done

@@ -119,7 +119,6 @@ _LATE = (
     EventKind.YIELDED,
     EventKind.PAUSE,
     EventKind.RESUME,
-    EventKind.HELD,
 )
 
 #: Events that end an attempt, and with it the job unless another one follows.

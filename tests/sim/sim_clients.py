@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from cumulus_wire.journal import FrameParser, is_rest_missing
-from cumulusd.errors import CumulusError, NotFound, Unavailable
+from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import End, JobRecord
 from tests.sim.sim_plan import JobPlan
@@ -43,6 +43,9 @@ class Facts:
     ended: bool = False
     deaths: list[str] = attrs.field(factory=list)  #: why containers of it died without an end
     launches_refused: int = 0
+    kept_lost: bool = False  #: what it kept on a worker was deleted there
+    paused: bool = False  #: its code has, and its worker is being cleared
+    resumed_at: float | None = None  #: when it was queued again after its last pause
     exit_here_at: float | None = None  #: when the daemon that runs now got the EXIT
 
     @property
@@ -62,6 +65,9 @@ class Submitter:
         self._facts = facts
         self._asked: Daemon | None = None
         self._cancelling: Daemon | None = None
+        #: the daemon that was asked to pause or resume, and which
+        self._changing: tuple[Daemon, str] | None = None
+        self._pauses = list(facts.plan.pauses)
         self.done = False
 
     def submit(self) -> None:
@@ -93,6 +99,62 @@ class Submitter:
         if self._cancelling is daemon:
             self._cancelling = None
             self._world.clock.callLater(_AGAIN_S, self.cancel)
+        if self._changing is not None and self._changing[0] is daemon:
+            verb, self._changing = self._changing[1], None
+            self._world.clock.callLater(_AGAIN_S, self._change, verb)
+
+    def pause(self) -> None:
+        """Pauses and resumes the job as often as the plan says, if it doesn't end before."""
+        self._change("pause")
+
+    def _change(self, verb: str) -> None:
+        daemon, job_id = self._world.daemon, self._facts.job_id
+        if self._world.over or self._facts.end is not None:
+            return
+        if daemon is None or job_id is None or self._facts.accepted_at is None:
+            self._world.clock.callLater(0.3, self._change, verb)
+            return
+        self._changing = daemon, verb
+        asking = Deferred.fromCoroutine(getattr(daemon.relay, verb)(self._facts.who, job_id))
+        asking.addCallbacks(self._changed, self._unchanged, (daemon, verb), None, (daemon, verb))
+
+    def _changed(self, answer: Any, daemon: "Daemon", verb: str) -> None:
+        if self._changing != (daemon, verb):
+            return
+        self._changing = None
+        self._world.coverage.actions[verb] += 1
+        self._world.trace("{} of {}: {}", verb, self._facts.name, answer["message"])
+        begun_at = self._world.begun_at + 0.3
+        if verb == "pause":
+            self._world.clock.callLater(self._pauses.pop(0)[1], self._change, "resume")
+        elif self._pauses:
+            left_s = begun_at + self._pauses[0][0] - self._world.clock.now
+            self._world.clock.callLater(max(0.0, left_s), self._change, "pause")
+
+    def _unchanged(self, failure: Failure, daemon: "Daemon", verb: str) -> None:
+        if self._changing != (daemon, verb):
+            return
+        # The world hears of what it lost against a moment later.
+        self._world.clock.callLater(0, self._judge_change, failure.value, daemon, verb)
+
+    def _judge_change(self, error: Exception, daemon: "Daemon", verb: str) -> None:
+        if self._changing != (daemon, verb):
+            return
+        self._changing = None
+        facts, record = self._facts, self._facts.record
+        assert record is not None
+        if isinstance(error, CancelledError):
+            self._world.clock.callLater(_AGAIN_S, self._change, verb)  # the daemon stops
+        elif not isinstance(error, Conflict):
+            self._world.note(f"{verb} of {facts.name} failed: {error!r}")
+        elif facts.end is None and record.stop_reason is not None:
+            # It may be tried again, and then it must not stay paused.
+            self._world.clock.callLater(_AGAIN_S, self._change, verb)
+        elif facts.end is None and record.pause_requested != (verb == "pause"):
+            self._world.note(f"{verb} of {facts.name} was refused: {error!r}")
+        elif facts.end is None and verb == "pause":
+            # An answer was lost with its daemon.
+            self._world.clock.callLater(0.1, self._change, "resume")
 
     def cancel(self) -> None:
         daemon, job_id = self._world.daemon, self._facts.job_id

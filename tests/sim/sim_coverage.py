@@ -31,6 +31,11 @@ _LATE_FOR_ENDED = (
 UNREACHABLE: dict[Pair, str] = {
     (Phase.LAUNCHING, EventKind.CODE_BEGAN): "set-up is said before, which leads to STARTING",
     **{
+        (phase, kind): "the code is said to run before, which leads to RUNNING"
+        for phase in (Phase.LAUNCHING, Phase.STARTING)
+        for kind in (EventKind.CHECKPOINTED, EventKind.YIELDED)
+    },
+    **{
         (Phase.ENDED, kind): "clearing ends every other effect first and waits for the journal; "
         "what was told before its end is taken before it"
         for kind in _LATE_FOR_ENDED
@@ -64,6 +69,7 @@ class Coverage:
         self.crashes: Counter[str] = Counter()  #: by the boundary at which the daemon was killed
         self.faults: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
+        self.actions: Counter[str] = Counter()  #: pauses and resumes that were acknowledged
 
     def add(self, other: "Coverage") -> None:
         self.pairs.update(other.pairs)
@@ -71,6 +77,7 @@ class Coverage:
         self.crashes.update(other.crashes)
         self.faults.update(other.faults)
         self.ends.update(other.ends)
+        self.actions.update(other.actions)
 
     def missing_pairs(self) -> list[Pair]:
         """Of the whole table, what was not visited though it can be."""

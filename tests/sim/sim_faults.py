@@ -1,5 +1,6 @@
 """The faults of a schedule: what each does to the world, and whom it may cost the end it had."""
 
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -209,6 +210,16 @@ class Faults:
             worker.disk_full = False
 
         return freed
+
+    def _fault_kept_lost(self, fault: Fault, worker: Worker) -> None:
+        """Somebody deletes what jobs kept on a worker that they have left."""
+        kept = worker.root / "kept"
+        for path in sorted(kept.iterdir()) if kept.exists() else ():
+            facts = self._world.by_job.get(path.name)
+            record = None if facts is None else facts.record
+            if facts is not None and record is not None and record.placement is None:
+                shutil.rmtree(path)
+                facts.kept_lost = True
 
     def _fault_image_missing(self, fault: Fault, worker: Worker) -> Callable[[], None]:
         worker.node.images_missing = True

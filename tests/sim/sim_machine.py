@@ -38,9 +38,7 @@ _real_rewrite = segments.rewrite
 
 def _step(record: JobRecord, event: machine.Event) -> Any:
     if _current is not None and event.attempt in (None, record.attempt):
-        retried = machine._is_retried(record, event)
-        kind = machine.EventKind.ATTEMPT_OVER if retried else event.kind
-        _current.stepped(record.phase, kind)
+        _current.stepped(record.phase, machine._true_kind(record, event))
     return _real_step(record, event)
 
 

@@ -11,15 +11,17 @@ from cumulusd.agent.journal_sender import JournalSender
 from cumulusd.agent.live_job import LiveJob
 from cumulusd.agent.partitions import Partitions
 from cumulusd.chronos.ledger import Ledger
-from cumulusd.jobs import machine
+from cumulusd.jobs import checkpoints, machine
 from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.events import Effect
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journal_files import JournalFiles
 from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.ports import Kept
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.watcher import Watcher
-from tests.sim.sim_plan import Plan, abandoned, interrupted, regretted, talkative
+from cumulusd.workers.workers import AgentWorkers
+from tests.sim.sim_plan import Plan, abandoned, interrupted, paused, regretted, talkative
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -27,6 +29,7 @@ _received = Intake.received
 _save = Supervisor._save
 _begin = JournalSender.begin
 _release = Ledger.release
+_release_of_agent = AgentWorkers.release
 _until_done = Clearing._until_done
 _after_restart = machine.effects_after_restart
 _alive = Watcher._alive
@@ -75,6 +78,12 @@ def _reaps_running_jobs(self: Any, job_id: str, attempt: int, node_id: str | Non
     return not running and _alive(self, job_id, attempt, node_id)
 
 
+async def _keeps_nothing(self: Any, *where: Any, keep: bool = False) -> Any:
+    return attrs.evolve(
+        await _release_of_agent(self, *where), kept=Kept(checkpoints=True, files=False)
+    )
+
+
 def _nothing_to_load(self: Any) -> None:
     self._ledger = attrs.evolve(self._file.load(), partitions={})
     self._present = sorted(self._ledger.devices)
@@ -99,6 +108,9 @@ ADAPTED: dict[str, Callable[[Plan], Plan]] = {
     "effects and readers don't wait for the save": interrupted,
     "what a worker that was given up has is dropped without a word": abandoned,
     "a stop is forgotten over a restart": regretted,
+    "a job that resumes doesn't go where its checkpoint is": paused,
+    "what a job keeps goes when it pauses": paused,
+    "an attempt after a pause has all of the duration again": paused,
 }
 #: What the bug is, to how it is made.
 MUTANTS: dict[str, Patch] = {
@@ -132,6 +144,15 @@ MUTANTS: dict[str, Patch] = {
     ),
     "a stop is forgotten over a restart": lambda: mock.patch.object(
         machine, "effects_after_restart", _stop_forgotten
+    ),
+    "a job that resumes doesn't go where its checkpoint is": lambda: mock.patch.object(
+        checkpoints, "pin", lambda record, released: None
+    ),
+    "what a job keeps goes when it pauses": lambda: mock.patch.object(
+        AgentWorkers, "release", _keeps_nothing
+    ),
+    "an attempt after a pause has all of the duration again": lambda: mock.patch.object(
+        JobRecord, "duration_left_s", property(lambda self: self.spec.duration_s)
     ),
     "an agent forgets its partitions over a restart": lambda: mock.patch.object(
         Partitions, "load", _nothing_to_load

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cumulus_wire.codes import RETRIED, EndReason
 from cumulus_wire.journal import HEADER
-from cumulusd.jobs.model import End, EndedAttempt, JobRecord
+from cumulusd.jobs.model import End, EndedAttempt, JobRecord, Phase
 from tests.sim.sim_clients import Facts, agree
 
 if TYPE_CHECKING:
@@ -22,8 +22,10 @@ def judge_end(world: "World", facts: Facts, record: JobRecord) -> str | None:
     """What is wrong with an end that is being announced; None when it may be."""
     assert record.end is not None
     before = len(record.attempts)
-    if before > record.spec.retries or record.attempt != before + 1:
-        return f"ended in attempt {record.attempt} after {before}"
+    # A job that is cancelled while its worker is cleared for a pause is still in that attempt.
+    paused = record.pauses - (record.phase is Phase.ENDING and facts.paused)
+    if before > record.spec.retries or record.attempt != before + 1 + paused:
+        return f"ended in attempt {record.attempt} after {before} and {record.pauses} pauses"
     if _cancel_forgotten(world, facts, record):
         return f"ended as {record.end.state} long after its cancel was acknowledged"
     wrong = _judge_outputs(world, facts, record.job_id, record.end)
@@ -68,6 +70,34 @@ def judge_attempt(world: "World", facts: Facts, record: JobRecord) -> str | None
     return _judge(world, facts, record, "failed", over.reason, over)
 
 
+def judge_pause(world: "World", facts: Facts, known: JobRecord, after: JobRecord) -> str | None:
+    """What is wrong with how a job came to pause, is paused, or goes on."""
+    if after.pauses > known.pauses:
+        facts.paused = True
+        if not any(said == ("paused", None) for said in facts.journal.exits.values()):
+            return "pauses, which its runner never said"
+        ran_s = known.ran_s + facts.journal.paused_for_s
+        if abs(after.ran_s - ran_s) > 1e-3 or after.ran_s > facts.plan.duration_s + SLACK_S:
+            return f"pauses after {after.ran_s} s of its code, not {ran_s}"
+    elif after.ran_s != known.ran_s or after.pauses != known.pauses:
+        return f"has another code time: {after.ran_s}, not {known.ran_s}"
+    if after.phase is Phase.PAUSED and known.phase is not Phase.PAUSED:
+        facts.paused = False
+        if after.placement is not None or after.grant is not None:
+            return "is paused with a place"
+        if any(one.job_id == after.job_id for one in world.swarm.live_containers()):
+            return "is paused while a container of it lives"
+        for worker in world.workers:
+            away = world.clock.now - world.last_absent.get(worker.node_id, -1e9) < 6.0
+            held = worker.ledger.of_job(after.job_id)
+            if held and not away and not world.calls_failed(worker.node_id):
+                return f"is paused while it holds a share of {worker.node_id}"
+    if after.phase is Phase.QUEUED and known.phase in (Phase.PAUSED, Phase.PAUSING):
+        facts.paused = False
+        facts.resumed_at = world.clock.now
+    return None
+
+
 def _judge(
     world: "World",
     facts: Facts,
@@ -95,6 +125,11 @@ def _judge(
     return f"ended as {said} ({end.message!r}), which can't be: {why_not}"
 
 
+#: What a runner may have said when the job ends otherwise: its container was stopped, or the code
+#: paused and the job was cancelled.
+_OVERRULED = (("failed", "runner_failed"), ("paused", None))
+
+
 def _without_exit(
     world: "World", facts: Facts, record: JobRecord, reason: EndReason | None
 ) -> str | None:
@@ -103,7 +138,7 @@ def _without_exit(
     exits = [
         offset
         for offset, said in facts.journal.exits.items()
-        if not _torn(facts, offset) and said != ("failed", "runner_failed")
+        if not _torn(facts, offset) and said not in _OVERRULED
     ]
     spoke = len(facts.journal.data) > facts.journal.start
     if exits and node_id is not None:
@@ -119,7 +154,7 @@ def _without_exit(
         case EndReason.QUEUE_TIMEOUT:
             if plan.queue_timeout_s is None:
                 return "it has no such timeout"
-            begun = facts.made_at if facts.made_at is not None else now
+            begun = max(facts.made_at if facts.made_at is not None else now, facts.resumed_at or 0)
             if now - begun < plan.queue_timeout_s - SLACK_S and not world.clock_jumped:
                 return "it has not waited so long"
             return None
@@ -152,9 +187,11 @@ def _without_exit(
             return None if "image" in facts.deaths else "the image was there"
         case EndReason.DURATION_EXCEEDED:
             began = facts.code_began_at
-            if began is None or now - began < plan.duration_s:
+            if began is None or now - began < plan.duration_s - record.ran_s - 1e-3:
                 return f"its code began at {began}"
             return None
+        case EndReason.CHECKPOINT_LOST:
+            return None if facts.kept_lost else "what it kept was there"
         case EndReason.SETUP_TIMEOUT:
             began = facts.setup_began_at
             if began is None or now - began < plan.setup_timeout_s:

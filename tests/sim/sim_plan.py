@@ -39,6 +39,7 @@ FAULTS = {
     "manager_slow": 2,
     "daemon_disk_slow": 3,
     "device_gone": 2,
+    "kept_lost": 1,
 }
 #: What strikes at a boundary of an effect; the daemon's end there is the one that must be seen.
 STRIKES = {
@@ -74,6 +75,8 @@ class JobPlan:
     retries: int
     cancel_at: float | None
     readers: int
+    #: (when it is paused, how long after that is acknowledged it is resumed), seconds
+    pauses: tuple[tuple[float, float], ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -120,7 +123,23 @@ def make_plan(seed: int) -> Plan:
         )
         for _ in range(random.choice((0, 1, 2, 3)))
     )
+    jobs = tuple(_with_pauses(Random(f"pauses {seed} {job.key}"), job, 0.25) for job in jobs)
     return Plan(seed=seed, devices=devices, jobs=jobs, faults=faults, strikes=strikes)
+
+
+def _with_pauses(random: Random, job: JobPlan, share: float) -> JobPlan:
+    """The job, perhaps with pauses."""
+    if random.random() >= share:
+        return job
+    at, pauses = job.at, []
+    for _ in range(random.choice((1, 1, 2, 3))):
+        at += random.choice((0.0, 0.3, 0.8, 1.5, 4.0)) * random.uniform(0.5, 1.5)
+        pauses.append((at, random.choice((0.01, 0.2, 1.0, 6.0))))
+        at += pauses[-1][1]
+    obeys = random.choice(("local", "local", "local", "s3", "nothing", None))
+    return attrs.evolve(
+        job, pauses=tuple(pauses), script=attrs.evolve(job.script, obeys_pause=obeys)
+    )
 
 
 def _fault(random: Random, kinds: Mapping[str, int], at: float) -> Fault:
@@ -237,6 +256,31 @@ def regretted(plan: Plan) -> Plan:
         for at in (1, 3, 6)
     )
     return attrs.evolve(plan, jobs=jobs, strikes=(*strikes, *plan.strikes))
+
+
+def paused(plan: Plan) -> Plan:
+    """The same with jobs that are paused and resumed, none of them cancelled, and the daemon
+    killed meanwhile."""
+    random = Random(f"paused {plan.seed}")
+    jobs = tuple(_with_pauses(random, attrs.evolve(job, cancel_at=None), 1.0) for job in plan.jobs)
+    kill = Fault(kind="daemon_kill", at=0.0, lasts_s=0.1, worker=0, size=0.5)
+    strikes = tuple(
+        Strike(boundary=boundary, visit=random.randint(1, 9), fault=kill)
+        for boundary in ("release.before", "release.done", "command.before", "save.done")
+    )
+    lost = tuple(
+        Fault(
+            kind="kept_lost",
+            at=random.uniform(4.0, 15.0),
+            lasts_s=0.1,
+            worker=random.randrange(8),
+            size=0.5,
+        )
+        for _ in range(random.choice((0, 0, 1)))
+    )
+    return attrs.evolve(
+        plan, jobs=jobs, faults=(*plan.faults, *lost), strikes=(*strikes, *plan.strikes)
+    )
 
 
 def hurried(plan: Plan) -> Plan:

@@ -38,6 +38,8 @@ class Script:
     run_s: float = 1.0
     outputs: tuple[int, ...] = ()  #: sizes in bytes, spread over `run_s`
     stop_s: float = 0.2  #: how long the code takes to obey
+    #: what code that pauses leaves to go on from: "local", "s3", "nothing"; None: it never looks
+    obeys_pause: str | None = None
 
 
 class Journal:
@@ -51,6 +53,8 @@ class Journal:
         self.exits: dict[int, tuple[str, str | None]] = {}
         self.exit_at = 0.0  #: when that was
         self.files: dict[str, bytes] = {}  #: the outputs that its EXIT lists
+        self.paused_for_s = 0.0  #: how long the code ran that paused last
+        self.on_s3: int | None = None  #: outputs that its checkpoint there counts
         #: Offset behind which that attempt's journal was lost with its worker's power.
         self.torn_at: int | None = None
         #: Where the daemon gave the rest of that attempt up, and how far it had come.
@@ -102,6 +106,7 @@ class Runner:
         self._pause_s = 0.05
         self._error: bytes = b""
         self._left = list(script.outputs)
+        self._pause_wanted = False
         self._result = hashlib.sha256()
         self.clock.callLater(0.03, self._begin)
 
@@ -136,6 +141,14 @@ class Runner:
         why = None if reason is None else EndReason(reason)
         self._stop = outcome.Stop(why, f"stopped: {reason or 'the container is stopped'}", grace_s)
         self.clock.callLater(min(self.script.stop_s, grace_s), self._stopped)
+
+    def pause(self, wanted: bool) -> None:
+        """Whether the code is to pause, where it next looks."""
+        if self._writer is None or self.script.kind == "frozen":
+            return
+        self._pause_wanted = wanted
+        if wanted:
+            self.clock.callLater(self.worker.random.uniform(0.01, 0.4), self._look)
 
     def socket_closed(self) -> None:
         self._socket = None
@@ -216,9 +229,42 @@ class Runner:
         self._record(
             encode_json(Kind.STATUS, {"phase": "running", "cached": False}, self._now_us())
         )
+        self._take_up()
         duration_s = self._orders["duration_s"]
         self.clock.callLater(duration_s, self._late, EndReason.DURATION_EXCEEDED, False)
         self._next()
+
+    def _take_up(self) -> None:
+        """Goes on from the checkpoint that there is."""
+        done = None
+        try:
+            done = int((Path(self._orders["kept"]) / names.CHECKPOINTS / "state").read_text())
+        except FileNotFoundError:
+            if self._orders["resumed"] and self.script.obeys_pause == "local":
+                self.worker.violation(f"job {self.job_id} is resumed without its checkpoint")
+        if self.script.obeys_pause == "s3":
+            done = self.journal.on_s3
+        self._left = list(self.script.outputs)[done or 0 :]
+
+    def _look(self) -> None:
+        """The code looks whether it is to pause."""
+        obeys, began = self.script.obeys_pause, self.code_began_at
+        if self._stop is not None or not self._pause_wanted or obeys is None or began is None:
+            return
+        done = len(self.script.outputs) - len(self._left)
+        entry = {"filename": "state", "path": "/state", "timestamp": 1.0, "size_bytes": 1}
+        if obeys == "local":
+            state = Path(self._orders["kept"]) / names.CHECKPOINTS / "state"
+            state.write_text(str(done))
+            entry["s3_key"] = None
+        elif obeys == "s3":
+            self.journal.on_s3 = done
+            entry["s3_key"] = f"{self.job_id}/state"
+        if obeys != "nothing":
+            told = {"checkpoints": [entry]}
+            self._record(encode_json(Kind.CHECKPOINT, told, self._now_us()))
+        self.journal.paused_for_s = self.worker.clock.now - began
+        self._say_end(outcome.paused(), None)
 
     def _late(self, reason: EndReason, setup: bool) -> None:
         if setup == (self.code_began_at is None):
@@ -276,13 +322,15 @@ class Runner:
 
     def _say_end(self, verdict: outcome.Outcome, result: dict[str, Any] | None) -> None:
         reason = None if verdict.reason is None else verdict.reason.value
-        record = verdict.exit_record(result, setup_s=0.0, run_s=0.0)
-        record["outputs"] = self._leave_outputs()
+        run_s = self.journal.paused_for_s if verdict.state is JobState.PAUSED else 0.0
+        record = verdict.exit_record(result, setup_s=0.0, run_s=run_s)
+        if verdict.state is not JobState.PAUSED:
+            record["outputs"] = self._leave_outputs()
         self._stop = self._stop or outcome.Stop(None, "", 0.0)
         self._record(encode_json(Kind.EXIT, record, self._now_us()))
         self.journal.exits[len(self.journal.data)] = (verdict.state.value, reason)
         self.journal.exit_at = self.worker.clock.now
-        code = 0 if verdict.state is JobState.COMPLETED else 1
+        code = 0 if verdict.state in (JobState.COMPLETED, JobState.PAUSED) else 1
         self.clock.callLater(self.worker.random.uniform(0.005, 0.1), self._leave, code)
 
     def _leave_outputs(self) -> list[dict[str, Any]]:

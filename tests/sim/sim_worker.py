@@ -119,6 +119,12 @@ class SimRunnerSocket:
         self._runner.clock.callLater(0.002, self._runner.stop, reason, grace_s)
         return True
 
+    def pause(self, wanted: bool) -> bool:
+        if self._runner is None:
+            return False
+        self._runner.clock.callLater(0.002, self._runner.pause, wanted)
+        return True
+
     # -- the runner's side
 
     def takes(self, runner: Runner) -> bool:
@@ -464,6 +470,7 @@ class Worker:
         """What is on its disk though no job should be."""
         found = [f"folder {name}" for name in sorted(os.listdir(self.root / "jobs"))]
         found += [f"trash {name}" for name in sorted(os.listdir(self.root / "trash"))]
+        found += [f"kept folder {name}" for name in sorted(os.listdir(self.root / "kept"))]
         found += [f"partition of {job_id}" for job_id, _ in self.ledger.partitions]
         return found
 

@@ -140,7 +140,7 @@ class World:
     def _run(self) -> None:
         faults_until = max(fault.at + fault.lasts_s for fault in self.plan.faults)
         work_s = sum(
-            (job.duration_s + job.setup_timeout_s + 12.0) * (1 + job.retries)
+            (job.duration_s + job.setup_timeout_s + 12.0) * (1 + job.retries + 2 * len(job.pauses))
             for job in self.plan.jobs
         )
         quiet_at = self.begun_at + max(faults_until, 12.0)
@@ -266,6 +266,8 @@ class World:
             self.clock.callLater(0.3 + job.at, submitter.submit)
             if job.cancel_at is not None:
                 self.clock.callLater(0.3 + job.cancel_at, submitter.cancel)
+            if job.pauses:
+                self.clock.callLater(0.3 + job.pauses[0][0], submitter.pause)
         for fault in self.plan.faults:
             self.clock.callLater(fault.at, self.faults.begin, fault)
         self._look_who_is_there()
@@ -340,6 +342,10 @@ class World:
             if wrong is not None:
                 self.note(f"an attempt of {facts.name} left its worker: {wrong}")
             facts.journal.begin(after.attempt, after.journal_start)
+        if known is not None:
+            wrong = sim_oracle.judge_pause(self, facts, known, after)
+            if wrong is not None:
+                self.note(f"job {facts.name} {wrong}")
         if facts.end is not None and after.end != facts.end:
             self.note(f"the end of {facts.name} changed from {facts.end} to {after.end}")
         if after.end is not None and facts.end is None:
@@ -484,6 +490,9 @@ class World:
     # -- containers
 
     def _start_container(self, container: Container) -> Runner:
+        record = self.by_job[container.job_id].record
+        if record is not None and record.phase is Phase.PAUSED:
+            self.note(f"a container of {container.job_id} starts while it is paused")
         node_id = container.task.service.node_id
         self.trace("container of {} starts on {}", container.job_id, node_id)
         return self.by_node[node_id].run(container)
@@ -567,6 +576,13 @@ class _Runner(Runner):
         super()._begin()
 
     def _run(self) -> None:
+        orders, record = self._orders, self.facts.record
+        left_s = max(1.0, self.facts.plan.duration_s - orders["ran_s"])
+        if abs(orders["duration_s"] - left_s) > 1e-6:
+            self.worker.violation(f"{orders['duration_s']} s for job {self.job_id}, not {left_s}")
+        is_current = record is not None and record.attempt == self.attempt
+        if record is not None and is_current and record.ran_s != orders["ran_s"]:
+            self.worker.violation(f"job {self.job_id} ran {record.ran_s} s before")
         super()._run()
         self.facts.code_began_at = self.code_began_at
 

@@ -24,6 +24,7 @@ from tests.sim.sim_plan import (
     hurried,
     interrupted,
     make_plan,
+    paused,
     regretted,
     talkative,
 )
@@ -35,7 +36,12 @@ SHORT = range(1, 451)
 LONG = range(10_001, 13_001)
 #: On a slow disk; what the short run may miss of the table, since a launch ends so but seldom.
 HURRIED = range(360, 400)
+#: Most jobs are paused and resumed.
+PAUSED = range(1, 41)
 SELDOM = {
+    (Phase.PREPARING, EventKind.HELD),
+    (Phase.RETRYING, EventKind.CHECKPOINTED),
+    (Phase.RETRYING, EventKind.YIELDED),
     (Phase.LAUNCHING, EventKind.FINAL),
     (Phase.LAUNCHING, EventKind.ATTEMPT_OVER),
     (Phase.LAUNCHING, EventKind.BEFELL),
@@ -73,6 +79,8 @@ def test_a_short_run_of_schedules_violates_nothing_and_visits_what_matters() -> 
     assert not coverage.missing_boundaries()
     assert not coverage.missing_crashes()
     coverage.add(run(HURRIED, hurried))
+    coverage.add(run(PAUSED, paused))
+    assert coverage.actions["pause"] > 100 and coverage.actions["resume"] > 100
     assert set(TABLE) - set(UNREACHABLE) - set(coverage.pairs) <= SELDOM
     assert set(coverage.faults) == set(FAULTS) | set(STRIKES)
 
@@ -83,7 +91,7 @@ def test_jobs_that_print_much_lose_nothing_over_cuts_and_kills() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("adapt", [interrupted, abandoned, regretted])
+@pytest.mark.parametrize("adapt", [interrupted, abandoned, regretted, paused])
 def test_the_schedules_that_bugs_are_caught_by_violate_nothing(
     adapt: Callable[[Plan], Plan],
 ) -> None:
@@ -95,7 +103,7 @@ def test_the_schedules_that_bugs_are_caught_by_violate_nothing(
 def test_a_long_run_visits_every_pair_of_the_table() -> None:
     coverage = run(LONG)
     coverage.add(run(range(1, 400), hurried))
-    for adapt in (talkative, interrupted, abandoned, regretted):
+    for adapt in (talkative, interrupted, abandoned, regretted, paused):
         coverage.add(run(range(21, 200), adapt))
     assert set(coverage.missing_pairs()) <= RARE
     assert not set(coverage.pairs) & set(UNREACHABLE)
