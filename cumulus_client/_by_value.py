@@ -138,6 +138,8 @@ def _pickle(value: Any, seen: _Seen, by_value: Iterable[str]) -> bytes:
                 note_name(seen.names, value)
             elif isinstance(value, types.FunctionType | type):
                 seen.note_value(value)
+            if isinstance(value, type) and "__slots__" in vars(value):
+                return _with_slots(reduced, value)
             return reduced
 
     file = BoundedBuffer()
@@ -177,6 +179,15 @@ def _with_cache(value: Any) -> tuple[Any, ...]:
     told = value.cache_parameters()
     arguments = (value.__wrapped__, told["maxsize"], told["typed"], functools._CacheInfo)
     return type(value), arguments, dict(vars(value))
+
+
+def _with_slots(reduced: Any, cls: type) -> Any:
+    """cloudpickle makes the class without its slots, so that instances would have other state."""
+    if reduced is NotImplemented or reduced[0].__name__ != "_make_skeleton_class":
+        return reduced
+    kind, name, bases, body, *rest = reduced[1]
+    arguments = (kind, name, bases, {**body, "__slots__": vars(cls)["__slots__"]}, *rest)
+    return reduced[0], arguments, *reduced[2:]
 
 
 def _with_filename(reduced: tuple[Any, ...], code: types.CodeType) -> tuple[Any, ...]:

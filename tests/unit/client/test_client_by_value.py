@@ -115,6 +115,39 @@ def test_a_local_module_that_makes_a_client_goes_by_value(user: UserScript) -> N
     assert out.splitlines() == ["4", "True 8 pickle"]
 
 
+def test_classes_with_slots_keep_them(user: UserScript) -> None:
+    out = user.round_trip(
+        CONNECT
+        + """
+import abc, dataclasses
+class Base(abc.ABC):
+    __slots__ = ("n",)
+    def __init__(self, n):
+        self.n = n
+class Child(Base):
+    __slots__ = ()
+    def double(self):
+        return 2 * self.n
+@dataclasses.dataclass(slots=True, frozen=True)
+class Point:
+    x: int
+    tags: tuple = ()
+def make():
+    class Local:
+        __slots__ = "a"
+    return Local
+Local = make()
+local = Local()
+local.a = 5
+got = client.run(lambda c, p, l: [c, c.double(), hasattr(c, "__dict__"), Child(4), p, Point(2), l],
+                 args=[Child(3), Point(1, (2,)), local])
+print(got[0].n, got[1], got[2], got[3].n, got[4] == Point(1, (2,)), got[5], got[6].a)
+print(type(got[0]) is Child, type(got[6]) is Local, hasattr(got[6], "__dict__"))
+"""
+    )
+    assert out.splitlines() == ["3 6 False 4 True Point(x=2, tags=()) 5", "True True False"]
+
+
 @pytest.mark.parametrize("call", ["train", "lambda box: train(box)"])
 def test_values_of_the_scripts_classes_are_its_own_here(user: UserScript, call: str) -> None:
     out = user.round_trip(
