@@ -10,14 +10,7 @@ import attrs
 from twisted.logger import Logger
 
 from cumulusd import __version__, stored_outputs
-from cumulusd.errors import (
-    CumulusError,
-    InvalidArgument,
-    JobFailed,
-    NotEnded,
-    NotFound,
-    TooLarge,
-)
+from cumulusd.errors import CumulusError, InvalidArgument, NotFound, TooLarge
 from cumulusd.identity import Principal
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.journals import Journal, Journals
@@ -29,7 +22,7 @@ from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.lifecycle import Lifecycle
 from cumulusd.log_text import printed
-from cumulusd.stored_results import stored_result
+from cumulusd.stored_results import result_info, stored_result
 from cumulusd.submissions import Submissions, SubmitLimits
 from cumulusd.tasks import wait_at_most
 from cumulusd.views import job_view, worker_views
@@ -265,7 +258,7 @@ class Relay:
         Raises NotEnded, TooLarge, and a CumulusError with code `job_failed` for a job without.
         """
         record = self._readable(who, job_id)
-        info = self._result_info(record)
+        info = result_info(record, self.view)
         about = attrs.asdict(info)
         if sink is None and info.size_bytes > RESULT_AT_ONCE_BYTES:
             raise TooLarge(
@@ -288,21 +281,8 @@ class Relay:
         Raises as `result` does; the pieces raise what comes up while reading.
         """
         record = self._readable(who, job_id)
-        info = self._result_info(record)
+        info = result_info(record, self.view)
         return info, stored_result(record, info, self._journals.open(job_id))
-
-    def _result_info(self, record: JobRecord) -> ResultInfo:
-        job_id = record.job_id
-        if record.end is None:
-            raise NotEnded(f"Job {job_id} is {record.state} and has no result yet", job_id=job_id)
-        if record.end.result is None:
-            raise JobFailed(
-                f"Job {job_id} is {record.state} and has no result: {record.end.message}",
-                job_id=job_id,
-                details={"job": self.view(record)},
-                hint=record.end.hint,
-            )
-        return record.end.result
 
     def outputs(self, who: Principal, job_id: str) -> dict[str, Any]:
         """`{outputs: [{name, size_bytes, sha256}], note}`: the files that the job left. Raises

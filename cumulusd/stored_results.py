@@ -1,16 +1,33 @@
 """A result's bytes out of its job's journal, checked against what its end says of them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 
 from cumulus_wire.journal import Kind
-from cumulusd.errors import CumulusError, NotFound
+from cumulusd.errors import CumulusError, JobFailed, NotEnded, NotFound
 from cumulusd.jobs.journal import Journal
 from cumulusd.jobs.model import JobRecord, ResultInfo
 
 RESULT_CHUNK_BYTES = 512 * 1024
+
+
+def result_info(record: JobRecord, view: Callable[[JobRecord], dict[str, Any]]) -> ResultInfo:
+    """What the result of that job is. Raises NotEnded, JobFailed (which carries the view) when it
+    has none."""
+    job_id = record.job_id
+    if record.end is None:
+        raise NotEnded(f"Job {job_id} is {record.state} and has no result yet", job_id=job_id)
+    if record.end.result is None:
+        raise JobFailed(
+            f"Job {job_id} is {record.state} and has no result: {record.end.message}",
+            job_id=job_id,
+            details={"job": view(record)},
+            hint=record.end.hint,
+        )
+    return record.end.result
 
 
 def stored_result(record: JobRecord, info: ResultInfo, journal: Journal) -> Iterator[bytes]:
