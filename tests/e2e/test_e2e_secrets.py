@@ -1,12 +1,16 @@
 """Secrets reach the job's code, over restarts and retries, and are seen nowhere else."""
 
 import hashlib
+import io
 import json
 import os
 import stat
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+import requests
 
 from tests.e2e.harness import Daemon
 from tests.e2e.test_e2e_jobs import HEAD, last_json
@@ -144,3 +148,73 @@ print(json.dumps({"job_id": job.job_id}))
     daemon.wait_job(last_json(done.stdout)["job_id"], "ended")
     daemon.wait_nothing_left()
     assert os.listdir(daemon.state_dir / "secrets") == []
+
+
+def test_a_resumed_job_has_them_again(daemon: Daemon) -> None:
+    done = daemon.run(
+        HEAD
+        + f"VALUE = ''.join({HALVES!r})\n"
+        + """
+def use():
+    import hashlib, os, time, runtime
+    while os.environ["CUMULUS_ATTEMPT"] == "1":
+        print("looking", flush=True)
+        if runtime.should_pause():
+            raise runtime.CooperativePause("later")
+        time.sleep(0.05)
+    return hashlib.sha256(os.environ["TOKEN"].encode()).hexdigest()
+
+job = client.submit(use, gpu_memory=0.1, duration=60, secrets={"TOKEN": VALUE})
+next(iter(job.logs(follow=True)))
+job.pause()
+while job.status() != "paused":
+    time.sleep(0.05)
+print(json.dumps({"job_id": job.job_id}))
+"""
+    )
+    job_id = last_json(done.stdout)["job_id"]
+    kept = daemon.state_dir / "secrets" / f"{job_id}.json"
+    assert holding(daemon.state_dir) == [kept], "it needs them when it is resumed"
+    done = daemon.run(
+        HEAD
+        + f"""
+job = client.attach({job_id!r})
+job.resume()
+print(json.dumps({{"sha256": job.result(timeout=60)}}))
+"""
+    )
+    assert last_json(done.stdout)["sha256"] == SHA256
+    daemon.wait_job(job_id, "ended")
+    assert holding(daemon.state_dir) == []
+
+
+def test_over_http_they_are_as_hidden(daemon: Daemon) -> None:
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr(
+            "main.py",
+            "import hashlib, json, os, time\n"
+            "print('up', flush=True)\n"
+            "time.sleep(1)\n"
+            "digest = hashlib.sha256(os.environ['TOKEN'].encode()).hexdigest()\n"
+            "json.dump(digest, open('result.json', 'w'))\n",
+        )
+    files = {"code": ("code.zip", code.getvalue(), "application/zip")}
+    form = {"gpu_memory": "0.1", "duration": "60", "secrets": json.dumps({"TOKEN": VALUE})}
+    answer = requests.post(f"{daemon.url}/api/jobs", data=form, files=files, timeout=30)
+    assert answer.status_code in (200, 201, 202), answer.text
+    job_id = answer.json()["job_id"]
+    daemon.wait_job(job_id, "running", "ending", "ended")
+    assert VALUE not in answer.text
+    assert set(holding(daemon.state_dir)) <= {daemon.state_dir / "secrets" / f"{job_id}.json"}
+    daemon.wait_job(job_id, "ended")
+    result = requests.get(f"{daemon.url}/api/jobs/{job_id}/results", timeout=30)
+    assert SHA256 in result.text
+    for wrong in (json.dumps({"LD_X": VALUE}), f'{{"TOKEN": "{VALUE}', json.dumps([VALUE])):
+        refused = requests.post(
+            f"{daemon.url}/api/jobs", data={**form, "secrets": wrong}, files=files, timeout=30
+        )
+        assert refused.status_code == 400
+        assert "secrets" in refused.text and VALUE not in refused.text
+    assert seen(daemon) == []
+    assert holding(daemon.state_dir) == []
