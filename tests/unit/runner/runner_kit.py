@@ -41,6 +41,29 @@ def gone(pid: int) -> bool:
         return True
 
 
+def wheel(path: Path, name: str, version: str, body: str) -> str:
+    """A wheel made by hand; its path."""
+    file = path / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{name}.py", body)
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(
+            f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    return str(file)
+
+
+def index_of(path: Path) -> dict[str, str]:
+    """uv's variables to install from that folder only."""
+    return {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(path)}
+
+
 class JobFolder:
     """One job's folder. `start` as often as wanted; `close` ends whatever still runs."""
 

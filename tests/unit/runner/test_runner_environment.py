@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runner_kit import UV, JobFolder, until
+from runner_kit import UV, JobFolder, index_of, until, wheel
 
 from cumulus_runner import environment, sandbox
 from cumulus_runner.environment import EnvironmentBuilder
@@ -39,31 +39,6 @@ def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
     )
     if asked.returncode:
         pytest.skip(f"the package index can't be reached from here: {asked.stderr}")
-
-
-def wheel(path: Path, name: str, version: str, body: str) -> str:
-    """A wheel made by hand; its path."""
-    import zipfile
-
-    file = path / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"{name}.py", body)
-        archive.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        )
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(
-            f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
-        )
-    return str(file)
-
-
-def index_of(path: Path) -> dict[str, str]:
-    """uv's variables to install from that folder only."""
-    return {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(path)}
 
 
 def test_six_from_the_index_is_cached_the_second_time(
