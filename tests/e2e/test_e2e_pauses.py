@@ -1,10 +1,12 @@
 """Jobs that pause, give their share to others, and go on from their checkpoint."""
 
+import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.harness import Daemon
+from tests.e2e.harness import PYTHON, REPOSITORY, Daemon
 
 TRAIN = """
 from cumulus_client import CumulusClient
@@ -167,3 +169,19 @@ except RuntimeError as error:
     view = daemon.wait_job(job_id, "ended")
     assert view["end"]["reason"] == "checkpoint_lost"
     assert view["end"]["message"] in said and "S3" in view["end"]["hint"]
+
+
+def test_the_example_goes_on_where_it_was(daemon: Daemon) -> None:
+    done = subprocess.run(
+        [PYTHON, str(REPOSITORY / "examples/pause_and_resume.py"), daemon.url],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        cwd=daemon.folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, attempts, output = done.stdout.splitlines()
+    first, second = json.loads(attempts.removeprefix("its attempts began at "))
+    assert first == 0 < second < 40, "it went on, not anew"
+    assert output == "its output has 40 lines, ending with 'counted to 40'"
