@@ -1,6 +1,7 @@
 """Fetching a file that a job left to be downloaded."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import secrets
@@ -29,14 +30,22 @@ class Caller(Protocol):
 
 def target_of(name: str, path: str | os.PathLike[str] | None) -> Path:
     """Where to write the output `name`: `path`, in `path` where that is a folder, or under its own
-    name in the working directory."""
+    name in the working directory. Raises FileNotFoundError when its folder isn't there."""
     own = name.rpartition("/")[2]
     if own in ("", ".", ".."):
         raise ValueError(f"{name!r} is no name of a file")
     if path is None:
         return Path(own)
     target = Path(path)
-    return target / own if target.is_dir() else target
+    if target.is_dir():
+        return target / own
+    meant_as_folder = os.fspath(path).endswith(("/", os.sep))
+    folder = target if meant_as_folder else target.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, f"there is no folder to download {name!r} into", str(folder)
+        )
+    return target
 
 
 async def download(

@@ -130,6 +130,10 @@ def test_where_an_output_goes(tmp_path: Path) -> None:
     assert target_of("plots/loss.png", None) == Path("loss.png")
     assert target_of("plots/loss.png", tmp_path) == tmp_path / "loss.png"
     assert target_of("a", tmp_path / "b") == tmp_path / "b"
+    for missing in (f"{tmp_path}/none/", tmp_path / "none" / "m"):
+        with pytest.raises(FileNotFoundError, match="no folder to download") as caught:
+            target_of("a", missing)
+        assert caught.value.filename == str(tmp_path / "none")
     for name in ("", "a/..", "a/", "."):
         with pytest.raises(ValueError, match="is no name of a file"):
             target_of(name, None)
