@@ -7,10 +7,10 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cumulus_client._callables import client_part
 from cumulus_client._faults import find_fault, told_fault
 from cumulus_client._package_zip import MAX_PACKAGE_BYTES
 from cumulus_client.exceptions import PackagingError, ResultError
-from cumulus_client.source_slice import client_part
 
 #: The script, as Python calls it.
 MAIN = "__main__"

@@ -33,12 +33,11 @@ from cumulus_client._arguments import (
     of_client,
     refusal,
 )
-from cumulus_client._callables import is_remote, short_name, told_name
+from cumulus_client._callables import client_part, is_remote, short_name, told_name
 from cumulus_client._local_modules import Finder, LocalModule, client_import_line, collect, parse
 from cumulus_client._package_zip import PRIVATE, Contents
 from cumulus_client._source_route import Made, add_modules
 from cumulus_client.exceptions import PackagingError
-from cumulus_client.source_slice import client_part
 
 VENDOR = f"{PRIVATE}vendor"
 LINES = f"{PRIVATE}lines.json"

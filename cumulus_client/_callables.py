@@ -80,3 +80,18 @@ def told_name(func: Any) -> str:
     if isinstance(func, functools.partial):
         return f"partial of {told_name(unwrap(func.func))}"
     return f"{type(func).__name__} object"
+
+
+def client_part(value: Any) -> bool:
+    """Is `value` of the Cumulus client's: an instance, a class, a function or a module of it?"""
+    if isinstance(value, types.ModuleType):
+        return _of_client(value.__name__)
+    owner = value if isinstance(value, type) else type(value)
+    return any(_of_client(cls.__module__) for cls in owner.__mro__) or (
+        isinstance(value, types.FunctionType | types.MethodType)
+        and (_of_client(value.__module__) or client_part(getattr(value, "__self__", None)))
+    )
+
+
+def _of_client(module_name: Any) -> bool:
+    return isinstance(module_name, str) and module_name.partition(".")[0] == "cumulus_client"

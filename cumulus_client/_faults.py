@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from cumulus_client.source_slice import client_part
+from cumulus_client._callables import client_part
 
 MAX_DEPTH = 12
 #: So many parts of one container are looked at.

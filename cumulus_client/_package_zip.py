@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +67,8 @@ class Contents:
         """The package. Raises PackagingError when it is too large, or a file can't be read."""
         if self._total_bytes > MAX_PACKAGE_BYTES:
             raise self._too_large(f"over {MAX_PACKAGE_BYTES >> 20} MiB")
+        import zipfile
+
         told = json.dumps(manifest).encode()
         entries = {**self._entries, folder.MANIFEST: (told, len(told), False)}
         buffer = io.BytesIO()
@@ -91,6 +91,9 @@ class Contents:
 
 def _compression(data: bytes) -> tuple[int, int | None]:
     """Method and level: what is large is packed quickly, or not at all when it won't shrink."""
+    import zipfile
+    import zlib
+
     if len(data) < _LARGE_BYTES:
         return zipfile.ZIP_DEFLATED, None
     middle = len(data) // 2

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cumulus_client import _by_value, _source_route
 from cumulus_client._callables import is_plain_function, plain_callable, short_name, unwrap
-from cumulus_client._local_modules import Finder, collect, imported_names
 from cumulus_client._package_files import Files, add_files, folder_files
 from cumulus_client._package_zip import MAX_PACKAGE_BYTES, Contents, checked_place
-from cumulus_client._parsing import parse_module
 from cumulus_client.exceptions import PackagingError
 
 __all__ = [
@@ -70,6 +67,9 @@ def package_function(
 
     Raises PackagingError saying what can't travel and what to do.
     """
+    # Not before they are needed: importing the client is to be quick.
+    from cumulus_client import _by_value, _source_route
+
     function = plain_callable(func)
     name = short_name(function)
     call = (function, list(args), dict(kwargs or {}))
@@ -96,6 +96,9 @@ def package_script(
     path: str | os.PathLike[str], argv: Sequence[str] = (), *, files: Files = None
 ) -> Package:
     """Packs a script and the local modules that it imports. Raises PackagingError."""
+    from cumulus_client._local_modules import Finder, collect, imported_names
+    from cumulus_client._parsing import parse_module
+
     script = Path(path)
     try:
         source = script.read_bytes()

@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cumulus_client._callables import client_part
 from cumulus_client._literals import literal_source
 from cumulus_client._names import (
     Form,
@@ -35,21 +36,6 @@ _MISSING = object()
 _MODULE_NAMES = frozenset(
     {"__name__", "__file__", "__doc__", "__package__", "__spec__", "__loader__", "__builtins__"}
 )
-
-
-def client_part(value: Any) -> bool:
-    """Is `value` of the Cumulus client's: an instance, a class, a function or a module of it?"""
-    if isinstance(value, types.ModuleType):
-        return _of_client(value.__name__)
-    owner = value if isinstance(value, type) else type(value)
-    return any(_of_client(cls.__module__) for cls in owner.__mro__) or (
-        isinstance(value, types.FunctionType | types.MethodType)
-        and (_of_client(value.__module__) or client_part(getattr(value, "__self__", None)))
-    )
-
-
-def _of_client(module_name: Any) -> bool:
-    return isinstance(module_name, str) and module_name.partition(".")[0] == "cumulus_client"
 
 
 def slice_module(
