@@ -17,7 +17,7 @@ from typing import Any
 from cumulus_client._blocking import begin, client_timeout
 from cumulus_client._core import ClientCore
 from cumulus_client._io_thread import IoThread
-from cumulus_client._job_stream import Accepted, Ended, Event, JobStream, Journal
+from cumulus_client._job_stream import Accepted, Ended, Event, Interrupted, JobStream, Journal
 from cumulus_client._journal_reader import ResultCollector
 from cumulus_client._map_window import MapCall, Outcome
 from cumulus_client.display import Display
@@ -26,6 +26,8 @@ from cumulus_client.packaging import Package
 
 #: How long the end of a map waits for the daemon to take its jobs' cancellations.
 CANCEL_TIMEOUT_S = 5.0
+#: Jobs that tell of a lost connection within this time mean the same loss.
+INTERRUPTION_S = 1.0
 #: How many job ids a line names.
 _NAMED = 8
 _LONGEST_WAIT_S = 3600.0
@@ -72,6 +74,7 @@ class Flights:
         self._ready: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._process_id = os.getpid()
         self._given_up = False
+        self._interrupted_at = float("-inf")
         _open.add(self)
 
     def begin(self, index: int, package: Package, spec: Mapping[str, Any]) -> None:
@@ -130,6 +133,12 @@ class Flights:
             self._core.remember(str(event.job["job_id"]), flight.package)
         elif isinstance(event, Journal):
             flight.collector.feed(event.records)
+        elif isinstance(event, Interrupted):
+            # It is one connection: said once, not by every job.
+            if time.monotonic() - self._interrupted_at > INTERRUPTION_S:
+                flight.display.note("connection lost, reconnecting; the jobs go on")
+            self._interrupted_at = time.monotonic()
+            return
         flight.display.event(event)
 
     async def _value(self, flight: _Flight, end: Ended) -> "_Value":

@@ -17,7 +17,8 @@ from cumulus_client.exceptions import CumulusError
 WITHDRAW_S = 5.0
 
 _under_way: set["concurrent.futures.Future[None]"] = set()
-os.register_at_fork(after_in_child=_under_way.clear)  # they are the parent's
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_under_way.clear)  # they are the parent's
 
 
 @atexit.register

@@ -215,6 +215,11 @@ def _check_client(client: Any, decorator: str, wanted: tuple[type, ...]) -> None
             f"{decorator} needs the client that is to run {name!r}: write {decorator}(client) "
             "above it, with client = CumulusClient(...)"
         )
+    if isinstance(client, AsyncCumulusClient):
+        raise TypeError(
+            f"{decorator} needs a CumulusClient; with an AsyncCumulusClient write @remote(client), "
+            "whose calls are awaited, and `await function.submit(...)` for the job"
+        )
     told = " or ".join(each.__name__ for each in wanted)
     raise TypeError(f"{decorator} needs a {told}, not {type(client).__name__} {client!r}")
 

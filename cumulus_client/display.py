@@ -42,6 +42,17 @@ writing = threading.RLock()  # whole lines, whichever thread and job they are of
 _running: set["Display"] = set()  # the runs that this process shows now
 
 
+def _begin_anew() -> None:
+    """In a forked child: the runs are the parent's, a thread of which may have held the lock."""
+    global writing
+    writing = threading.RLock()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 class _Cursor:
     """Where a job's output without a newline at its end was written last, and by which display."""
 

@@ -187,6 +187,12 @@ def test_decorators_without_a_client_say_so(decorator: Any) -> None:
         decorator("http://127.0.0.1:1")
 
 
+def test_a_decorator_for_the_other_client_says_which_to_take() -> None:
+    far = AsyncCumulusClient("http://127.0.0.1:1")
+    with pytest.raises(TypeError, match=r"write @remote\(client\), whose calls are awaited"):
+        async_remote(far)  # type: ignore[arg-type]
+
+
 def test_decorated_functions_check_their_calls() -> None:
     with CumulusClient("http://127.0.0.1:1") as client:
         far = remote(client)(plain)
