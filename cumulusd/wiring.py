@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from cumulusd import job_network
 from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.service import AgentService
-from cumulusd.config import Config, Jobs
+from cumulusd.config import Config
+from cumulusd.config_jobs import Jobs
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
 from cumulusd.jobs.ports import Platform
 from cumulusd.local.environment import installer_environment, runner_environment

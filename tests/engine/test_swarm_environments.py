@@ -1,4 +1,4 @@
-"""Environments on a Swarm's workers: a container's lock is seen by the agent, in a container too."""
+"""Environments on a Swarm's workers: the agent sees a container's lock, from its own container."""
 
 import fcntl
 import os
