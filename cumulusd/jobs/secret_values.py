@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from cumulusd.errors import InternalError
+from cumulusd.errors import InternalError, Unavailable
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.tasks import Tasks
@@ -51,7 +51,7 @@ class SecretValues:
         await self._run_in_thread(lambda: self._save(self._path(job_id), text))
 
     async def load(self, job_id: str) -> dict[str, str]:
-        """Raises InternalError."""
+        """Raises InternalError when they are lost, Unavailable when a later try may succeed."""
         return await self._run_in_thread(lambda: self._load(job_id))
 
     def discard(self, job_id: str) -> None:
@@ -91,16 +91,20 @@ class SecretValues:
 
     def _load(self, job_id: str) -> dict[str, str]:
         path = self._path(job_id)
-        why = "it holds no secrets"
         try:
             with path.open("rb") as file:
                 values = json.loads(file.read(MAX_BYTES))
             if isinstance(values, dict):
                 return {str(name): str(text) for name, text in values.items()}
-        except OSError as error:
+            why = "it holds no secrets"
+        except FileNotFoundError as error:
             why = str(error.strerror)
+        except OSError as error:
+            raise Unavailable(
+                f"The secrets of job {job_id} can't be read now: {error.strerror}", job_id=job_id
+            ) from error
         except ValueError:
-            pass  # what is wrong with it may quote it
+            why = "it holds no secrets"  # no more of it: an error might quote it
         raise InternalError(
             f"The secrets of job {job_id} can't be read from {path}: {why}",
             job_id=job_id,

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.logger import capturedLogs, formatEvent
 
-from cumulusd.errors import InternalError
+from cumulusd.errors import InternalError, Unavailable
 from cumulusd.jobs.secret_values import SecretValues
 from cumulusd.jobs.store import StoreFailed
 from tests.unit.supervisor.world import run_at_once
@@ -103,6 +103,22 @@ async def test_what_cant_be_read_is_told_without_quoting_it(
         await secrets.load("a")
     assert failed.value.job_id == "a"
     assert VALUE not in repr(failed.value.as_dict())
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cant_be_read_now_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = made(tmp_path)
+    await secrets.save("a", {"TOKEN": VALUE})
+
+    def refuse(self: Path, mode: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(Path, "open", refuse)
+        await secrets.load("a")
+    assert await secrets.load("a") == {"TOKEN": VALUE}
 
 
 @pytest_twisted.ensureDeferred
