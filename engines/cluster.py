@@ -178,6 +178,17 @@ class Cluster:
                 if "out of sequence" not in str(error) or time.monotonic() > deadline:
                     raise
 
+    def remove_node(self, name: str) -> None:
+        """Takes a worker out of the Swarm, as an operator does; its engine and disk stay."""
+        node_id = self.node_id(name)
+        self.api(name).call("POST", "/swarm/leave", query={"force": "1"})
+        self.api().call("DELETE", f"/nodes/{node_id}", query={"force": "1"})
+
+    def add_node(self, name: str) -> None:
+        """Lets a worker that was removed join again; Swarm gives it another id."""
+        self._join(self.layout.named(name))
+        self.wait_ready()
+
     def status(self) -> dict[str, int | None]:
         """Node's name -> None while its engine runs, else the exit code."""
         return dict(self._request({"do": "status"}))
@@ -243,21 +254,24 @@ class Cluster:
             "/swarm/init",
             {"ListenAddr": f"{address}:2377", "AdvertiseAddr": address, "DataPathAddr": address},
         )
-        token = manager.call("GET", "/swarm")["JoinTokens"]["Worker"]
         for node in self.layout.nodes[1:]:
-            self.api(node).call(
-                "POST",
-                "/swarm/join",
-                {
-                    "ListenAddr": f"{node.address}:2377",
-                    "AdvertiseAddr": node.address,
-                    "DataPathAddr": node.address,
-                    "RemoteAddrs": [f"{address}:2377"],
-                    "JoinToken": token,
-                },
-            )
+            self._join(node)
         self.wait_ready()
         self._apply_firewall()
+
+    def _join(self, node: NodeLayout) -> None:
+        token = self.api().call("GET", "/swarm")["JoinTokens"]["Worker"]
+        self.api(node).call(
+            "POST",
+            "/swarm/join",
+            {
+                "ListenAddr": f"{node.address}:2377",
+                "AdvertiseAddr": node.address,
+                "DataPathAddr": node.address,
+                "RemoteAddrs": [f"{self.manager.address}:2377"],
+                "JoinToken": token,
+            },
+        )
 
     def _apply_firewall(self) -> None:
         """As on a real worker: job containers reach neither nodes nor this machine."""

@@ -76,7 +76,7 @@ class SwarmDaemon(Daemon):
         return [name for name in found if "cumulus-job-" in name]
 
     def folders(self, kind: str = "jobs") -> list[Path]:
-        """Job folders on all workers; or those of their `grants`."""
+        """Job folders on all workers; or those of their `grants`, or what they `kept`."""
         roots = [self.cluster.layout.worker_root(node) for node in self.cluster.layout.workers]
         return [path for root in roots for path in (root / kind).glob("job_*")]
 
@@ -114,6 +114,7 @@ class SwarmDaemon(Daemon):
         left = [f"service {name}" for name in self.services()]
         left += [f"container {name}" for name in self.containers()]
         left += [f"folder {path}" for path in (*self.folders(), *self.folders("grants"))]
+        left += [f"kept folder {path}" for path in self.folders("kept")]
         for worker, partitions in self.partitions().items():
             left += [f"partition on {worker}: {partition}" for partition in partitions]
         return left
