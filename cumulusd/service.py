@@ -123,9 +123,9 @@ class Cumulusd(Service):
         if before is None:
             metrics.job_submitted()
         elif before.end is None and after.end is not None:
-            run_s = None
+            run_s = after.ran_s or None
             if after.started_at is not None and after.ended_at is not None:
-                run_s = max(0.0, after.ended_at - after.started_at)
+                run_s = after.ran_s + max(0.0, after.ended_at - after.started_at)
             metrics.job_ended(after.end.state, after.end.reason, run_s)
 
     def _listen(self, endpoint: IStreamServerEndpoint, site: Any, description: str) -> None:

@@ -3,7 +3,6 @@
 Nothing here depends on the daemon's being there: without it, jobs go on and end on time.
 """
 
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from cumulusd.agent import offers
 from cumulusd.agent.books import Books
 from cumulusd.agent.cache_keeper import CacheKeeper
 from cumulusd.agent.disk_room import DiskRoom
-from cumulusd.agent.job_folder import JobFolder, JobFolders
+from cumulusd.agent.job_folder import JobFolders
 from cumulusd.agent.job_locks import JobLocks
 from cumulusd.agent.job_python import JobPython
 from cumulusd.agent.kept_folder import Kept
@@ -33,7 +32,7 @@ from cumulusd.agent.orders import (
     runner_orders,
 )
 from cumulusd.agent.output_files import OutputFiles
-from cumulusd.agent.package import fetch_package
+from cumulusd.agent.package import store_package
 from cumulusd.agent.partitions import Partitions
 from cumulusd.agent.threads import Threads
 from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
@@ -297,7 +296,15 @@ class Agent:
             raise _folder_error(order.job_id, error) from error
         live: LiveJob | None = None
         try:
-            await self._fetch(order, folder)
+            await store_package(
+                self._link,
+                self._reactor,
+                self._threads,
+                folder,
+                sha256=order.package_sha256,
+                size_bytes=order.package_size_bytes,
+                timeout_s=self._options.package_timeout_s,
+            )
             orders = runner_orders(
                 order,
                 grant,
@@ -318,21 +325,6 @@ class Agent:
             if isinstance(error, OSError):
                 raise _folder_error(order.job_id, error) from error
             raise
-
-    async def _fetch(self, order: PrepareOrder, folder: JobFolder) -> None:
-        with folder.create_package() as file:
-            await fetch_package(
-                self._link,
-                self._reactor,
-                job_id=order.job_id,
-                sha256=order.package_sha256,
-                size_bytes=order.package_size_bytes,
-                sink=file.write,
-                timeout_s=self._options.package_timeout_s,
-            )
-            file.flush()
-            handle = os.dup(file.fileno())
-        await self._threads.run(lambda: _sync(handle), "writing a package to disk")
 
     async def _release(self, order: ReleaseOrder) -> tuple[str | None, Kept | None]:
         """Why it can't be released yet, None when it is; and what is kept for the next attempt."""
@@ -403,11 +395,3 @@ def _folder_error(job_id: str, error: OSError) -> CumulusError:
         job_id=job_id,
         hint="check free space and permissions of the agent's folder",
     )
-
-
-def _sync(handle: int) -> None:
-    """Blocking. Takes the descriptor over."""
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,7 @@
 """Fetches a job's package over the link, by ranges, and checks its hash."""
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from cumulusd.agent.job_folder import JobFolder
 from cumulusd.agent.link import AgentLink
+from cumulusd.agent.threads import Threads
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.tasks import sleep, wait_at_most
 
@@ -113,3 +116,37 @@ class _Ranges:
 
 def _expected(failure: Any) -> None:
     failure.trap(CancelledError, CumulusError)
+
+
+async def store_package(
+    link: AgentLink,
+    clock: Any,
+    threads: Threads,
+    folder: JobFolder,
+    *,
+    sha256: str,
+    size_bytes: int,
+    timeout_s: float,
+) -> None:
+    """Fetches a job's package into its folder; it is on disk when this fires. Raises as above."""
+    with folder.create_package() as file:
+        await fetch_package(
+            link,
+            clock,
+            job_id=folder.job_id,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            sink=file.write,
+            timeout_s=timeout_s,
+        )
+        file.flush()
+        handle = os.dup(file.fileno())
+    await threads.run(lambda: _sync(handle), "writing a package to disk")
+
+
+def _sync(handle: int) -> None:
+    """Blocking. Takes the descriptor over."""
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
