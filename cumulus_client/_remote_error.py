@@ -73,8 +73,12 @@ class _Maker:
                 module = importlib.import_module(module_name)
             except Exception:
                 return None  # it isn't installed here, or doesn't work here
-        found = module
-        for part in name.split("."):
+        first, *rest = name.split(".")
+        # By the dictionary: a module's own `__getattr__` might import whatever the job names.
+        found = getattr(module, "__dict__", {}).get(first)
+        if found is None and self._may_import:
+            found = getattr(module, first, None)
+        for part in rest:
             found = getattr(found, part, None)
         if isinstance(found, type) and issubclass(found, BaseException):
             return found
