@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_MESSAGE_CHARS = 4000
+MAX_GRACE_S = 3600.0
 DISK_FULL_HINT = (
     "Write less, or delete what is not needed any more: the job's folder and /tmp are bounded. "
     "If the worker's disk itself is full, its administrator makes room."
@@ -30,6 +31,29 @@ class Stop:
         self.reason = reason
         self.message = message
         self.grace_s = grace_s
+
+
+def stop_asked(message: Mapping[str, Any], grace_s: float) -> Stop:
+    """The stop that an agent's message asks for; `grace_s`: where it doesn't say how long."""
+    asked_s = message.get("grace_s")
+    if isinstance(asked_s, bool) or not isinstance(asked_s, int | float) or asked_s != asked_s:
+        asked_s = grace_s
+    given = message.get("reason")
+    try:
+        reason: EndReason = EndReason(str(given))
+        text = _STOPPED.get(reason, f"stopped: {reason.value}")
+    except ValueError:
+        reason, text = EndReason.RUNNER_FAILED, f"stopped for an unknown reason: {given!r}"
+    return Stop(reason, text, min(MAX_GRACE_S, max(0.0, float(asked_s))))
+
+
+_STOPPED = {
+    EndReason.CANCELLED_BY_USER: "cancelled by its user",
+    EndReason.DURATION_EXCEEDED: "stopped: its duration is over",
+    EndReason.WORKER_DRAINED: "stopped: its worker is being drained",
+    EndReason.DEVICE_LOST: "stopped: its driver doesn't show its device any more",
+    EndReason.WORKER_LOST: "stopped: its worker was given up for lost",
+}
 
 
 class StopRequested(Exception):
@@ -106,6 +130,23 @@ def of_stop(stop: Stop, exit_code: int | None = None, signal: int | None = None)
     elif reason is None:
         reason = EndReason.RUNNER_FAILED
     return Outcome(state, reason, stop.message, hint=hint, exit_code=exit_code, signal=signal)
+
+
+def of_crash(error: Exception, disk_full: bool) -> Outcome:
+    """The outcome of a fault of the runner's own, or of the worker's disk."""
+    if disk_full:
+        return Outcome(
+            JobState.FAILED,
+            EndReason.DISK_FULL,
+            f"the worker's disk is full, or what the job may have of it: {error}",
+            hint=DISK_FULL_HINT,
+        )
+    return Outcome(
+        JobState.FAILED,
+        EndReason.RUNNER_FAILED,
+        f"the runner failed: {type(error).__name__}: {error}",
+        hint="This is no fault of the job's; the container's log has the details.",
+    )
 
 
 def of_failure(failure: JobFailed) -> Outcome:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from cumulus_runner.orders import Orders
+    from cumulus_runner.supervisor import Supervisor
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HASH_BYTES = 1 << 20
@@ -20,6 +23,9 @@ _HASH_BYTES = 1 << 20
 MAX_ENTRIES = 50_000
 #: The list as JSON: it is a part of one journal record, and of the job's record at the daemon.
 MAX_LISTING_BYTES = 256 << 10
+#: For hashing the outputs of a job that was stopped, and of one that ended by itself.
+STOPPED_HASH_S = 1.5
+MAX_HASH_S = 60.0
 #: Files that the note names one by one.
 _MAX_NAMED = 5
 
@@ -101,12 +107,22 @@ def list_outputs(
     return found, left_out.note()
 
 
-def describe_outputs(
-    path: str, max_files: int, max_bytes: int, go_on: Callable[[], bool]
-) -> dict[str, Any]:
-    """`{outputs, outputs_note}` of EXIT, for any folder and whatever happens: the end is told."""
+def describe_outputs(path: str, orders: Orders, supervisor: Supervisor) -> dict[str, Any]:
+    """`{outputs, outputs_note}` of EXIT, for any folder and whatever happens: the end is told.
+
+    A job that was stopped has little time left for hashes, another one what is left of its own.
+    """
+    stop, now = supervisor.stop, supervisor.now()
+    until = now + STOPPED_HASH_S
+    if stop is None:
+        until = min(max(now, supervisor.deadline) + orders.stop_grace_s, now + MAX_HASH_S)
+
+    def go_on() -> bool:
+        supervisor.attend()
+        return supervisor.now() < until and supervisor.stop is stop
+
     try:
-        found, note = list_outputs(path, max_files, max_bytes, go_on)
+        found, note = list_outputs(path, orders.outputs_max_files, orders.outputs_max_bytes, go_on)
     except FileNotFoundError:
         found, note = [], None  # the code took its folder away
     except Exception as error:

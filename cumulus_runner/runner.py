@@ -46,9 +46,6 @@ _PRIVATE = ".cumulus"
 _CONTROL = "control"
 #: Between the last SIGKILL and the moment at which nothing may be left.
 LAST_MARGIN_S = 15.0
-#: For hashing the outputs of a job that was stopped, and of one that ended by itself.
-STOPPED_HASH_S = 1.5
-MAX_HASH_S = 60.0
 
 
 def _check_python(manifest: dict[str, Any]) -> None:
@@ -351,10 +348,10 @@ class Runner:
         setup_s = running_at - self._begun_at
         description = None if result is None else result.description
         record = verdict.exit_record(description, setup_s, now - running_at)
-        # A paused job's outputs are listed when it really ends.
-        paused = verdict.state is JobState.PAUSED
-        if self._running_at is not None and orders.kept is not None and not paused:
-            record.update(self._outputs(os.path.join(orders.kept, folder.OUTPUTS)))
+        ended = verdict.state is not JobState.PAUSED  # its outputs are listed when it really does
+        if self._running_at is not None and orders.kept is not None and ended:
+            path = os.path.join(orders.kept, folder.OUTPUTS)
+            record.update(describe_outputs(path, orders, self._supervisor))
         try:
             self._supervisor.record(Kind.EXIT, record)
         except Exception as error:
@@ -378,40 +375,13 @@ class Runner:
             return
         self._supervisor.listen_to_code(self._code_socket)
 
-    def _outputs(self, path: str) -> dict[str, Any]:
-        """`outputs` and `outputs_note` of EXIT."""
-        orders, supervisor, now = self._orders, self._supervisor, boot_time()
-        stop = supervisor.stop
-        until = now + STOPPED_HASH_S
-        if stop is None:
-            until = max(now, supervisor.deadline) + orders.stop_grace_s
-            until = min(until, now + MAX_HASH_S)
-
-        def go_on() -> bool:
-            supervisor.attend()
-            return boot_time() < until and supervisor.stop is stop
-
-        return describe_outputs(path, orders.outputs_max_files, orders.outputs_max_bytes, go_on)
-
     def _crashed(self, error: Exception) -> Outcome:
         """A fault of the runner's own, or of the worker's disk."""
         import traceback
 
         self._log.note("".join(traceback.format_exception(error)))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or isinstance(error, JournalUnwritable):
-            return Outcome(
-                JobState.FAILED,
-                EndReason.DISK_FULL,
-                f"the worker's disk is full, or what the job may have of it: {error}",
-                hint=outcome.DISK_FULL_HINT,
-            )
-        return Outcome(
-            JobState.FAILED,
-            EndReason.RUNNER_FAILED,
-            f"the runner failed: {type(error).__name__}: {error}",
-            hint="This is no fault of the job's; the container's log has the details.",
-        )
+        return outcome.of_crash(error, full or isinstance(error, JournalUnwritable))
 
     @property
     def _started_mark(self) -> str:

@@ -7,8 +7,7 @@ import os
 import select
 import time
 
-from cumulus_runner.outcome import Stop, StopRequested
-from cumulus_wire.codes import EndReason
+from cumulus_runner.outcome import Stop, StopRequested, stop_asked
 from cumulus_wire.journal import HEADER, Kind, encode, encode_json
 
 TYPE_CHECKING = False
@@ -39,7 +38,6 @@ DISK_WAIT_S = 30.0
 GATHER_S = 0.001
 GATHER_BELOW_BYTES = 16 << 10
 TAIL_BYTES = 8 << 10
-MAX_GRACE_S = 3600.0
 
 
 class JournalUnwritable(Exception):
@@ -379,16 +377,7 @@ class Supervisor:
         if message.get("t") != "stop":
             self._log.note(f"unknown command from the agent: {message.get('t')!r}")
             return
-        grace_s = message.get("grace_s")
-        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or grace_s != grace_s:
-            grace_s = self._grace_s
-        given = message.get("reason")
-        try:
-            reason: EndReason = EndReason(str(given))
-            text = _STOPPED.get(reason, f"stopped: {reason.value}")
-        except ValueError:
-            reason, text = EndReason.RUNNER_FAILED, f"stopped for an unknown reason: {given!r}"
-        self._request_stop(Stop(reason, text, min(MAX_GRACE_S, max(0.0, float(grace_s)))))
+        self._request_stop(stop_asked(message, self._grace_s))
 
 
 def _end_now(process: Process) -> None:
@@ -398,12 +387,3 @@ def _end_now(process: Process) -> None:
             return
         process.kill()
         time.sleep(0.02)
-
-
-_STOPPED = {
-    EndReason.CANCELLED_BY_USER: "cancelled by its user",
-    EndReason.DURATION_EXCEEDED: "stopped: its duration is over",
-    EndReason.WORKER_DRAINED: "stopped: its worker is being drained",
-    EndReason.DEVICE_LOST: "stopped: its driver doesn't show its device any more",
-    EndReason.WORKER_LOST: "stopped: its worker was given up for lost",
-}
