@@ -191,6 +191,8 @@ class Lifecycle:
             return "Job resumed: it goes on from its checkpoint on S3, on any worker"
         if record.pauses:
             return "Job resumed: it kept no checkpoint, and begins anew on any worker"
+        if record.attempts:
+            return "Job resumed: another attempt follows on the one that was lost, on any worker"
         return "Job resumed: it had not begun, and waits for its place again"
 
 

@@ -162,6 +162,15 @@ def stopped(record: JobRecord, event: Event) -> JobRecord:
     return attrs.evolve(stopping, end=end_of_stop(stopping), ended_at=event.at, wait=None)
 
 
+def stopped_paused(record: JobRecord, event: Event) -> JobRecord:
+    """Nobody is there to list what it has left on its worker, which goes with the job."""
+    stopped_now = stopped(record, event)
+    if record.pauses == 0 or stopped_now.end is None:
+        return stopped_now
+    note = "the job was ended while it was paused: what it had left so far was not brought here"
+    return attrs.evolve(stopped_now, end=attrs.evolve(stopped_now.end, outputs_note=note))
+
+
 def stopped_between(record: JobRecord, event: Event) -> JobRecord:
     """No attempt follows on the one that is over, so that is the job's last, and not one before."""
     over, last = record.attempts[-1], stopped(record, event)

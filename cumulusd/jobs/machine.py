@@ -97,7 +97,7 @@ TABLE: dict[tuple[Phase, EventKind], Row] = {
     (Phase.PAUSING, EventKind.RESUME): Row(Phase.PAUSING, _NOTHING, changes.pause_withdrawn),
     (Phase.PAUSING, EventKind.STOP): Row(Phase.ENDING, _CLEAR, changes.stopped),
     (Phase.PAUSED, EventKind.RESUME): Row(Phase.QUEUED, _NOTHING, changes.resumed),
-    (Phase.PAUSED, EventKind.STOP): Row(Phase.ENDED, _NOTHING, changes.stopped),
+    (Phase.PAUSED, EventKind.STOP): Row(Phase.ENDED, _NOTHING, changes.stopped_paused),
     (Phase.ENDING, EventKind.CLEARED): Row(Phase.ENDED, _NOTHING, changes.same),
 }
 

@@ -132,6 +132,9 @@ def test_a_cancel_wins_over_a_pause() -> None:
     paused = after_all(pausing, CLEARED)
     ended, effects = machine.step(paused, stop)
     assert (ended.phase, ended.state, effects) == (Phase.ENDED, JobState.CANCELLED, ())
+    assert ended.end is not None and "while it was paused" in str(ended.end.outputs_note)
+    never_ran = after_all(record_in(Phase.QUEUED), PAUSE, stop)
+    assert never_ran.end is not None and never_ran.end.outputs_note is None
 
 
 def test_an_attempt_given_up_that_paused_by_itself_is_a_pause() -> None:
