@@ -27,7 +27,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-pytest_plugins = ["pytester", "tests.engine.plugin"]
+pytest_plugins = ["pytester", "tests.engine.plugin", "tests.torch_python"]
 
 KINDS = ("errors", "delayed_calls", "descriptors", "processes", "temporary_files")
 #: How long the reactor may turn until closed sockets and reaped children are gone.

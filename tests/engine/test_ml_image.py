@@ -10,7 +10,8 @@ from packaging.requirements import Requirement
 
 from engines.cluster import Cluster
 from tests.e2e.test_e2e_jobs import HEAD, last_json
-from tests.engine.swarm_daemon import SwarmDaemon, on_cluster
+from tests.e2e.test_e2e_training import check_training_example
+from tests.engine.swarm_daemon import TOKENS, SwarmDaemon, on_cluster
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "images"))
 from builder.recipe import ML, frameworks
@@ -155,4 +156,10 @@ def test_a_job_trains_with_every_framework_and_requires_none(swarm: SwarmDaemon)
     }
     assert pins.items() <= told["installed"].items()
     assert not [name for name in told["installed"] if name.startswith("nvidia-")]
+    swarm.wait_nothing_left(30.0)
+
+
+def test_the_example_trains_is_paused_and_goes_on(swarm: SwarmDaemon) -> None:
+    """PyTorch's checkpoint outlives its container, in what the job keeps on its worker."""
+    check_training_example(swarm.url, TOKENS["client"])
     swarm.wait_nothing_left(30.0)

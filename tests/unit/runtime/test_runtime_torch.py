@@ -1,10 +1,6 @@
 """PyTorch, the real one: where it can be imported, else in an environment made for these tests."""
 
-import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from runtime_kit import Job
@@ -39,24 +35,6 @@ def digest(model):
 def pause():
     open(os.environ["CUMULUS_CONTROL_DIR"] + "/pause", "w").close()
 """
-
-
-@pytest.fixture(scope="module")
-def torch_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python that has PyTorch; its CPU build where package folders or indexes have it."""
-    if importlib.util.find_spec("torch") is not None:
-        return sys.executable
-    folder = tmp_path_factory.mktemp("torch") / "env"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin" / "python")
-    subprocess.run(
-        [python, "-m", "pip", "install", "-q", "torch==2.13.0+cpu", "numpy"],
-        check=True,
-        timeout=800,
-        stdin=subprocess.DEVNULL,
-        cwd=Path(folder),
-    )
-    return python
 
 
 def test_a_training_goes_on_exactly_where_it_was_saved(job: Job, torch_python: str) -> None:
