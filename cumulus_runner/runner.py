@@ -10,13 +10,14 @@ import sys
 
 from cumulus_runner import cgroup, legacy, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
-from cumulus_runner.boot import boot_id, boot_time
+from cumulus_runner.boot import boot_time
 from cumulus_runner.checkpoint_index import CheckpointIndex
 from cumulus_runner.code_socket import CodeSocket
 from cumulus_runner.control import Control
+from cumulus_runner.deadlines import Deadlines
 from cumulus_runner.enforcement import prove_opencl_layer
 from cumulus_runner.environment import Environment, EnvironmentBuilder
-from cumulus_runner.outcome import JobFailed, Outcome, Stop, StopRequested
+from cumulus_runner.outcome import JobFailed, Outcome, StopRequested
 from cumulus_runner.outputs import describe_outputs
 from cumulus_runner.report import bounded_error, read_report
 from cumulus_runner.result import MAX_RESULT_BYTES, Result, send_result
@@ -44,8 +45,6 @@ EXIT_CANT_RECORD = 74  #: sysexits' EX_IOERR: there is no journal to say it in
 _PRIVATE = ".cumulus"
 #: In it: where code and runner leave each other word.
 _CONTROL = "control"
-#: Between the last SIGKILL and the moment at which nothing may be left.
-LAST_MARGIN_S = 15.0
 
 
 def _check_python(manifest: dict[str, Any]) -> None:
@@ -117,8 +116,9 @@ class Runner:
 
     def _run_job(self) -> tuple[Outcome, Result | None]:
         orders, supervisor = self._orders, self._supervisor
-        self._refuse_late()
-        self._set_setup_deadline()
+        deadlines = Deadlines(orders, supervisor, self._begun_at)
+        deadlines.refuse_late()
+        deadlines.begin_setup()
         if os.path.lexists(self._started_mark):
             raise JobFailed(
                 EndReason.RUNNER_FAILED,
@@ -146,20 +146,13 @@ class Runner:
                 folder=self._private,
                 lock=self._lock,
             )
-            self._set_setup_deadline()
+            deadlines.begin_setup()
         manifest, environment = self._set_up()
         supervisor.check()
         with open(self._started_mark, "x", encoding="ascii"):
             pass
         self._running_at = boot_time()
-        self._set_deadline(
-            self._running_at + orders.duration_s,
-            Stop(
-                EndReason.DURATION_EXCEEDED,
-                f"the code ran longer than its {orders.ran_s + orders.duration_s:g} s",
-                orders.stop_grace_s,
-            ),
-        )
+        deadlines.begin_code(self._running_at)
         supervisor.record(
             Kind.STATUS,
             {
@@ -170,47 +163,6 @@ class Runner:
             },
         )
         return self._run_code(manifest, environment, index)
-
-    def _refuse_late(self) -> None:
-        """Raises JobFailed where the daemon may have taken this attempt for over and begun another
-        one elsewhere: after a restart of the worker, and past the last moment."""
-        orders = self._orders
-        try:
-            restarted = orders.boot_id is not None and orders.boot_id != boot_id()
-        except OSError:
-            restarted = False  # nobody can tell
-        if restarted:
-            why = "the worker was restarted since the job was placed on it"
-        elif boot_time() >= self._last_moment:
-            why = "the time in which the job could run on this worker is over"
-        else:
-            return
-        raise JobFailed(
-            EndReason.RUNNER_FAILED, f"{why}; nothing was started", "Submit the job again."
-        )
-
-    @property
-    def _last_moment(self) -> float:
-        """When the job is stopped in any case, so that it is gone at the very last one."""
-        return self._orders.last_moment_s - self._orders.stop_grace_s - LAST_MARGIN_S
-
-    def _set_setup_deadline(self) -> None:
-        orders = self._orders
-        self._set_deadline(
-            self._begun_at + orders.setup_timeout_s,
-            Stop(
-                EndReason.SETUP_TIMEOUT,
-                f"setting up took longer than its {orders.setup_timeout_s:g} s",
-                orders.stop_grace_s,
-            ),
-        )
-
-    def _set_deadline(self, deadline: float, stop: Stop) -> None:
-        """The deadline, or the last moment where that comes first."""
-        if self._last_moment < deadline:
-            message = f"{stop.message}, or the start took so long that the worker's time was over"
-            deadline, stop = self._last_moment, Stop(stop.reason, message, stop.grace_s)
-        self._supervisor.set_deadline(deadline, stop)
 
     def _set_up(self) -> tuple[dict[str, Any], Environment]:
         """Unpacks the package and provides the environment. Raises JobFailed, StopRequested."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from cumulus_runner import outcome
+from cumulus_runner.deadlines import LAST_MARGIN_S
 from cumulus_runner.journal_writer import JournalWriter
-from cumulus_runner.runner import LAST_MARGIN_S
 from cumulus_wire import folder as names
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import Kind, encode, encode_json
