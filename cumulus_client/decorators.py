@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from cumulus_client._map_window import MAX_IN_FLIGHT
 from cumulus_client._options import (
@@ -113,23 +113,45 @@ class RemoteFunction(_Remote[_P, _T]):
         """The old SDK's name of `submit`."""
         return self.client._submit_call(*self._bound(args, kwargs))
 
+    @overload
     def map(
         self,
         *iterables: Iterable[Any],
         kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: Literal[True] = True,
+        return_exceptions: Literal[False] = False,
+    ) -> Generator[_T, None, None]: ...
+    @overload
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+    ) -> Generator[Any, None, None]: ...
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         ordered: bool = True,
         return_exceptions: bool = False,
     ) -> Generator[Any, None, None]:
-        """As `CumulusClient.map`, with this function's options."""
+        """As `CumulusClient.map`, with this function's options but its `timeout`, which is that of
+        one call."""
         return self.client.map(
             self.func,
             *iterables,
             kwargs=kwargs,
+            timeout=timeout,
             max_in_flight=max_in_flight,
             ordered=ordered,
             return_exceptions=return_exceptions,
-            timeout=self.timeout,
             **self._options,
         )
 
@@ -164,23 +186,45 @@ class RemoteCoroutineFunction(_Remote[_P, _T]):
         """The same as `submit`."""
         return await self.client._submit_call(*self._bound(args, kwargs))
 
+    @overload
     def map(
         self,
         *iterables: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: Literal[True] = True,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncGenerator[_T, None]: ...
+    @overload
+    def map(
+        self,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+    ) -> AsyncGenerator[Any, None]: ...
+    def map(
+        self,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: Seconds | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         ordered: bool = True,
         return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
-        """As `AsyncCumulusClient.map`, with this function's options."""
+        """As `AsyncCumulusClient.map`, with this function's options but its `timeout`, which is
+        that of one call."""
         return self.client.map(
             self.func,
             *iterables,
             kwargs=kwargs,
+            timeout=timeout,
             max_in_flight=max_in_flight,
             ordered=ordered,
             return_exceptions=return_exceptions,
-            timeout=self.timeout,
             **self._options,
         )
 

@@ -61,6 +61,8 @@ assert_type(square(3), int)
 assert_type(square.func(3), Any)
 assert_type(square.submit(3), CumulusJob)
 assert_type(square.with_options(duration=60)(3), int)
+assert_type(square.map([1, 2], timeout="1h"), Generator[int, None, None])
+assert_type(load.map([1, 2]), Generator[str, None, None])
 assert_type(load(3), str)
 assert_type(later(3), CumulusJob)
 assert_type(create_remote_function(client, train)(epochs=1), dict[str, float])
@@ -89,6 +91,7 @@ async def main() -> None:
             return 2 * x
 
         assert_type(await double(3), int)
+        assert_type(double.map([1]), AsyncGenerator[int, None])
         assert_type(await double.submit(3), AsyncCumulusJob)
 
 
