@@ -102,8 +102,11 @@ class UserScript:
         path.write_text(textwrap.dedent(text), "utf-8")
         return path
 
-    def pack(self, text: str | None = None, *, command: list[str] | None = None) -> bytes:
-        """Runs the script, in which `client.run(...)` packs. Raises Refused with its words."""
+    def pack(
+        self, text: str | None = None, *, command: list[str] | None = None, typed: str = ""
+    ) -> bytes:
+        """Runs the script, in which `client.run(...)` packs. Raises Refused with its words.
+        `typed`: on its standard input."""
         if text is not None:
             self.write("train.py", text)
         self.write("sitecustomize.py", PRELUDE)
@@ -113,6 +116,7 @@ class UserScript:
             [sys.executable, *(command or ["train.py"])],
             cwd=self.folder,
             env={**os.environ, "REPOSITORY": str(REPOSITORY), "PYTHONPATH": str(self.folder)},
+            input=typed,
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -155,10 +159,11 @@ class UserScript:
         text: str | None = None,
         *,
         command: list[str] | None = None,
+        typed: str = "",
         python: str = sys.executable,
     ) -> Ran:
         """Packs, then runs the package in a Python that has no cumulus_client."""
-        data = self.pack(text, command=command)
+        data = self.pack(text, command=command, typed=typed)
         self._runs += 1
         work = self.folder.parent / f"{self.folder.name}-job-{self._runs}"
         work.mkdir()

@@ -251,7 +251,13 @@ for call in (lambda: client.run(train, d=data), lambda: client.run(lambda: len(d
     assert "argument 'd'" in out and "the global 'data'" in out
 
 
-def test_the_repl_and_dash_c_work(user: UserScript) -> None:
+def test_functions_typed_into_the_repl_run(user: UserScript) -> None:
+    typed = CONNECT + "def helper():\n    return 2\n\ndef train():\n    return [helper(), base]\n\n"
+    ran = user.run(command=["-i", "-q"], typed=typed + "base = 5\nclient.run(train)\n")
+    assert ran.value == [2, 5], ran.error
+
+
+def test_dash_c_works(user: UserScript) -> None:
     code = CONNECT + "def train(): return [helper(), 1]\ndef helper(): return 2\nclient.run(train)"
     ran = user.run(command=["-c", code])
     assert ran.value == [2, 1], ran.error
