@@ -133,6 +133,44 @@ except Exception as error:
     assert not (daemon.state_dir / "outputs" / job_id).exists()
 
 
+def test_outputs_of_a_paused_job_come_at_its_real_end(daemon: Daemon) -> None:
+    done = daemon.run(
+        """
+from cumulus_client import CumulusClient
+import time
+
+def work():
+    import os, pathlib, time
+    import runtime
+    out = pathlib.Path(os.environ["CUMULUS_OUTPUT_DIR"])
+    attempt = os.environ["CUMULUS_ATTEMPT"]
+    (out / f"attempt-{attempt}").write_text(attempt)
+    if attempt == "1":
+        while not runtime.should_pause():
+            time.sleep(0.05)
+        raise runtime.CooperativePause()
+    return sorted(path.name for path in out.iterdir())
+
+client = CumulusClient("{URL}")
+job = client.submit(work, gpu_memory=0.1, duration=60)
+while job.status() != "running":
+    time.sleep(0.05)
+job.pause()
+while job.status() != "paused":
+    time.sleep(0.05)
+try:
+    job.outputs()
+except Exception as error:
+    print(type(error).__name__)
+job.resume()
+print(job.result(timeout=60))
+print([one["name"] for one in job.outputs()], job.download("attempt-1").read_text())
+"""
+    )
+    both = "['attempt-1', 'attempt-2']"
+    assert done.stdout.splitlines() == ["NotEnded", both, f"{both} 1"]
+
+
 def test_a_large_output_takes_no_memory_of_the_daemon(daemon: Daemon) -> None:
     daemon.run(SUBMIT + "client.run(write, gpu_memory=0.1, duration=60, megabytes=1)\n")
     assert daemon.process is not None
