@@ -86,8 +86,11 @@ class IncomingOutput:
     def _open(self) -> None:
         self._target.parent.mkdir(mode=0o700, exist_ok=True)
         try:
-            if self._target.stat().st_size == self._listed.size_bytes:
-                self.whole_sha256 = self._listed.sha256 or _hash(self._target)
+            # It may be an earlier attempt's: only a hash tells whether it is this one's.
+            is_large_enough = self._target.stat().st_size == self._listed.size_bytes
+            known = self._listed.sha256
+            if is_large_enough and known is not None and _hash(self._target) == known:
+                self.whole_sha256 = known
                 return
             self._target.unlink()
         except FileNotFoundError:
