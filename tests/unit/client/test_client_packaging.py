@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.client.client_scripts import Refused, UserScript
+from tests.unit.client.client_scripts import REPOSITORY, Refused, UserScript
 
 CONNECT = """\
 from cumulus_client import CumulusClient, remote, gpu, async_remote, create_remote_function
@@ -455,6 +455,28 @@ client.run(train)
         "deep/other.py",
         "deep/sub/leaf.py",
     }
+
+
+def test_what_every_job_has_is_not_shipped_but_one_s_own_of_that_name_is(user: UserScript) -> None:
+    inside = str(REPOSITORY / "cumulus_runner" / "inside")
+    user.write("at_home.py", f"import sys; sys.path.append({inside!r})\n")
+    text = f"""{CONNECT}
+import at_home
+def train(ask):
+    if ask:
+        import runtime, distributed_checkpointer
+        return runtime.mine
+    return 1
+client.run(train, ask=ASK)
+"""
+    packed = user.run(text.replace("ASK", "False"))
+    assert packed.value == 1
+    assert not [name for name in packed.files if name.startswith(("runtime", "distributed"))]
+    user.write("runtime.py", "mine = 7\n")
+    user.write("distributed_checkpointer.py", "")
+    own = user.run(text.replace("ASK", "True"))
+    assert own.value == 7
+    assert {"runtime.py", "distributed_checkpointer.py"} < set(own.files)
 
 
 def test_function_of_a_local_module_is_reduced_in_its_package(user: UserScript) -> None:
