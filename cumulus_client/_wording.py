@@ -31,9 +31,13 @@ class Words:
 
     def text(self, said: str) -> str:
         """A sentence of the daemon's."""
+        return _FIELD.sub(self._field, self.phrased(said))
+
+    def phrased(self, said: str) -> str:
+        """A sentence of this client's, which has no names of the wire."""
         for phrase, theirs in self.phrases.items():
             said = said.replace(phrase, theirs)
-        return _FIELD.sub(self._field, said)
+        return said
 
     def key(self, key: str) -> str:
         """A fault's key, such as `environment.PATH` or `requirements.0`."""
@@ -70,7 +74,15 @@ COMMAND_LINE = Words(
         "priority": "--priority",
         "retries": "--retries",
     },
-    {"in the job's `requirements`": "by --with, or in a file for -r"},
+    {
+        "in the job's `requirements`": "by --with, or in a file for -r",
+        "pass api_key=... or set CUMULUS_API_KEY": "set CUMULUS_API_KEY, or run `cumulus login`",
+        "(api_key=... or CUMULUS_API_KEY)": "(CUMULUS_API_KEY, or what `cumulus login` kept)",
+        "CUMULUS_SERVER_URL or server_url names it": "CUMULUS_SERVER_URL, --server or "
+        "`cumulus login` names it",
+        'files={"place/in/the/job": path}': "--file place/in/the/job=path",
+        'files={"a_name": path}': "--file a_name=path",
+    },
 )
 
 

@@ -82,7 +82,7 @@ class CumulusError(RuntimeError):
             else:
                 lines.append(f"  job: {self.job_id}")
         if hint:
-            lines.append(f"  hint: {hint}")
+            lines.append(f"  hint: {words.phrased(hint)}")
         if self._log_tail.strip():
             lines.append("  last output:")
             last = self._log_tail.rstrip().splitlines()[-_TAIL_LINES:]

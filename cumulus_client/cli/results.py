@@ -10,6 +10,7 @@ from cumulus_client.cli.ends import show_end, show_value
 from cumulus_client.cli.exits import EXIT_FAULT
 from cumulus_client.cli.output import print_json, size_told
 from cumulus_client.cli.parser import UsageError, Verb, add_jobs, add_json, add_server, meant
+from cumulus_client.exceptions import ClientTimeout
 from cumulus_wire.states import JobState
 
 
@@ -24,10 +25,17 @@ def _result_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _result(options: argparse.Namespace) -> int:
+    if options.timeout == 0:
+        raise UsageError("--timeout must be over 0 s; leave it out to wait as long as it takes")
     with client_of(options) as client:
         found = job_id(client, options.job)
         job = client.attach(found)
-        if job.wait(options.timeout or None) != JobState.COMPLETED:
+        try:
+            status = job.wait(options.timeout)
+        except ClientTimeout as error:
+            error.hint = f"wait longer, or end it with: cumulus cancel {found}"
+            raise
+        if status != JobState.COMPLETED:
             return show_end(job.view(), quiet=options.quiet)
         if (job.view().get("end") or {}).get("result") is None:
             if not options.quiet:

@@ -12,6 +12,9 @@ import pytest
 from tests.e2e.harness import Daemon
 from tests.e2e.terminal import Terminal
 
+#: Many commands, each a process of its own.
+pytestmark = pytest.mark.timeout(300)
+
 CUMULUS = Path(sys.executable).with_name("cumulus")
 SPINNER = "[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]"
 

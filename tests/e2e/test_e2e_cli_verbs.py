@@ -15,6 +15,9 @@ import pytest
 
 from tests.e2e.harness import Daemon, alive, gone_within
 
+#: Many commands, each a process of its own.
+pytestmark = pytest.mark.timeout(300)
+
 CUMULUS = Path(sys.executable).with_name("cumulus")
 
 
@@ -262,6 +265,8 @@ def test_what_a_job_left_is_downloaded(shell: Shell, daemon: Daemon) -> None:
 
 def test_several_are_cancelled(shell: Shell, daemon: Daemon) -> None:
     job_id, pid = waiting_job(shell, daemon, "--gpu-memory", "1")
+    done = shell("result", "--timeout", "0.2s", job_id, code=69)
+    assert f"wait longer, or end it with: cumulus cancel {job_id}" in done.stderr
     queued = shell("submit", "--gpu-memory", "1", "waits.py").stdout.strip()
     row = next(row for row in shell("jobs").stdout.splitlines() if row.startswith(queued))
     assert "pending" in row and "free" in row, "why it waits is told"

@@ -2,13 +2,19 @@
 
 import pickle
 import traceback
+from pathlib import Path
 
 import pytest
 
 from cumulus_client import JobFailed, RemoteTraceback
 from cumulus_client._raising import raised_here
 from cumulus_client._wording import COMMAND_LINE, PYTHON, end_told, installer_cause
-from cumulus_client.exceptions import ConnectionFailed, error_from_end, error_from_wire
+from cumulus_client.exceptions import (
+    ConnectionFailed,
+    NotAuthenticated,
+    error_from_end,
+    error_from_wire,
+)
 from cumulus_wire import uris
 
 INVALID = uris.ERROR_PREFIX + "invalid_argument"
@@ -140,3 +146,22 @@ def test_causes_are_one_line_each() -> None:
     shown = "".join(traceback.format_exception(caught.value))
     assert "KeyError" not in shown and shown.count("Traceback") == 1
     assert "[Errno 111] refused" in shown
+
+
+def test_hints_name_what_a_shell_has() -> None:
+    error = NotAuthenticated("no", hint="pass api_key=... or set CUMULUS_API_KEY")
+    assert error.text(COMMAND_LINE) == "no\n  hint: set CUMULUS_API_KEY, or run `cumulus login`"
+    assert str(error) == "no\n  hint: pass api_key=... or set CUMULUS_API_KEY"
+
+
+def test_every_phrase_is_said_somewhere() -> None:
+    """A phrase that was worded anew where it stands would stay as it is for the shell."""
+    root = Path(__file__).parents[3]
+    sources = [
+        path.read_text()
+        for part in ("cumulus_client", "cumulus_runner", "cumulusd")
+        for path in (root / part).rglob("*.py")
+        if path.name != "_wording.py"
+    ]
+    for phrase in COMMAND_LINE.phrases:
+        assert any(phrase in source for source in sources), phrase
