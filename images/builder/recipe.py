@@ -23,6 +23,8 @@ DEFAULT_BASE = f"debian:{SUITE}-slim"
 COMMON_PYTHON = ("numpy", "pyopencl", "uv")
 #: What the agent needs beyond its extra, to reach a daemon by TLS: of the extra `daemon`.
 AGENT_TLS = ("pyopenssl", "service-identity")
+#: What only the client needs of the base install.
+CLIENT_PYTHON = ("cloudpickle", "pathspec")
 #: Image -> the packages of this checkout in it.
 CODE = {"job": ("cumulus_runner", "cumulus_wire"), "agent": ("cumulusd", "cumulus_wire")}
 NAMES = tuple(CODE)
@@ -196,7 +198,7 @@ def python_lists() -> tuple[list[str], list[str]]:
     tls = [one for one in extras["daemon"] if _name(one) in AGENT_TLS]
     for requirement in [*dependencies, *extras["agent"], *tls]:
         name = _name(requirement)
-        if name not in seen:
+        if name not in seen and name not in CLIENT_PYTHON:
             (common if name in COMMON_PYTHON else agent).append(requirement)
             seen.add(name)
     lost = {*COMMON_PYTHON, *AGENT_TLS} - seen
