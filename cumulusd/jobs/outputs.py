@@ -47,6 +47,8 @@ def listed_outputs(exit_record: Mapping[str, Any]) -> tuple[tuple[ListedOutput, 
         raise ValueError("malformed EXIT record: outputs")
     listed = []
     for entry in value:
+        if not isinstance(entry, dict):
+            raise ValueError(f"malformed EXIT record: output {entry!r}"[:200])
         name, size, sha256 = entry.get("name"), entry.get("size_bytes"), entry.get("sha256")
         if not isinstance(name, str) or name_fault(name) is not None:
             raise ValueError(f"malformed EXIT record: the name of output {name!r}")
