@@ -61,7 +61,7 @@ def wheel(path: Path, name: str, version: str, body: str) -> str:
 
 def index_of(path: Path) -> dict[str, str]:
     """uv's variables to install from that folder only."""
-    return {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(path)}
+    return {"UV_OFFLINE": "1", "UV_FIND_LINKS": str(path)}
 
 
 class JobFolder:

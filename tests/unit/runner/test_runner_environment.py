@@ -149,7 +149,7 @@ def test_requirements_that_are_files_arent_shared(new_job: NewJob, tmp_path: Pat
     cache = tmp_path / "environments"
     path = wheel(tmp_path, "thing", "1.0", "value = 1")
     job = new_job(
-        requirements=[path], environments=str(cache), installer_environment={"UV_NO_INDEX": "1"}
+        requirements=[path], environments=str(cache), installer_environment={"UV_OFFLINE": "1"}
     ).function("import thing\ndef f(): return thing.__file__")
     assert job.run()["outcome"] == "completed"
     assert json.loads(job.output(Kind.RESULT)).startswith(str(job.path / "scratch"))
