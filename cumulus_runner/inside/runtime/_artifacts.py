@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 
 from ._files import DRAFT, replacing
 from ._places import artifact_dir
@@ -27,6 +25,8 @@ class LocalArtifactStore:
 
     def save_artifact_file(self, name: str, src_path: str) -> dict[str, Any]:
         """Keeps a copy of the file: `{"local_path", "s3_key"}`."""
+        import shutil
+
         path = self._path(name)
         with replacing(path) as draft:
             shutil.copy2(src_path, draft)
@@ -45,6 +45,8 @@ class LocalArtifactStore:
         path = self._fetch(name)
         if dst_path is None:
             return path
+        import shutil
+
         with replacing(dst_path) as draft:
             shutil.copy2(path, draft)
         return dst_path
@@ -102,6 +104,8 @@ class S3ArtifactStore(LocalArtifactStore):
 
         `local_dir`: where copies are; by default below TMPDIR, since what is in the folder of
         artifacts binds a paused job to its worker."""
+        import tempfile
+
         name = job_id or this_job() or "no-job"
         super().__init__(local_dir or os.path.join(tempfile.gettempdir(), "artifacts", name))
         self.bucket = Bucket(job_id, **bucket)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +15,8 @@ FRAMEWORK = "tensorflow"
 
 def install(keras: Any, manager: AutoCheckpointManager) -> None:
     """Has `keras.Model.fit` take the callback along."""
+    import inspect  # with the framework there, it costs nothing more
+
     original = keras.Model.fit
     signature = inspect.signature(original)
     watcher = make_callback(keras.callbacks.Callback, manager)

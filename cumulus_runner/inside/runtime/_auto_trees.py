@@ -4,7 +4,6 @@ their scikit-learn models included."""
 from __future__ import annotations
 
 import functools
-import inspect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +83,8 @@ def _wrap_train(
     ended: Callable[[Any, int], None] | None = None,
 ) -> None:
     """Puts another `train` into the modules. `begun`: the argument for a model to go on from."""
+    import inspect  # with the framework there, it costs nothing more
+
     original = modules[0].train
     signature = inspect.signature(original)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 
@@ -112,6 +111,8 @@ class DistributedCheckpointer(Checkpointer):
         if found is not None or not wanted.startswith(address):
             return found
         # Of another job, say: its file gets a name that none of this job's has.
+        import hashlib
+
         key = wanted[len(address) :]
         epoch, step = formats.parse_name(key)
         name = f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{os.path.basename(key)}"

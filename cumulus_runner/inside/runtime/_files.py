@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def replacing(path: str) -> Iterator[str]:
     takes the place of `path`; else nothing of it stays."""
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    draft = os.path.join(folder, f"{DRAFT}{os.getpid()}-{secrets.token_hex(4)}-{name}")
+    draft = os.path.join(folder, f"{DRAFT}{os.getpid()}-{os.urandom(4).hex()}-{name}")
     try:
         yield draft
         _flush(draft, os.O_RDONLY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 
@@ -112,6 +111,8 @@ class Bucket:
     def put(self, data: bytes, place: str) -> str:
         """Stores bytes; their key. Raises S3Error."""
         key = self.key(place)
+        import hashlib
+
         about = {_SHA256: hashlib.sha256(data).hexdigest()}
         try:
             self._client.put_object(Bucket=self.name, Key=key, Body=data, Metadata=about)
@@ -179,6 +180,8 @@ class Bucket:
 
 
 def _digest(path: str) -> str:
+    import hashlib
+
     found = hashlib.sha256()
     with open(path, "rb") as file:
         while data := file.read(1 << 20):
