@@ -67,7 +67,10 @@ class Record:
 
     def json(self) -> dict[str, Any]:
         """The payload of a JSON kind. Raises ValueError when it is no JSON object."""
-        value = json.loads(self.payload)
+        try:
+            value = json.loads(self.payload)
+        except RecursionError:
+            raise ValueError(f"{self.kind.name} record at {self.offset} nests too deep") from None
         if not isinstance(value, dict):
             raise ValueError(f"{self.kind.name} record at {self.offset} holds no JSON object")
         return value

@@ -28,6 +28,7 @@ from cumulusd.jobs.ports import (
     Node,
     Released,
 )
+from cumulusd.jobs.progress import ProgressBoard
 from cumulusd.jobs.secret_values import SecretValues
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.supervisor import Supervisor
@@ -323,6 +324,7 @@ class World:
         self.files = MemoryFiles()
         self.outputs = Outputs(folder / "outputs", run_in_thread=run_at_once)
         self.no_room: str | None = None
+        self.progress = ProgressBoard(self.clock, lambda job_id: None)
         self.secrets = SecretValues(folder / "secrets", run_at_once)
         self.supervisor = Supervisor(
             table=self.table,
@@ -356,6 +358,7 @@ class World:
                 max_bytes=1 << 30,
                 no_room=lambda size_bytes: self.no_room,
             ),
+            progress=self.progress.feed,
         )
         self.watcher = Watcher(
             table=self.table,
@@ -382,6 +385,7 @@ class World:
         await self.supervisor.stop()
         await self.intake.stop()
         await self.journals.stop()
+        self.progress.stop()
         assert not self.clock.getDelayedCalls()
 
     def pass_time(self, seconds: float, step: float = 0.05) -> None:

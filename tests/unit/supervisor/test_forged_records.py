@@ -1,0 +1,95 @@
+"""Records that a job forged: its journal is written as its own user, so it may hold anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from cumulus_wire.codes import EndReason
+from cumulus_wire.journal import Kind, encode
+from tests.unit.supervisor.world import BEGIN_US, RUNNING, SETUP, World
+
+JSON_KINDS = (Kind.STATUS, Kind.PROGRESS, Kind.ERROR, Kind.EXIT, Kind.CHECKPOINT)
+WORDS = st.sampled_from(
+    [
+        "phase",
+        "setup",
+        "running",
+        "outcome",
+        "completed",
+        "paused",
+        "failed",
+        "reason",
+        "message",
+        "result",
+        "encoding",
+        "size_bytes",
+        "sha256",
+        "outputs",
+        "outputs_note",
+        "name",
+        "run_s",
+        "fraction",
+        "checkpoints",
+        "filename",
+        "path",
+        "timestamp",
+        "exit_code",
+        "signal",
+        "hint",
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=6),
+    max_leaves=12,
+)
+
+
+async def heard(folder: Path, kind: Kind, payload: bytes) -> World:
+    world = World(folder)
+    await world.start()
+    await world.submit("j1")
+    world.pass_time(1)
+    world.says("j1", SETUP, RUNNING)
+    world.says("j1", encode(kind, payload, BEGIN_US))  # the link is dropped for what this raises
+    world.pass_time(1)
+    return world
+
+
+@pytest.mark.parametrize("kind", JSON_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_json_that_is_too_deep_or_none_ends_its_own_job_only(
+    tmp_path: Path, kind: Kind
+) -> None:
+    for number, payload in enumerate((b'{"a":' + b"[" * 100_000, b"[" * 100_000, b"5", b"{")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        world = await heard(folder, kind, payload)
+        end = world.record("j1").end
+        if kind is not Kind.ERROR:  # which is looked at with the EXIT that follows it
+            assert end is not None
+            assert end.reason is EndReason.JOURNAL_CORRUPT
+        await world.stop()
+
+
+@pytest.mark.parametrize("kind", JSON_KINDS)
+def test_no_record_is_more_than_its_jobs_end(tmp_path_factory: Any, kind: Kind) -> None:
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.dictionaries(WORDS, VALUES, max_size=10))
+    def hear(value: dict[str, Any]) -> None:
+        async def work() -> None:
+            folder = tmp_path_factory.mktemp("forged")
+            world = await heard(folder, kind, json.dumps(value).encode())
+            await world.stop()
+
+        results: list[Any] = []
+        Deferred.fromCoroutine(work()).addBoth(results.append)
+        assert results == [None], "all of it happens at once"
+
+    hear()
