@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import os
+import reprlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +35,11 @@ def plain_callable(func: Any) -> Callable[..., Any]:
             func = functools.partial(inner, *func.args, **func.keywords)
     if not callable(func):
         raise PackagingError(
-            f"can't ship a {type(func).__name__}: a function is needed", hint="pass a function"
+            f"a function is needed, not {type(func).__name__} {reprlib.repr(func)}",
+            hint="a script or folder is run with run_script() or submit_script()"
+            if isinstance(func, str | os.PathLike)
+            else "pass the function itself, and its arguments beside it: run(train, epochs=3), "
+            "not run(train(3))",
         )
     core = _core(func)
     if inspect.isgeneratorfunction(core) or inspect.isasyncgenfunction(core):

@@ -116,6 +116,7 @@ def make_call(
             raise TypeError(
                 f"options has {name!r}, which is no option of {face}; these are: "
                 + ", ".join(OPTIONS)
+                + _did_you_mean(name, OPTIONS)
             )
     values = dict(OLD_DEFAULTS)
     for name, value in given.items():
@@ -172,10 +173,29 @@ def bind(
         raise TypeError(f"{name}(): {text}; it is {name}{told}{_option_note(face, text)}") from None
 
 
+_OWN_ARGUMENTS = (
+    "The function's own arguments are given as keywords or args=[...]: what stands after the "
+    "function are options"
+)
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    import difflib  # not before it is needed: imports are light
+
+    near = difflib.get_close_matches(name, known, 1)
+    return f". Did you mean the option `{near[0]}`?" if near else ""
+
+
 def _option_note(face: str, text: str) -> str:
     named = re.search(r"'(\w+)'", text)
-    if named is None or named[1] not in OPTIONS:
+    if named is None:
         return ""
+    if named[1] not in OPTIONS:
+        if face.startswith("@"):
+            return ""
+        if "unexpected keyword" in text:
+            return _did_you_mean(named[1], OPTIONS)
+        return f". {_OWN_ARGUMENTS}" if face in ("run()", "submit()") else ""
     if face.startswith("@"):
         return f". `{named[1]}` is an option of {face}, not of the call"
     return (
@@ -246,7 +266,8 @@ def parted(options: Options) -> tuple[dict[str, Any], Files]:
     known = [name for name in OPTIONS if name in Options.__annotations__]
     for name in asked:
         if name not in known:
-            raise TypeError(f"{name!r} is no option; these are: {', '.join(known)}")
+            meant = _did_you_mean(name, known)
+            raise TypeError(f"{name!r} is no option; these are: {', '.join(known)}{meant}")
     return make_spec(**asked), files
 
 

@@ -63,7 +63,10 @@ def test_a_keyword_of_the_functions_own_goes_to_it_and_options_says_the_option()
     ("func", "given", "words"),
     [
         (plain, {}, r"plain\(\): missing a required argument: 'x'; it is plain\(x: int"),
+        (plain, {}, r"own arguments are given as keywords or args=\[...\]: what stands after"),
         (plain, {"args": [1, 2, 3]}, "too many positional"),
+        (plain, {"args": [1], "kwargs": {"gpu_mem": 1}}, r"mean the option `gpu_memory`\?"),
+        (plain, {"args": [1], "options": {"retry": 1}}, r"mean the option `retries`\?"),
         (plain, {"args": [1], "kwargs": {"z": 1}}, "unexpected keyword argument 'z'"),
         (wants_timeout, {"timeout": 5}, r"`timeout` is an option of run\(\); .*args=\[...\] or"),
         (plain, {"args": [1], "options": {"x": 1}}, "'x', which is no option of run.*gpu_memory"),

@@ -410,7 +410,8 @@ client.run(train)
             "import functools\ndef train(): yield\nclient.run(functools.partial(train))",
             ["generator", "list"],
         ),
-        ("client.run(3)", ["int", "function"]),
+        ("client.run(3)", ["int", "function", "run(train, epochs=3)"]),
+        ("client.run('train.py')", ["str", "run_script()"]),
         ("def train(a): pass\nclient.run(train, args=[client])", ["positional argument 1"]),
         ("def train(a): pass\nclient.run(train, a=open(__file__))", ["argument 'a'", "TextIO"]),
         (
