@@ -10,7 +10,13 @@ from typing import Any
 
 from cumulus_client._arguments import decode_result
 from cumulus_client._download import download
-from cumulus_client._job_stream import MAX_WAITING_BYTES, Ended, JobStream, Journal
+from cumulus_client._job_stream import (
+    MAX_FRUITLESS,
+    MAX_WAITING_BYTES,
+    Ended,
+    JobStream,
+    Journal,
+)
 from cumulus_client._journal_reader import (
     MAX_RESULT_BYTES,
     ResultCollector,
@@ -18,16 +24,18 @@ from cumulus_client._journal_reader import (
 )
 from cumulus_client._upload import Uploads
 from cumulus_client._withdrawing import Withdrawals
-from cumulus_client.connection import Connection
+from cumulus_client.connection import Connection, backoff_s
 from cumulus_client.exceptions import (
     Conflict,
     ConnectionFailed,
+    ConnectionLost,
     ResultError,
     ServerError,
     error_from_end,
 )
 from cumulus_client.packaging import Package
 from cumulus_wire import uris
+from cumulus_wire.states import JobState
 
 #: How many submitted jobs are remembered as this client's own.
 MAX_REMEMBERED = 100_000
@@ -146,9 +154,13 @@ class ClientCore:
 
     async def result(self, job_id: str) -> Any:
         """The job's value, when it has ended. Raises JobFailed, JobTimeout, JobCancelled,
-        ResultError. Holds no more of the journal than the result."""
-        stream = await self.stream(job_id)
+        ResultError. Fetches none of the output that was there before."""
         collector = ResultCollector()
+        view = await self.job(job_id)
+        if JobState(view["status"]).ended:
+            return await self.value(view, collector, show_output=True)
+        # What of the result stood before that offset already is asked for in the end.
+        stream = await self.stream(job_id, int(view["journal"]["end_offset"]))
         try:
             while True:
                 event = await stream.next()
@@ -180,7 +192,8 @@ class ClientCore:
             return None  # a script has none
         data = collector.verified(info)
         if data is None:
-            # The journal's size cap can have dropped a part of it; the daemon may hold it whole.
+            # It wasn't followed from the first byte, or the journal's size cap has dropped a part
+            # of it; the daemon may hold it whole.
             data = await self._stored_result(job_id, info)
             if data is None:
                 raise ResultError(
@@ -206,7 +219,19 @@ class ClientCore:
             if part.get("offset") == len(held) and len(held) + len(part["data"]) <= size_bytes:
                 held.extend(part["data"])
 
-        answer = await self.connection.call_once(uris.JOB_RESULT, {"job_id": job_id}, progress)
+        failures = 0
+        while True:
+            try:
+                answer = await self.connection.call_once(
+                    uris.JOB_RESULT, {"job_id": job_id}, progress
+                )
+                break
+            except ConnectionLost:
+                failures += 1
+                if failures > MAX_FRUITLESS:
+                    raise
+                held.clear()  # it comes from its first byte again
+                await asyncio.sleep(backoff_s(failures))
         data = answer.get("data")
         whole = data if isinstance(data, bytes) else bytes(held)
         return whole if result_matches(whole, info) else None

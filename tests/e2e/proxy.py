@@ -15,6 +15,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.accepted = 0
+        self.carried_bytes = 0  #: both ways
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._silent: set[socket.socket] = set()
@@ -80,6 +81,8 @@ class Proxy:
             while data := source.recv(_CHUNK_BYTES):
                 if source not in self._silent:
                     target.sendall(data)
+                    with self._lock:
+                        self.carried_bytes += len(data)
         except OSError:
             pass  # cut
         for one in (source, target):

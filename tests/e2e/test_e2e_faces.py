@@ -161,6 +161,33 @@ def test_a_stopped_client_and_a_restarted_daemon_lose_and_double_no_line(
     daemon.wait_nothing_left()
 
 
+def test_a_result_is_had_without_the_output_before_it(daemon: Daemon) -> None:
+    done = daemon.run(
+        HEAD
+        + """
+def chatty():
+    for number in range(20000):
+        print("x" * 1000)
+    return list(range(300000))
+job = client.submit(chatty, **SMALL)
+job.wait()
+print(job.job_id)
+"""
+    )
+    job_id = done.stdout.strip()
+    with Proxy(daemon.port) as proxy:
+        text = (
+            HEAD.replace("{URL}", proxy.url)
+            + f"""
+job = client.attach({job_id!r})
+assert job.result() == list(range(300000)) and job.future().result(30) == job.result()
+assert job.exception() is None and job.wait() == "completed"
+"""
+        )
+        daemon.run(text)
+        assert 0 < proxy.carried_bytes < 8_000_000
+
+
 # --- interruptions ----------------------------------------------------------------------------
 
 
