@@ -76,5 +76,7 @@ except RuntimeError as error:
         assert view["end"]["message"] in said
     finally:
         swarm.cluster.add_node(where)
+        # Swarm takes it for another node: its operator enrols it.
+        swarm.cluster.update_node(where, Labels={"cumulus.worker": "true"})
     swarm.wait_usable(2, timeout_s=120.0)
     swarm.wait_nothing_left(90.0)  # what it kept, too, now that its worker is back

@@ -44,6 +44,12 @@ UNREACHABLE: dict[Pair, str] = {
         (Phase.RETRYING, kind): "PREPARE_FAILED, the effect's last word, led there"
         for kind in (EventKind.UNPLACED, EventKind.PREPARED, EventKind.PREPARE_FAILED)
     },
+    **{
+        (Phase.PAUSING, kind): "YIELDED, the runner's last word, led there"
+        for kind in (EventKind.UNPLACED, EventKind.PREPARED, EventKind.PREPARE_FAILED)
+    },
+    (Phase.PAUSED, EventKind.PAUSE): "its one user is refused before it is told",
+    (Phase.QUEUED, EventKind.RESUME): "its one user is refused before it is told",
 }
 #: Pairs that need several things within the milliseconds of one save: also thousands of schedules,
 #: some on a disk that is slow throughout, have missed them.
@@ -56,6 +62,18 @@ RARE = frozenset(
         (Phase.RETRYING, EventKind.FORCED),
         (Phase.ENDING, EventKind.PREPARE_FAILED),
         (Phase.ENDED, EventKind.ATTEMPT_OVER),
+        (Phase.ENDED, EventKind.CHECKPOINTED),
+        (Phase.ENDED, EventKind.YIELDED),
+        (Phase.ENDING, EventKind.YIELDED),
+        (Phase.RETRYING, EventKind.CHECKPOINTED),
+        (Phase.RETRYING, EventKind.YIELDED),
+        (Phase.PAUSING, EventKind.LAUNCHED),
+        (Phase.PAUSING, EventKind.LAUNCH_FAILED),
+        (Phase.PAUSING, EventKind.LOST),
+        (Phase.PAUSING, EventKind.FINAL),
+        (Phase.PAUSING, EventKind.BEFELL),
+        (Phase.PAUSING, EventKind.FORCED),
+        (Phase.PAUSING, EventKind.ATTEMPT_OVER),
     }
 )
 

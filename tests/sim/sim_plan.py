@@ -278,8 +278,19 @@ def paused(plan: Plan) -> Plan:
         )
         for _ in range(random.choice((0, 0, 1)))
     )
+    # Long enough for an attempt to be given up, whose code has paused meanwhile.
+    cuts = tuple(
+        Fault(
+            kind=random.choice(("agent_cut", "cut")),
+            at=random.uniform(2.0, 10.0),
+            lasts_s=random.uniform(8.0, 30.0),
+            worker=random.randrange(8),
+            size=0.5,
+        )
+        for _ in range(random.choice((0, 0, 1, 2)))
+    )
     return attrs.evolve(
-        plan, jobs=jobs, faults=(*plan.faults, *lost), strikes=(*strikes, *plan.strikes)
+        plan, jobs=jobs, faults=(*plan.faults, *lost, *cuts), strikes=(*strikes, *plan.strikes)
     )
 
 
