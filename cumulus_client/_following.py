@@ -1,5 +1,6 @@
 """Shows one job to its end, with Ctrl-C meant for the job."""
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,7 @@ def follow_to_end(
             _interrupted(interruption, display, stream.stream.job_id, error)
         except OSError as error:
             if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+                _tell_unwritten(display, stream.stream.job_id, error)
                 raise
             # Whoever read the output is gone, or the terminal.
             display.mute()
@@ -68,3 +70,11 @@ def _interrupted(
             raise
         # The next one came while the first was being told.
         interruption.interrupted(job_id, again)
+
+
+def _tell_unwritten(display: Display, job_id: str | None, error: OSError) -> None:
+    with contextlib.suppress(OSError):
+        display.note(
+            f"the output of job {job_id} can't be written here: {error.strerror or error}; the job "
+            f"goes on: come back with {display.come_back.format(job_id)}"
+        )

@@ -13,6 +13,7 @@ from cumulus_client.cli import jobs, login, logs, pool, results, running
 from cumulus_client.cli.completion import completion_verb
 from cumulus_client.cli.exits import (
     EXIT_CANCELLED,
+    EXIT_FAULT,
     EXIT_UNREAD,
     EXIT_USAGE,
     error_code,
@@ -35,6 +36,7 @@ VERBS.update({verb.name: verb for group in _GROUPS.values() for verb in group})
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     try:
         with _ending_signals_interrupt():
             return _act(words)
@@ -44,11 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_CANCELLED
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
-            raise
-        # Whoever read stdout is gone; the interpreter's last flush must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"cumulus: {where}{error.strerror or error}", file=sys.stderr)
+            _leave_unwritten()
+            return EXIT_FAULT
+        _leave_unwritten()
         # A run is cancelled when nobody reads it; everything else merely ends.
         return EXIT_CANCELLED if words[:1] == ["run"] else EXIT_UNREAD
+
+
+def _open_closed_streams() -> None:
+    """Python has None for a standard stream that its parent closed (`>&-`)."""
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _leave_unwritten() -> None:
+    """What stdout still holds goes nowhere: the interpreter's last flush must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _act(words: list[str]) -> int:

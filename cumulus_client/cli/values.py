@@ -20,16 +20,19 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def duration(text: str) -> float:
     """Seconds of `90`, `90s`, `15m`, `2h`, `1h30m`. Raises ArgumentTypeError."""
     try:
-        return parse_seconds(text)
+        seconds = parse_seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if not math.isfinite(seconds):
+        raise argparse.ArgumentTypeError(f"{text!r} is more seconds than there are numbers")
+    return seconds
 
 
 def size(text: str) -> int:
     """Bytes of `8GiB`, `512M`. Raises ArgumentTypeError."""
     try:
         return parse_bytes(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

@@ -368,6 +368,31 @@ def test_who_reads_no_more_leaves_the_job_alone(
     assert daemon.wait_job(job_id, "ended")["status"] == "completed"
 
 
+def test_output_that_can_not_be_written(shell: Shell, daemon: Daemon) -> None:
+    shell.write("talks.py", "print('x' * 100, flush=True)\n")
+    command = f"{CUMULUS} run talks.py > /dev/full; echo code $?; {CUMULUS} jobs > /dev/full; " + (
+        f"echo code $?; {CUMULUS} run -q talks.py >&-; echo code $?; {CUMULUS} jobs -q 2>&-"
+    )
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=shell.folder,
+        env=shell.environment,
+    )
+    assert "Traceback" not in done.stderr
+    codes = [line for line in done.stdout.splitlines() if line.startswith("code")]
+    assert codes == ["code 1", "code 1", "code 0"], done.stderr
+    later, job_id = done.stdout.splitlines()[-2:]
+    assert f"the output of job {job_id} can't be written here: No space left on device; the " in (
+        done.stderr
+    )
+    assert f"cumulus attach {job_id}\n" in done.stderr
+    assert shell("attach", "-q", job_id).stdout == "x" * 100 + "\n"
+    daemon.wait_job(later, "ended")
+
+
 def test_a_second_ctrl_c_detaches_and_says_how_to_come_back(shell: Shell, daemon: Daemon) -> None:
     shell.write(
         "stubborn.py",

@@ -64,6 +64,8 @@ def test_durations(text: str, seconds: float) -> None:
     ("read", "texts", "words"),
     [
         (values.duration, ["", "x", "1x", "-5", "h", "5m1h", "nan"], "no duration"),
+        (values.duration, ["9" * 400], "more seconds than"),
+        (values.size, ["9" * 400], "infinity"),
         (values.share, ["", "half", "nan", "inf", "50%%", "5%0"], "no share"),
         (values.size, ["", "big", "-1", "1X"], "no size"),
         (values.cores, ["", "0", "-1", "nan", "two"], "no number of cores"),
