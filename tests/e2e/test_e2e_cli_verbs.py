@@ -241,6 +241,24 @@ def test_files_variables_and_requirements(shell: Shell, daemon: Daemon) -> None:
     assert shell("logs", "-q", "last").stderr == ""
 
 
+def test_secrets_are_handed_over_unseen(shell: Shell, daemon: Daemon) -> None:
+    shell.write("token", "from-a-file\n")
+    shell.write(
+        "job.py", "import os\nprint(*(len(os.environ[x]) for x in ('FIRST', 'SECOND', 'THIRD')))\n"
+    )
+    done = shell(
+        *("run", "--secret", "FIRST", "--secret", "SECOND@token", "--secret", "THIRD=typed-here"),
+        "job.py",
+        FIRST="from-the-shell",
+    )
+    assert done.stdout == "14 11 10\n"
+    assert "--secret THIRD=...: other users of this machine can read" in done.stderr
+    told = shell("jobs", "--json", "last").stdout + shell("jobs", "last").stdout + done.stderr
+    assert re.search(r"^secrets +FIRST, SECOND, THIRD$", told, re.MULTILINE)
+    for value in ("from-the-shell", "from-a-file", "typed-here"):
+        assert value not in told + daemon.log_text()
+
+
 def test_what_a_job_left_is_downloaded(shell: Shell, daemon: Daemon) -> None:
     shell.write(
         "leaves.py",
