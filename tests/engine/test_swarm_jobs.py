@@ -587,3 +587,34 @@ held[1].cancel()
         out, err = process.communicate(timeout=120)
     assert out.strip() == "at last", err
     swarm.wait_nothing_left(60.0)
+
+
+def test_code_by_value_runs_or_is_refused_before_it_is_queued(swarm: SwarmDaemon) -> None:
+    done = swarm.run(
+        HEAD
+        + """
+from cumulus_client import InvalidArgument, JobFailed
+class Own(ValueError):
+    pass
+def fails():
+    raise Own("in the container")
+here = "{}.{}".format(*sys.version_info[:2])
+(theirs,) = {worker["python_version"] for worker in client.list_workers()}
+before = len(client.list_jobs())
+try:
+    scale = 3
+    value = client.run(lambda x: x * scale, args=[2], gpu_memory=0.1, duration=60)
+    same = value == 6
+except InvalidArgument as error:
+    same = f"pickled by Python {here}" in str(error) and len(client.list_jobs()) == before
+try:
+    client.run(fails, gpu_memory=0.1, duration=60)
+except JobFailed as error:
+    cause = [type(error.__cause__) is Own, "user_script.py" in error.remote_traceback]
+print(json.dumps({"theirs": theirs, "ok": same, "cause": cause}))
+"""
+    )
+    told = last_json(done.stdout)
+    assert told["theirs"] is not None, "the image's label says it"
+    assert told["ok"] and told["cause"] == [True, True]
+    swarm.wait_nothing_left(30.0)
