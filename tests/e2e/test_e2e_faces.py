@@ -19,8 +19,7 @@ import asyncio, concurrent.futures, json, os, signal, sys, threading, time
 import cumulus_client.connection
 cumulus_client.connection.PING_INTERVAL_S, cumulus_client.connection.PING_TIMEOUT_S = 0.5, 1.0
 from cumulus_client import *
-URL = "{URL}"
-client = CumulusClient(URL)
+client = CumulusClient("{URL}")
 def count(n, pause=0.05):
     import time
     for number in range(n):
@@ -59,7 +58,7 @@ readers = [threading.Thread(target=follow, args=(f"reader {n}",)) for n in (1, 2
 for reader in readers:
     reader.start()
 async def asynchronous():
-    async with AsyncCumulusClient(URL) as far:
+    async with AsyncCumulusClient("{URL}") as far:
         handle = await far.submit(count, args=[N], **SMALL)
         text = [chunk async for chunk in handle.logs()]
         got["async"] = "".join(text) == lines(N) and await handle == N
@@ -96,9 +95,8 @@ def test_a_client_has_one_connection_whatever_it_does(daemon: Daemon) -> None:
     with Proxy(daemon.port) as proxy:
         process = daemon.begin(
             HEAD.replace("{URL}", proxy.url)
-            + ALL_AT_ONCE.replace("client.close()", "client.list_workers()").replace(
-                "AsyncCumulusClient(URL)", 'AsyncCumulusClient("{URL}")'
-            )
+            # The async client has its own, past the proxy.
+            + ALL_AT_ONCE.replace("client.close()", "client.list_workers()")
             + "time.sleep(60)\n"
         )
         with process:
@@ -123,7 +121,7 @@ def _to(process: psutil.Process, port: int) -> list[Any]:
 
 def test_a_cut_and_a_silent_connection_lose_and_double_no_line(daemon: Daemon) -> None:
     with Proxy(daemon.port) as proxy:
-        process = daemon.begin(HEAD.replace("{URL}", proxy.url) + ALL_AT_ONCE)
+        process = daemon.begin((HEAD + ALL_AT_ONCE).replace("{URL}", proxy.url))
         with process:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -233,7 +231,7 @@ def test_ctrl_c_under_asyncio_cancels_and_says_which(daemon: Daemon) -> None:
             daemon,
             f"""
 async def main():
-    async with AsyncCumulusClient(URL) as far:
+    async with AsyncCumulusClient("{{URL}}") as far:
         {call}
 asyncio.run(main())
 """,
@@ -300,7 +298,7 @@ def test_decorated_functions(daemon: Daemon) -> None:
     done = daemon.run(
         HEAD
         + """
-far = AsyncCumulusClient(URL)
+far = AsyncCumulusClient("{URL}")
 @remote(client, gpu_memory=0.1, duration="90s", env={"GREETING": "hello"}, name="greeting")
 def greet(who, *, mark="!", name="x"):
     import os
@@ -373,7 +371,7 @@ try:
 except ConnectionFailed as closed:
     states.append("closed" in str(closed))
 async def awaited():
-    async with AsyncCumulusClient(URL) as far:
+    async with AsyncCumulusClient("{URL}") as far:
         one, two = [await far.submit(square, args=[n], **SMALL) for n in (4, 5)]
         heard = []
         one.add_done_callback(lambda job: heard.append(job is one))
@@ -409,7 +407,7 @@ if child == 0:
         client.get_server_info()
     except ConnectionFailed as error:
         client.close()
-        with CumulusClient(URL) as own:
+        with CumulusClient("{URL}") as own:
             well = own.run(square, args=[6], **SMALL) == 36
         os._exit(17 if "made before a fork" in str(error) and well else 1)
     os._exit(2)
@@ -427,7 +425,7 @@ print(json.dumps(answers))
 
 def test_environment_and_profiles_say_which_daemon(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon().start()
-    text = HEAD.replace("CumulusClient(URL)", "CumulusClient()") + (
+    text = HEAD.replace('CumulusClient("{URL}")', "CumulusClient()") + (
         "print(client.server_url, client.run(square, args=[3], **SMALL))"
     )
     before = os.environ.get("CUMULUS_SERVER_URL")
@@ -482,7 +480,7 @@ answers += [job.done(), job.running(), job.progress(), job.get_checkpoints(), fu
 text += logs
 answers += ["".join(text) == lines(40), future.result(60)]
 async def awaited():
-    async with AsyncCumulusClient(URL) as far:
+    async with AsyncCumulusClient("{URL}") as far:
         job = await far.submit(train, args=[40], **SMALL)
         async for _ in job.logs():
             break
@@ -522,7 +520,7 @@ from cumulus_client import (
     gpu, remote,
 )
 SCALE = 10
-client = CumulusClient("{URL}/", api_key=None)
+client = CumulusClient("{URL}")
 def train(epochs, lr=0.1):
     return {"epochs": epochs, "lr": lr, "scale": SCALE, "nan": float("nan")}
 def boom():
