@@ -47,7 +47,7 @@ _FILES = (
     *(io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair),
 )
 #: cloudpickle keeps what goes by value in a table of the process.
-_REGISTRY = threading.Lock()
+_REGISTRY = threading.RLock()  # what is pickled may pack a call of its own
 
 
 def add_by_value(

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+#: What the script's module is called in a job, before the script's name.
+MAIN_PREFIX = "cumulus_main_"
 NOTE = "(raised in the job; its traceback stands below)"
 MAX_DEPTH = 8
 
@@ -66,6 +68,8 @@ class _Maker:
         yield _stand_in(module, name, Exception, told)
 
     def _find(self, module_name: str, name: str) -> type[BaseException] | None:
+        if module_name not in self._aliases and module_name.split(".")[-1].startswith(MAIN_PREFIX):
+            module_name = "__main__"  # of a job that another run of this script submitted
         module_name = self._aliases.get(module_name, module_name)
         module: Any = builtins if module_name == "builtins" else sys.modules.get(module_name)
         if module is None and self._may_import and module_name:

@@ -31,10 +31,9 @@ from cumulus_client._local_modules import (
 )
 from cumulus_client._package_zip import Contents
 from cumulus_client._parsing import parse_module
+from cumulus_client._remote_error import MAIN_PREFIX
 from cumulus_client.exceptions import PackagingError
 from cumulus_client.source_slice import slice_module
-
-MAIN_PREFIX = "cumulus_main_"
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_groups_come_with_their_members() -> None:
     assert len(wide.exceptions) == job_errors.MAX_MEMBERS
 
 
-def test_types_that_are_not_here_are_stood_in_for() -> None:
+def test_types_that_are_not_here_are_stood_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
     record = told(Own(5)) | {"module": "not_here_at_all", "type": "outer.<locals>.Own"}
     made = original(record, {}, may_import=True)
     assert isinstance(made, ValueError) and type(made) is not ValueError
@@ -99,11 +100,13 @@ def test_types_that_are_not_here_are_stood_in_for() -> None:
         told(Own(5)) | {"module": "job_name"}, {"job_name": __name__}, may_import=False
     )
     assert type(known) is Own
+    # A script that comes back to a job of an earlier run of it.
+    monkeypatch.setattr(sys.modules["__main__"], "Own", Own, raising=False)
+    record = told(Own(5)) | {"module": "app.cumulus_main_train"}
+    assert type(original(record, {}, may_import=False)) is Own
     # Modules that aren't imported are left alone unless pickles may be opened, too.
     record = told(ValueError("x")) | {"module": "this", "type": "C"}
     assert str(original(record, {}, may_import=False)) == "x"
-    import sys
-
     assert "this" not in sys.modules
 
 
