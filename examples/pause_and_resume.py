@@ -45,7 +45,7 @@ def wait_for(job: CumulusJob, status: str) -> None:
 def main(url: str) -> None:
     """Submits, pauses, resumes."""
     with CumulusClient(url, os.environ.get("CUMULUS_API_KEY")) as client:
-        job = client.submit(count, gpu_memory=0.25, duration=120, args=[40])
+        job = client.submit(count, gpu_memory=0.25, duration=120, args=[80])
         wait_for(job, "running")
         time.sleep(1)
         print(job.pause()["message"])
