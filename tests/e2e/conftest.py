@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Daemon
+from tests.e2e.shell import Shell
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,9 @@ def make_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     for daemon in made:
         if daemon.process is not None:
             daemon.stop()
+
+
+@pytest.fixture
+def shell(daemon: Daemon, tmp_path: Path) -> Shell:
+    """The command `cumulus`, for the shared daemon, in a folder of its own."""
+    return Shell(tmp_path, CUMULUS_SERVER_URL=daemon.url)

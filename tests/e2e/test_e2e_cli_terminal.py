@@ -3,19 +3,18 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.harness import Daemon
+from tests.e2e.shell import CUMULUS
 from tests.e2e.terminal import Terminal
 
 #: Many commands, each a process of its own.
 pytestmark = pytest.mark.timeout(300)
 
-CUMULUS = Path(sys.executable).with_name("cumulus")
 SPINNER = "[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]"
 
 WAITS_FOR = """\
