@@ -53,6 +53,7 @@ class _Flight:
         self.collector = ResultCollector()
         self.stream: JobStream | None = None
         self.pending: concurrent.futures.Future[Any] | None = None
+        self.ended = False
 
     @property
     def job_id(self) -> str | None:
@@ -107,11 +108,16 @@ class Flights:
             else:
                 self._event(flight, happened)
                 if isinstance(happened, Ended):
+                    flight.ended = True
                     self._await(flight, self._io.run(self._value(flight, happened)))
                     return None
             assert flight.stream is not None
             self._await(flight, self._io.run(flight.stream.next()))
         except CumulusError as error:
+            if flight.job_id is not None and not flight.ended:
+                # It can't be followed any more, and nobody else knows of it.
+                with contextlib.suppress(CumulusError):
+                    self._io.run(self._core.cancel(flight.job_id))
             return self._land(flight, Outcome(error=error))
         return None
 
@@ -145,7 +151,7 @@ class Flights:
         return _Value(await self._core.value(end.job, flight.collector))
 
     def _land(self, flight: _Flight, outcome: Outcome) -> tuple[int, Outcome]:
-        del self._flights[flight.index]
+        self._flights.pop(flight.index, None)  # `close` on another thread may have taken it
         flight.shown.close()
         if flight.stream is not None:
             with contextlib.suppress(CumulusError):  # closed, and its streams with it

@@ -332,3 +332,37 @@ client.close()
 """,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_map_whose_job_cannot_be_followed_cancels_it(relay: Relay, tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "u.py",
+        HEAD.format(url=relay.url)
+        + """
+import cumulus_client._journal_reader as reader
+def refuse(self, records):
+    raise ResultError("can't be kept")
+reader.ResultCollector.feed = refuse
+def g(x): pass
+[error] = client.map(g, [1], return_exceptions=True, name="pending")
+assert isinstance(error, ResultError), error
+while client.list_jobs()[0]["status"] != "cancelled":
+    time.sleep(0.02)
+# One that is closed by another thread while it waits ends, and doesn't hang.
+waiting = client.map(g, [1, 2], name="stuck")
+def close():
+    while len(client.list_jobs()) < 3:
+        time.sleep(0.02)
+    client.close()
+threading.Thread(target=close).start()
+reader.ResultCollector.feed = lambda self, records: None
+try:
+    next(waiting)
+except ConnectionFailed as closed:
+    assert "closed" in str(closed), closed
+else:
+    raise AssertionError("it has no result")
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cancelling 2 jobs: job-2, job-3" in done.stderr or "cancelling job" in done.stderr
