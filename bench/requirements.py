@@ -41,7 +41,9 @@ def main() -> None:
     """Prints the table."""
     with contextlib.ExitStack() as stack:
         rows: dict[str, tuple[Callable[[], list[Pair]], list[list[Pair]]]] = {}
-        daemon = stack.enter_context(started(local()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cumulus-bench-"))
+        # With one CPU as its device.
+        daemon = stack.enter_context(started(Daemon(Path(folder))))
         rows["Cumulus, local platform: a job"] = (cumulus(stack, daemon, None), [])
         swarm, why_no_swarm = kept_swarm()
         if swarm is not None:
@@ -86,11 +88,6 @@ def spread(values: list[float]) -> str:
 
 
 # -- Cumulus
-
-
-def local() -> Daemon:
-    """A daemon of its own, with one CPU as its device."""
-    return Daemon(Path(tempfile.mkdtemp(prefix="cumulus-bench-")))
 
 
 class SwarmDaemon(Daemon):
