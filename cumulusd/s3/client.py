@@ -10,7 +10,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -71,6 +71,8 @@ class S3Client:
         self.name = f"s3://{access.bucket}"
         if access.endpoint_url is not None:
             self._base = f"{access.endpoint_url}/{access.bucket}"
+        elif "." in access.bucket:  # Amazon's certificate has no names with further dots
+            self._base = f"https://s3.{access.region}.amazonaws.com/{access.bucket}"
         else:
             self._base = f"https://{access.bucket}.s3.{access.region}.amazonaws.com"
 
@@ -135,6 +137,8 @@ class S3Client:
             except _LOST as error:
                 if self._reactor.seconds() - began_at >= DEADLINE_S:
                     self._silent()  # our giving up came back as a lost connection
+                if _is_cancelling(error):
+                    raise CancelledError from error  # and so does whoever ends all this
                 if last:
                     self._away(f"{type(error).__name__}: {error}", error)
                 continue
@@ -223,6 +227,12 @@ class _Body(Protocol):
         if self.transport is not None:
             # Of all that a response's transport offers, this closes the connection at once.
             self.transport.stopProducing()  # type: ignore[attr-defined]
+
+
+def _is_cancelling(error: Exception) -> bool:
+    """A request that is cancelled before its answer fails with this inside."""
+    reasons: tuple[Failure, ...] = tuple(getattr(error, "reasons", ()))
+    return any(isinstance(reason.value, CancelledError) for reason in reasons)
 
 
 def _local(element: ElementTree.Element) -> str:

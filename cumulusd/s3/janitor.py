@@ -20,8 +20,10 @@ MAX_WAITING = 10_000
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
 _TRIES = 5
-#: Pages of a thousand that one job's removal, or one look, takes at most.
+#: Pages of a thousand keys that one look takes at most; and that are removed of one job before it
+#: is the others' turn.
 _MAX_PAGES = 1000
+_PAGES_A_TURN = 3
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -113,7 +115,8 @@ class Janitor:
             job_id = next(iter(self._waiting))
             failures = self._waiting.pop(job_id)
             try:
-                await self._remove(job_id)
+                if not await self._remove(job_id):
+                    self._waiting.setdefault(job_id, 0)  # last in the line
                 pause_s = _FIRST_PAUSE_S
                 continue
             except CumulusError as error:
@@ -138,18 +141,21 @@ class Janitor:
             when="soon" if failures < _TRIES else "at the next look, within the hour",
         )
 
-    async def _remove(self, job_id: str) -> None:
+    async def _remove(self, job_id: str) -> bool:
+        """Some of it; true when nothing is left."""
         place = self._fate(job_id).value
         if place is None:
-            return  # it came back meanwhile
+            return True  # it came back meanwhile
         prefix = self._access.job_prefix(job_id) + place
         removed = 0
-        for _ in range(_MAX_PAGES):
+        done = False
+        for _ in range(_PAGES_A_TURN):
             uploads = await self._client.uploads(prefix)
             for key, upload_id in uploads:
                 await self._client.abort(key, upload_id)
             keys = (await self._client.listing(prefix)).keys
-            if not keys and not uploads:
+            done = not keys and not uploads
+            if done:
                 break
             for key in keys:
                 await self._client.delete(key)
@@ -161,3 +167,4 @@ class Janitor:
                 count=removed,
                 prefix=prefix,
             )
+        return done

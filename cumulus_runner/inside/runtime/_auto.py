@@ -11,7 +11,7 @@ from . import _auto_keras, _auto_sklearn, _auto_torch, _auto_trees, _imports
 from ._checkpoints import get_last_checkpoint_info
 from ._control import CooperativePause, pause_asked
 from ._distributed import get_checkpointer
-from ._places import every_seconds, every_steps, flag, job_id
+from ._places import every_seconds, every_steps, flag, job_id, keep_checkpoints
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class AutoCheckpointManager:
         self._before: list[dict[str, Any]] | None = None
         self._pid = os.getpid()
         self._told: set[str] = set()
+        if self.enabled:
+            every_steps(), every_seconds(), keep_checkpoints()  # what is no number is said now
         for framework, (modules, install) in _HOOKS.items():
             self._status[framework] = "not imported yet" if self.enabled else "disabled"
             for module in modules if self.enabled else ():

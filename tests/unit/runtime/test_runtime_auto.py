@@ -232,3 +232,8 @@ def test_by_seconds_too(job: Job) -> None:
     )
     saved = [step for _, step in told[1]]
     assert saved[0] == 20 and len(saved) > 1
+
+
+def test_a_setting_that_is_no_number_is_said_at_once(job: Job) -> None:
+    done = job.process(HEAD, CUMULUS_CHECKPOINT_EVERY_STEPS="often")
+    assert "CUMULUS_CHECKPOINT_EVERY_STEPS must be a number, it is 'often'" in done.stderr

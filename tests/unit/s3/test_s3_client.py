@@ -7,7 +7,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -16,6 +16,7 @@ from cumulusd.errors import Unavailable
 from cumulusd.s3 import client as client_module
 from cumulusd.s3.access import Access
 from cumulusd.s3.client import S3Client
+from cumulusd.s3.janitor import Fate, Janitor
 from cumulusd.tasks import sleep
 from tests.s3_server import BUCKET, REGION, S3Server, s3_server
 
@@ -228,6 +229,28 @@ async def test_who_isn_t_there_or_is_silent_is_given_up(
     _, made = await serving(None)
     with pytest.raises(Unavailable, match="no answer in"):
         await made.listing("p/")
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest_twisted.ensureDeferred
+async def test_who_ends_it_isn_t_taken_for_a_lost_connection(serving: Any) -> None:
+    resource, made = await serving(None)
+    asking = Deferred.fromCoroutine(made.listing("p/"))
+    while not resource.asked:
+        await sleep(reactor, 0.01)
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+    janitor = Janitor(made, access_of(made), reactor, lambda job_id: Fate.KEEP)
+    janitor.start()
+    while resource.asked < 2:
+        await sleep(reactor, 0.01)
+    await janitor.stop()
+    assert resource.asked == 2
+
+
+def access_of(made: S3Client) -> Access:
+    return made._access
 
 
 @pytest.mark.usefixtures("hasty")

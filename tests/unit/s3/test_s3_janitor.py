@@ -120,6 +120,30 @@ def test_a_cancelled_job_loses_its_checkpoints_a_deleted_one_all(world: World) -
     assert world.left("job_2") == world.left("job_10") == ALL
 
 
+def test_a_job_with_very_much_waits_for_others_in_between(world: World) -> None:
+    world.job("job_1")
+    world.job("job_2")
+    world.s3.objects |= {f"pool/i-1/job_1/artifacts/{n:03}" for n in range(100)}
+    order: list[str] = []
+    world.janitor._client.delete = removing(world.s3, order)  # type: ignore[method-assign]
+    world.fates |= {"job_1": Fate.ALL, "job_2": Fate.ALL}
+    world.janitor.changed("job_1")
+    world.janitor.changed("job_2")
+    world.janitor.start()
+    assert world.left("job_1") == world.left("job_2") == []
+    assert order.index("job_2") < 10 and order[-1] == "job_1" and len(order) == 108
+
+
+def removing(s3: FakeS3, order: list[str]) -> Any:
+    real = s3.delete
+
+    async def delete(key: str) -> None:
+        order.append(key.split("/")[2])
+        await real(key)
+
+    return delete
+
+
 def test_unfinished_uploads_go_too(world: World) -> None:
     world.job("job_1")
     world.s3.parts = {("pool/i-1/job_1/checkpoints/x", "u1"), ("pool/i-1/job_2/y", "u2")}
