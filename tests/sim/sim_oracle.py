@@ -6,6 +6,7 @@ from cumulus_wire.codes import RETRIED, EndReason
 from cumulus_wire.journal import HEADER
 from cumulusd.jobs.model import End, EndedAttempt, JobRecord, Phase
 from tests.sim.sim_clients import Facts, agree
+from tests.sim.sim_clock import BEGIN_UNIX_S
 
 if TYPE_CHECKING:
     from tests.sim.sim_world import World
@@ -94,7 +95,23 @@ def judge_pause(world: "World", facts: Facts, known: JobRecord, after: JobRecord
                 return f"is paused while it holds a share of {worker.node_id}"
     if after.phase is Phase.QUEUED and known.phase in (Phase.PAUSED, Phase.PAUSING):
         facts.paused = False
-        facts.resumed_at = world.clock.now
+        return _judge_resume(world, facts, after)
+    return None
+
+
+def _judge_resume(world: "World", facts: Facts, after: JobRecord) -> str | None:
+    """It waits from when it was resumed, which a full disk lets be saved later."""
+    now = world.clock.now
+    facts.resumed_at = now
+    if after.queued_at is None:
+        return "goes on without saying since when it waits"
+    if world.clock_jumped:
+        return None
+    waited_s = BEGIN_UNIX_S + now + world.wall_offset_s - after.queued_at
+    told_late = now - world.disk_away_at < 6.0
+    if waited_s < -SLACK_S or (waited_s > SLACK_S and not told_late):
+        return f"goes on as one that has waited for {waited_s} s"
+    facts.resumed_at = now - max(0.0, waited_s)
     return None
 
 
