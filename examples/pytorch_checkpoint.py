@@ -67,6 +67,8 @@ def main(url: str) -> None:
         job = client.submit(train, gpu_memory=0.25, duration=600, name="ring", args=[EPOCHS])
         while not job.get_checkpoints() and not job.done():
             time.sleep(0.2)
+        if job.done():
+            job.result()  # raises what went wrong: no PyTorch, say
         job.pause()
         wait_for(job, "paused")
         newest = max(job.get_checkpoints(), key=lambda one: one["epoch"])
