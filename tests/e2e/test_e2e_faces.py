@@ -554,6 +554,8 @@ for call in (
         answers.append([isinstance(error, TimeoutError), str(error).split(";")[0][:22]])
 job_id = client.list_jobs()[0]["job_id"]
 job = CumulusJob(client, job_id)
+while job.status() in ("pending", "starting"):
+    time.sleep(0.05)
 answers.append([client.get_job_status(job_id)["status"], job.status()])
 answers += [client.cancel_job(job_id), job.get_checkpoints(), client.get_checkpoints(job_id)]
 while job.status() == "running":
