@@ -59,7 +59,8 @@ class _Maker:
         found = self._find(module, name)
         if found is not None:
             yield found
-        for base in told.get("bases") or []:
+        bases = told.get("bases")
+        for base in bases if isinstance(bases, list) else []:
             if not isinstance(base, list) or len(base) != 2:
                 continue
             found = self._find(str(base[0]), str(base[1]))
@@ -97,7 +98,10 @@ def _arguments(told: Mapping[str, Any], message: str) -> tuple[Any, ...]:
     for one in packed:
         kind, value = one if isinstance(one, list) and len(one) == 2 else (None, None)
         if kind == "bytes" and isinstance(value, str):
-            args.append(bytes.fromhex(value))
+            try:
+                args.append(bytes.fromhex(value))
+            except ValueError:
+                return (message,)
         elif kind == "tuple" and isinstance(value, list):
             args.append(tuple(value))
         elif kind == "plain":

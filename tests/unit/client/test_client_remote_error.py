@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cumulus_client._remote_error import NOTE, original
@@ -132,6 +132,8 @@ def test_what_names_no_exception_is_never_called() -> None:
         ),
     ),
 )
+@example(record={}, value={"bases": 1})
+@example(record={"message": "m"}, value={"args": [["bytes", "no hex"]]})
 def test_any_record_gives_an_exception(record: dict[str, str], value: dict[str, Any]) -> None:
     for one in (record, {**record, "value": json.dumps(value)}):
         assert isinstance(original(one, {}, may_import=False), BaseException)
