@@ -197,7 +197,8 @@ def decode_result(
             f"the result is pickled and was not opened: {may_unpickle}",
             job_id=job_id,
             hint="opening a pickle runs code; return plain values (numbers, strings, lists, "
-            "dicts) to get JSON instead",
+            "dicts) to get JSON instead, or write the rest to a file below CUMULUS_OUTPUT_DIR and "
+            "download it",
         )
     try:
         return _Unpickler(_Reader(data), aliases).load()

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from cumulus_client._callables import short_name, unwrap
 from cumulus_client._package_files import Files
 from cumulus_client._quantities import parse_bytes, parse_seconds
+from cumulus_client._raising import HOW_TO_GIVE
 
 #: Seconds, or text such as "90m".
 Seconds = float | str
@@ -173,12 +174,6 @@ def bind(
         raise TypeError(f"{name}(): {text}; it is {name}{told}{_option_note(face, text)}") from None
 
 
-_OWN_ARGUMENTS = (
-    "The function's own arguments are given as keywords or args=[...]: what stands after the "
-    "function are options"
-)
-
-
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     import difflib  # not before it is needed: imports are light
 
@@ -195,7 +190,7 @@ def _option_note(face: str, text: str) -> str:
             return ""
         if "unexpected keyword" in text:
             return _did_you_mean(named[1], OPTIONS)
-        return f". {_OWN_ARGUMENTS}" if face in ("run()", "submit()") else ""
+        return f". {HOW_TO_GIVE}" if face in ("run()", "submit()") else ""
     if face.startswith("@"):
         return f". `{named[1]}` is an option of {face}, not of the call"
     return (
@@ -232,7 +227,8 @@ def make_spec(
     if requirements is not None:
         if isinstance(requirements, str) or not isinstance(requirements, Sequence):
             raise TypeError(
-                f"requirements must be a list of str, not {type(requirements).__name__}"
+                'requirements must be a list of str such as ["numpy"], not '
+                f"{type(requirements).__name__}"
             )
         for requirement in requirements:
             _text("each of requirements", requirement)

@@ -189,7 +189,8 @@ class Display:
                 self._record(record)
         elif isinstance(event, Accepted):
             self._job_id = str(event.job["job_id"])
-            self.note(f"job {self._job_id} accepted")
+            # Of a job that has ended the journal comes first, and this as its summary.
+            self.note(f"job {self._job_id}" + ("" if event.job.get("end") else " accepted"))
             self._state(event.job)
         elif isinstance(event, StateChanged):
             self._state(event.job)

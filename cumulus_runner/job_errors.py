@@ -191,6 +191,11 @@ def hint_for(error: BaseException) -> str | None:
         return f"The job's Python is {version}: is the code written for a newer one?"
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
+        if package == "cumulus_client":
+            return (
+                "Jobs have no cumulus_client: run a program that submits jobs with a Python that "
+                "has it, not as a job, or keep the import out of the code that is to run."
+            )
         return f"If {package} is a package, name it in the job's `requirements`."
     return None
 

@@ -227,5 +227,6 @@ def invalid_spec(faults: Sequence[Mapping[str, str]]) -> InvalidArgument:
     return InvalidArgument(
         f"The job specification is invalid: {words}",
         details={"faults": list(faults)},
-        hint="gpu_memory is a share of one device (0 < x <= 1), durations are seconds",
+        hint="gpu_memory is a share of one device, not GiB: 0.5 is half of it (0 < x <= 1); "
+        "durations are seconds",
     )

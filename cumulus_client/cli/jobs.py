@@ -55,7 +55,7 @@ def _jobs(options: argparse.Namespace) -> int:
     elif options.jobs:
         print("\n\n".join("\n".join(described(view, now)) for view in views))
     else:
-        print_table(_HEADS, [row(view, now) for view in views])
+        print_table(_HEADS, [row(view, now) for view in views], names="NAME")
     return 0
 
 

@@ -13,19 +13,37 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value), flush=True)
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns with two blanks between them. On a terminal the last one is cut to what fits."""
+#: A long name leaves the last column this much, and is not cut below that much itself.
+_LAST_COLUMN_CHARS = 16
+_LEAST_NAME_CHARS = 12
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, names: str) -> None:
+    """Columns with two blanks between them. On a terminal those of the head `names` and then the
+    last one are cut to what fits."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table(heads, rows, width):
+    for line in table(heads, rows, width, names=names):
         print(line)
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    width: int | None = None,
+    *,
+    names: str | None = None,
 ) -> list[str]:
-    """The table's lines, at most `width` characters where the last column can give way."""
+    """The table's lines, at most `width` characters where the last column can give way. That of
+    the head `names` gives way before it, so that a long name hides no other column."""
     cells = [list(heads), *([_one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    if width is not None and names is not None:
+        column = heads.index(names)
+        last = min(widths[-1], _LAST_COLUMN_CHARS)
+        over = sum(widths[:-1]) + last + 2 * (len(heads) - 1) - width
+        widths[column] = min(widths[column], max(widths[column] - over, _LEAST_NAME_CHARS))
+        for row in cells:
+            row[column] = shortened(row[column], widths[column])
     lines = []
     for row in cells:
         line = "  ".join(cell.ljust(widths[column]) for column, cell in enumerate(row)).rstrip()

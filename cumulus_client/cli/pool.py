@@ -34,7 +34,7 @@ def _workers(options: argparse.Namespace) -> int:
         for worker in workers:
             print_json(worker)
         return 0
-    print_table(_HEADS, itertools.chain.from_iterable(map(rows, workers)))
+    print_table(_HEADS, itertools.chain.from_iterable(map(rows, workers)), names="DEVICE")
     return 0
 
 

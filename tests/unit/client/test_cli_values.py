@@ -211,6 +211,15 @@ def test_a_functions_arguments() -> None:
 def test_tables_fit() -> None:
     lines = output.table(("A", "NOTE"), [("1", "long\nnote"), ("22", "")], 10)
     assert lines == ["A   NOTE", "1   long …", "22"]
+    named = [("1", "a device of a long name", "9%", "note"), ("2", "short", "100%", "")]
+    lines = output.table(("A", "DEVICE", "FREE", "NOTE"), named, 30, names="DEVICE")
+    assert lines == [
+        "A  DEVICE           FREE  NOTE",
+        "1  a device of a …  9%    note",
+        "2  short            100%",
+    ]
+    lines = output.table(("A", "DEVICE", "FREE", "NOTE"), named, 12, names="DEVICE")
+    assert lines[1] == "1  a device…"
     assert [output.duration_told(s) for s in (0, 59.9, 60, 3661, 90061)] == [
         "0s", "59s", "1m00s", "1h01m", "1d01h",
     ]  # fmt: skip

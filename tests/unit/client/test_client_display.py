@@ -138,6 +138,13 @@ def test_a_muted_display_writes_nothing() -> None:
     assert out.getvalue() == err.getvalue() == ""
 
 
+def test_a_job_that_had_ended_is_not_accepted_after_its_output() -> None:
+    err = io.StringIO()
+    ended = {"job_id": "j", "status": "completed", "end": {"reason": "completed"}}
+    show(Display(err, err), output(Kind.STDOUT, b"x\n"), Accepted(job=ended), Ended(job=ended))
+    assert err.getvalue() == "x\n[cumulus] job j\n[cumulus] completed\n"
+
+
 def test_progress_is_shown_now_and_then_and_at_last() -> None:
     err = io.StringIO()
     now = [0.0]

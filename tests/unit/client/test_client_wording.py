@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cumulus_client import JobFailed, RemoteTraceback
-from cumulus_client._raising import raised_here
+from cumulus_client import CumulusClient, JobFailed, RemoteTraceback
+from cumulus_client._raising import HOW_TO_GIVE, raised_here
 from cumulus_client._wording import COMMAND_LINE, PYTHON, end_told, installer_cause
 from cumulus_client.exceptions import (
     ConnectionFailed,
@@ -128,6 +128,28 @@ def test_an_uncaught_job_failure_shows_its_traceback_once_and_no_internals() -> 
     assert shown.count('File "u.py", line 3') == 1
     assert shown.count("ValueError: no (in the job; its traceback stands below)") == 1
     assert "in below" not in shown and "run()" in shown
+
+
+def test_ctrl_c_shows_no_internals() -> None:
+    def below() -> None:
+        raise KeyboardInterrupt
+
+    @raised_here
+    def run() -> None:
+        below()
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "in below" not in shown and "run()" in shown
+
+
+def test_a_functions_argument_in_an_options_place_is_told() -> None:
+    with CumulusClient("http://127.0.0.1:1") as client:
+        for call in (client.run, client.submit):
+            with pytest.raises(TypeError, match="multiple values") as caught:
+                call(abs, 1, gpu_memory=0.5)  # type: ignore[call-overload, misc]
+            assert caught.value.__notes__ == [HOW_TO_GIVE]
 
 
 def test_causes_are_one_line_each() -> None:

@@ -190,6 +190,12 @@ def test_a_monstrous_exception_fits_its_record(new_job: NewJob) -> None:
     assert len(job.jsons(Kind.ERROR)[0]["message"]) > 1000
 
 
+def test_a_program_that_submits_has_a_hint(new_job: NewJob) -> None:
+    raised = "raise ModuleNotFoundError(name='cumulus_client')"  # as where jobs have none
+    end = new_job().script(raised).run()
+    assert end["reason"] == "user_error" and "Jobs have no cumulus_client" in end["hint"]
+
+
 def test_memory_error_has_a_hint(new_job: NewJob) -> None:
     end = new_job().function("def f(): raise MemoryError()").run()
     assert end["reason"] == "user_error" and "memory_bytes" in end["hint"]
