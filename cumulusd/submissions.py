@@ -234,8 +234,9 @@ class Submissions:
             (placing.waiting_count, self._limits.max_queued, ""),
         ):
             if count >= bound:
+                job, wait = ("job", "waits") if count == 1 else ("jobs", "wait")
                 raise TooMany(
-                    f"{count} jobs {whose}wait already, {bound} may",
+                    f"{count} {job} {whose}{wait} already, {bound} may",
                     hint="wait until some have started, or cancel some",
                 )
 
