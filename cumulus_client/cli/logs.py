@@ -64,6 +64,8 @@ def _logs(options: argparse.Namespace) -> int:
         writer = _Writer(options, since_us)
         ended = _read(client, view, writer, follow=options.follow)
     if ended is None or not options.follow:
+        if view.get("end") and not options.quiet:
+            show_end(view, quiet=False)  # a traceback is no output: the log alone may say nothing
         return 0
     return show_end(ended, quiet=options.quiet)
 
@@ -227,8 +229,8 @@ ATTACH = Verb(
     about="come back to a job: as if `run` had never been left",
     usage="cumulus attach [options] JOB",
     description="Shows the job from its first byte to its end, as `cumulus run` does; the exit "
-    "code is the job's.\nCtrl-C, SIGTERM and SIGHUP cancel the job, a second Ctrl-C leaves it "
-    "running. To look only: cumulus logs -f",
+    "code is the job's.\nCtrl-C, SIGTERM and SIGHUP cancel the job, after a second Ctrl-C nobody "
+    "waits for its end. To look only: cumulus logs -f",
     arguments=_attach_arguments,
     act=_attach,
 )

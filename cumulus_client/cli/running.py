@@ -201,7 +201,8 @@ RUN = Verb(
     usage="cumulus run [options] script.py|folder [-- args ...]\n"
     "       cumulus run [options] -m module:function [-- args ...]",
     description="Runs it on a worker. The job's stdout and stderr are this command's, its exit "
-    "code too.\nCtrl-C, SIGTERM and SIGHUP cancel the job; a second Ctrl-C leaves it running.\n\n"
+    "code too.\nCtrl-C, SIGTERM and SIGHUP cancel the job; after a second Ctrl-C nobody waits "
+    "for its end.\n\n"
     f"{_WHAT}\n{_CODES}",
     arguments=_run_arguments,
     act=_run,

@@ -49,6 +49,8 @@ def test_submit_and_all_that_one_does_with_the_job(shell: Shell, daemon: Daemon)
     daemon.wait_job(job_id, "ended")
     shell("logs", job_id)
     assert shell("logs", "-f", "-q", job_id, code=7).stdout == f"{pid}\nover\n"
+    assert f"[cumulus] job {job_id} failed: " in shell("logs", job_id).stderr
+    assert shell("logs", "-q", job_id).stderr == ""
     assert shell("attach", "-q", job_id, code=7).stdout == f"{pid}\nover\n"
     assert "left with exit code 7" in shell("result", job_id, code=7).stderr
     assert shell("cancel", job_id).stderr == (
