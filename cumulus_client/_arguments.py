@@ -4,6 +4,7 @@ import io
 import json
 import math
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -202,7 +203,7 @@ def decode_result(
         )
     try:
         return _Unpickler(_Reader(data), aliases).load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that it imports may leave
         raise ResultError(
             f"the pickled result can't be opened here: {type(error).__name__}: {error}",
             job_id=job_id,
@@ -242,4 +243,12 @@ class _Unpickler(pickle.Unpickler):
         self._aliases = aliases
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        return super().find_class(self._aliases.get(module_name, module_name), global_name)
+        name = self._aliases.get(module_name, module_name)
+        found: Any = sys.modules.get(name)
+        if found is None:
+            return super().find_class(name, global_name)
+        # Not by an import: a module that waits for this very result while it is being imported
+        # holds its lock, and this may be another thread.
+        for part in global_name.split("."):
+            found = getattr(found, part)
+        return found

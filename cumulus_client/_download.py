@@ -55,7 +55,8 @@ async def download(
     stands there. Goes on where it was after a lost connection. Raises NotFound, ResultError for a
     file that is not what the job left, OSError for a target that can't be written."""
     target = target_of(name, path)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    # Without its name, which may be as long as a name can be.
+    part = target.with_name(f".cumulus-{secrets.token_hex(8)}.part")
     with open(part, "xb") as file:
         try:
             await _fetch(connection, job_id, name, file)

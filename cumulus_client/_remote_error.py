@@ -76,7 +76,7 @@ class _Maker:
         if module is None and self._may_import and module_name:
             try:
                 module = importlib.import_module(module_name)
-            except Exception:
+            except (Exception, SystemExit):
                 return None  # it isn't installed here, or doesn't work here
         first, *rest = name.split(".")
         # By the dictionary: a module's own `__getattr__` might import whatever the job names.
@@ -131,7 +131,8 @@ def _made(
         base.__init__(error, *args)
         if isinstance(state, dict):
             for name, value in state.items():
-                object.__setattr__(error, name, value)
+                if not name.startswith("__"):  # Python's own, such as notes that are none
+                    object.__setattr__(error, name, value)
         said = str(error)
     except Exception:
         return None

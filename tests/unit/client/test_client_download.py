@@ -74,6 +74,12 @@ def test_a_file_comes_whole_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    name = "n" * 255
+    assert fetch(Daemon(), f"deep/{name}", tmp_path).read_bytes() == DATA
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_a_connection_that_only_ever_breaks_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLost):
         fetch(Daemon(*[0] * 100), "a", tmp_path)

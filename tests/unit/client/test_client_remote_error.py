@@ -134,9 +134,20 @@ def test_what_names_no_exception_is_never_called() -> None:
 )
 @example(record={}, value={"bases": 1})
 @example(record={"message": "m"}, value={"args": [["bytes", "no hex"]]})
+@example(record={"type": "ValueError"}, value={"args": [], "state": {"__notes__": 5}})
 def test_any_record_gives_an_exception(record: dict[str, str], value: dict[str, Any]) -> None:
     for one in (record, {**record, "value": json.dumps(value)}):
         assert isinstance(original(one, {}, may_import=False), BaseException)
+
+
+def test_a_module_that_leaves_when_it_is_imported_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script_that_leaves.py").write_text("import sys\nsys.exit('run me in a job')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    record = told(Own(5)) | {"module": "script_that_leaves"}
+    made = original(record, {}, may_import=True)
+    assert isinstance(made, ValueError) and str(made) == "code 5"
 
 
 def test_errors_are_bounded_and_survive_themselves() -> None:

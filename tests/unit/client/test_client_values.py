@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import importlib
 import io
 import json
 import math
@@ -189,3 +190,50 @@ def test_what_a_pickle_names_is_told(tmp_path: Path) -> None:
         PackagingError, match=r"argument 'b', a dict, can't travel: .*is a generator"
     ):
         encode_call("f", None, [], {"b": {"x": (n for n in [1])}})
+
+
+OWN_JOB = """
+import pickle
+import threading
+
+from cumulus_client._arguments import decode_result
+
+
+class Box:
+    class Inner:
+        size = 3
+
+
+def fetch(found):
+    found.append(decode_result(DATA, "pickle", job_id="job_1", may_unpickle=None, aliases={}))
+
+
+DATA = pickle.dumps(Box.Inner(), protocol=5)
+FOUND = []
+thread = threading.Thread(target=fetch, args=(FOUND,), daemon=True)
+thread.start()
+thread.join(30)
+"""
+
+
+def test_a_result_is_of_a_module_that_waits_for_it_while_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs_a_job_when_imported.py").write_text(OWN_JOB)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("runs_a_job_when_imported")
+    assert [type(one) for one in module.FOUND] == [module.Box.Inner]
+
+
+def test_a_result_whose_module_leaves_or_lacks_its_type_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(data: bytes) -> Any:
+        return decode_result(data, "pickle", job_id="job_1", may_unpickle=None, aliases={})
+
+    (tmp_path / "a_script_that_leaves.py").write_text("import sys\nsys.exit('run me in a job')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ResultError, match="opened here: SystemExit: run me in a job"):
+        opened(b"ca_script_that_leaves\nBox\n.")
+    with pytest.raises(ResultError, match=r"AttributeError: .*'uuid' has no attribute 'Box'"):
+        opened(b"cuuid\nBox\n.")
