@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cumulus_wire.codes import EndReason
+from cumulus_wire.journal import Record, is_rest_missing
 
 _FIELD = re.compile(
     r"(?<![\w.-])(?P<name>duration_s|queue_timeout_s|setup_timeout_s|memory_bytes|cpu_cores"
@@ -133,3 +134,19 @@ def requirements_told(status: Mapping[str, Any]) -> str | None:
     took_s = status.get("build_s")
     known = isinstance(took_s, int | float)
     return f"requirements: installed in {took_s:.1f} s" if known else "requirements: installed"
+
+
+def gap_told(record: Record) -> str:
+    """What a GAP record says."""
+    gap = record.json()
+    if is_rest_missing(record):
+        return (
+            f"more output of attempt {gap.get('attempt')} may be missing here: its worker was "
+            "given up"
+        )
+    if gap["to"] < gap["from"]:
+        return (
+            f"the daemon has lost the last {gap['from'] - gap['to']} B that are shown here; "
+            "the job's output goes on from before them"
+        )
+    return f"{gap['to'] - gap['from']} B of the job's output are not kept: over the size cap"

@@ -18,9 +18,9 @@ from cumulus_client._job_stream import (
     Journal,
     StateChanged,
 )
-from cumulus_client._wording import UV_CHATTER, requirements_told
+from cumulus_client._wording import UV_CHATTER, gap_told, requirements_told
 from cumulus_wire.codes import WaitReason
-from cumulus_wire.journal import Kind, Record, is_rest_missing
+from cumulus_wire.journal import Kind, Record
 from cumulus_wire.states import JobState
 
 PREFIX = "[cumulus] "
@@ -216,7 +216,7 @@ class Display:
             if told is not None:
                 self.note(told)
         elif record.kind is Kind.GAP:
-            self._gap(record)
+            self.note(gap_told(record))
         elif record.kind is Kind.PROGRESS:
             self._progressed(record.json())
 
@@ -233,24 +233,6 @@ class Display:
         fraction = progress.get("fraction")
         share = f"{fraction:.0%} " if isinstance(fraction, int | float) else ""
         self.note(f"{share}{progress.get('message') or ''}".strip() or "progress")
-
-    def _gap(self, record: Record) -> None:
-        gap = record.json()
-        if is_rest_missing(record):
-            self.note(
-                f"more output of attempt {gap.get('attempt')} may be missing here: its worker was "
-                "given up"
-            )
-            return
-        if gap["to"] < gap["from"]:
-            self.note(
-                f"the daemon has lost the last {gap['from'] - gap['to']} B that are shown here; "
-                "the job's output goes on from before them"
-            )
-            return
-        self.note(
-            f"{gap['to'] - gap['from']} B of the job's output are not kept: over the size cap"
-        )
 
     def _setup_note(self, line: str) -> None:
         if line.strip() and not UV_CHATTER.fullmatch(line.rstrip("\r")):

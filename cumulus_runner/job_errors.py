@@ -79,7 +79,9 @@ def value_of(
             if issubclass(cls, BaseException)
         ]
     }
-    members = getattr(error, "exceptions", None)
+    # By its name: before Python 3.11 groups are a package's.
+    is_group = any(cls.__name__ == "BaseExceptionGroup" for cls in type(error).__mro__)
+    members = getattr(error, "exceptions", None) if is_group else None
     if type(members) is tuple and all(isinstance(one, BaseException) for one in members):
         if depth < MAX_GROUP_DEPTH:
             value["members"] = [

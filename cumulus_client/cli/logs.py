@@ -9,7 +9,7 @@ from typing import Any
 from cumulus_client._blocking import Interruption
 from cumulus_client._following import follow_to_end
 from cumulus_client._job_stream import Ended, Interrupted, Journal
-from cumulus_client._wording import UV_CHATTER
+from cumulus_client._wording import UV_CHATTER, gap_told
 from cumulus_client.cli import values
 from cumulus_client.cli.connecting import client_of, job_id, job_view
 from cumulus_client.cli.displays import make_display, warn
@@ -25,7 +25,7 @@ from cumulus_client.cli.log_lines import (
 )
 from cumulus_client.cli.parser import UsageError, Verb, add_jobs, add_json, add_server
 from cumulus_client.client import CumulusClient
-from cumulus_wire.journal import Kind, Record, is_rest_missing
+from cumulus_wire.journal import Kind, Record
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ class _Writer:
     def record(self, record: Record) -> None:
         """Output goes to the stream it came from, what is missing is told."""
         if record.kind is Kind.GAP:
-            self._gap(record)
+            self.note(gap_told(record))
         if self._since_us is not None and record.time_us < self._since_us:
             return
         if record.kind is Kind.SETUP and self._tail is None:
@@ -170,13 +170,6 @@ class _Writer:
             print(as_json(line), flush=True)
         else:
             _write(line.kind, stamped(line) if self._timestamps else line.data)
-
-    def _gap(self, record: Record) -> None:
-        if is_rest_missing(record):
-            self.note("more output may be missing here: the job's worker was given up")
-            return
-        gap = record.json()
-        self.note(f"{gap['to'] - gap['from']} B of the job's output are not kept")
 
 
 def _write(kind: Kind, data: bytes) -> None:

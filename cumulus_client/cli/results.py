@@ -1,6 +1,7 @@
 """`result` and `download`: what a job made."""
 
 import argparse
+import errno
 from pathlib import Path, PurePosixPath
 
 from cumulus_client.cli import values
@@ -83,6 +84,8 @@ def _download(options: argparse.Namespace) -> int:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     job.download(name, path)
                 except OSError as error:
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no wrong usage
+                        raise OSError(error.errno, error.strerror, str(path)) from error
                     raise UsageError(
                         f"{path} can't be written: {error.strerror or error}"
                     ) from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cumulus_client._callables import unwrap
 from cumulus_client._options import bind
 from cumulus_client.cli.displays import warn
 from cumulus_client.cli.parser import UsageError, meant
@@ -148,7 +149,7 @@ def find_function(named: str) -> Any:
         found = getattr(found, part)
     if not callable(found):
         raise UsageError(f"{named} is no function, but {type(found).__name__}")
-    return getattr(found, "func", found)  # what @remote made has its function in it
+    return unwrap(found)
 
 
 def _where(error: BaseException) -> str:

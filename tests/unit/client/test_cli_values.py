@@ -1,8 +1,12 @@
 """What people type: durations, shares, moments, variables, secrets, requirements, verbs."""
 
 import argparse
+import errno
+import functools
 import json
 import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +212,14 @@ def test_a_functions_arguments() -> None:
         targets.call_arguments(["x=1", "x=2"])
 
 
+def test_a_partial_keeps_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("a_module_with_a_partial")
+    vars(module)["squared"] = squared = functools.partial(pow, exp=2)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert targets.find_function(f"{module.__name__}:squared") is squared
+
+
 def test_tables_fit() -> None:
     lines = output.table(("A", "NOTE"), [("1", "long\nnote"), ("22", "")], 10)
     assert lines == ["A   NOTE", "1   long …", "22"]
@@ -262,6 +274,34 @@ def test_outputs_stay_in_their_folder(tmp_path: Path) -> None:
     for name in ("/etc/x", "../x", "a/../../x", ""):
         with pytest.raises(UsageError, match="would not be in"):
             results.placed(tmp_path, name)
+
+
+class FullDisk:
+    """A client, and a job of it, whose outputs find no room."""
+
+    job_id = "job_1"
+
+    def __enter__(self) -> "FullDisk":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def attach(self, job_id: str) -> "FullDisk":
+        return self
+
+    def outputs(self) -> list[dict[str, Any]]:
+        return [{"name": "a.bin", "size_bytes": 1, "sha256": ""}]
+
+    def download(self, name: str, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_no_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "client_of", lambda options: FullDisk())
+    monkeypatch.setattr(results, "job_view", lambda client, named: {"job_id": named})
+    with pytest.raises(OSError, match="No space left") as caught:
+        VERBS["download"].act(VERBS["download"].parse(["job_1", "-o", str(tmp_path)]))
+    assert caught.value.filename == str(tmp_path / "a.bin")
 
 
 @pytest.mark.parametrize("shell", SHELLS)

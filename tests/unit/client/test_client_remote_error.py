@@ -90,6 +90,19 @@ def test_groups_come_with_their_members() -> None:
     assert len(wide.exceptions) == job_errors.MAX_MEMBERS
 
 
+class Exhausted(Exception):
+    """No group, though it calls what it has so."""
+
+    def __init__(self, said: str, *exceptions: Exception) -> None:
+        super().__init__(said)
+        self.exceptions = exceptions
+
+
+def test_what_only_holds_exceptions_is_no_group() -> None:
+    made = again(Exhausted("all failed", ValueError(1), OSError(2, "no")))
+    assert type(made) is Exhausted and str(made) == "all failed"
+
+
 def test_types_that_are_not_here_are_stood_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
     record = told(Own(5)) | {"module": "not_here_at_all", "type": "outer.<locals>.Own"}
     made = original(record, {}, may_import=True)

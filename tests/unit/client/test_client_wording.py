@@ -8,7 +8,9 @@ import pytest
 
 from cumulus_client import CumulusClient, JobFailed, RemoteTraceback
 from cumulus_client._raising import HOW_TO_GIVE, raised_here
-from cumulus_client._wording import COMMAND_LINE, PYTHON, end_told, installer_cause
+from cumulus_client._wording import COMMAND_LINE, PYTHON, end_told, gap_told, installer_cause
+from cumulus_client.cli.command import VERBS
+from cumulus_client.cli.logs import _Writer
 from cumulus_client.exceptions import (
     ConnectionFailed,
     NotAuthenticated,
@@ -16,6 +18,7 @@ from cumulus_client.exceptions import (
     error_from_wire,
 )
 from cumulus_wire import uris
+from cumulus_wire.journal import gap_record
 
 INVALID = uris.ERROR_PREFIX + "invalid_argument"
 
@@ -187,3 +190,14 @@ def test_every_phrase_is_said_somewhere() -> None:
     ]
     for phrase in COMMAND_LINE.phrases:
         assert any(phrase in source for source in sources), phrase
+
+
+def test_logs_tell_of_a_daemon_that_lost_output(capsys: pytest.CaptureFixture[str]) -> None:
+    writer = _Writer(VERBS["logs"].parse(["job_1"]), None)
+    writer.record(gap_record(300, 100, 0))
+    writer.record(gap_record(100, 300, 0))
+    lost, dropped = capsys.readouterr().err.splitlines()
+    assert (
+        lost == f"[cumulus] {gap_told(gap_record(300, 100, 0))}" and "lost the last 200 B" in lost
+    )
+    assert dropped == "[cumulus] 200 B of the job's output are not kept: over the size cap"
