@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: Begins the names of drafts; nothing else begins so.
 DRAFT = ".draft-"
+#: This process's own that are being written.
+_open: set[str] = set()
 
 
 @contextlib.contextmanager
@@ -20,6 +22,7 @@ def replacing(path: str) -> Iterator[str]:
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     draft = os.path.join(folder, f"{DRAFT}{os.getpid()}-{os.urandom(4).hex()}-{name}")
+    _open.add(draft)
     try:
         yield draft
         _flush(draft, os.O_RDONLY)
@@ -28,16 +31,23 @@ def replacing(path: str) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
         raise
+    finally:
+        _open.discard(draft)
     _flush(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def remove_drafts(folder: str) -> None:
     """Of processes that are gone."""
+    folder = os.path.abspath(folder)
     for name in os.listdir(folder):
-        pid = name[len(DRAFT) :].partition("-")[0]
-        if name.startswith(DRAFT) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+        pid, path = name[len(DRAFT) :].partition("-")[0], os.path.join(folder, name)
+        if not name.startswith(DRAFT) or not pid.isdecimal():
+            continue
+        # In a container the next attempt has the same numbers as the one before.
+        own = int(pid) == os.getpid()
+        if path not in _open if own else not os.path.exists(f"/proc/{pid}"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
+                os.unlink(path)
 
 
 def _flush(path: str, flags: int) -> None:

@@ -11,6 +11,7 @@ import numpy
 import pytest
 import runtime
 import xgboost
+from runtime import _files as files
 from runtime import _formats as formats
 from runtime_kit import Job
 from sklearn.linear_model import LogisticRegression
@@ -193,12 +194,18 @@ def test_a_write_that_breaks_off_leaves_the_file_of_before(job: Job) -> None:
 
 
 def test_a_draft_of_a_process_that_was_killed_goes_with_the_next_save(job: Job) -> None:
-    job.checkpoints.mkdir()
+    job.checkpoints.mkdir(parents=True, exist_ok=True)
     (job.checkpoints / ".draft-999999999-aa-ckpt_0_1.pkl").write_bytes(b"half")
-    mine = job.checkpoints / f".draft-{os.getpid()}-aa-ckpt_0_2.pkl"
-    mine.write_bytes(b"another thread writes it")
-    runtime.save_checkpoint(fitted(), step=3)
-    assert [path.name for path in job.checkpoints.glob(".draft-*")] == [mine.name]
+    # Of an attempt before this one, in a container: its process had the number of this one.
+    (job.checkpoints / f".draft-{os.getpid()}-aa-ckpt_0_2.pkl").write_bytes(b"half")
+    others = job.checkpoints / f".draft-{os.getppid()}-aa-ckpt_0_3.pkl"
+    others.write_bytes(b"half")
+    with files.replacing(str(job.checkpoints / "ckpt_0_4.pkl")) as mine:
+        Path(mine).write_bytes(b"half")
+        runtime.save_checkpoint(fitted())
+        left = {str(path) for path in job.checkpoints.glob(".draft-*")}
+    assert left == {str(others), mine}
+    assert not files._open
 
 
 def test_a_damaged_index_is_said_and_made_anew(
