@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cumulusd.jobs.carried_text import carried
 from cumulusd.jobs.model import Checkpoint, JobRecord
 from cumulusd.jobs.ports import Released
 
@@ -65,10 +66,9 @@ def _checkpoint(entry: Any) -> Checkpoint | None:
 
 
 def _text(value: Any) -> str | None:
-    """Text that every serialisation of WAMP carries, bounded."""
     if not isinstance(value, str) or not value:
         return None
-    return value[:_MAX_TEXT].replace("\0", "\\0")
+    return carried(value[:_MAX_TEXT])
 
 
 def _whole(value: Any) -> int | None:

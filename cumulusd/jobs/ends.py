@@ -8,6 +8,7 @@ import attrs
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError
+from cumulusd.jobs.carried_text import carried
 from cumulusd.jobs.model import End, Fate, JobRecord, ResultInfo
 from cumulusd.jobs.ports import Container
 from cumulusd.jobs.waits import NO_PLACE
@@ -73,13 +74,13 @@ def end_of_exit(exit_record: Mapping[str, Any], error: Mapping[str, Any] | None)
             hint=None if exit_record.get("hint") is None else _text(exit_record["hint"]),
             error=None
             if state is JobState.COMPLETED or error is None
-            else {str(key): _text(value) for key, value in error.items()},
+            else {_text(key): _text(value) for key, value in error.items()},
             result=None
             if result is None
             else ResultInfo(
-                encoding=str(result["encoding"]),
+                encoding=_text(result["encoding"]),
                 size_bytes=int(result["size_bytes"]),
-                sha256=str(result["sha256"]),
+                sha256=_text(result["sha256"]),
             ),
         )
     except (KeyError, TypeError, ValueError) as problem:
@@ -95,8 +96,7 @@ def run_time(exit_record: Mapping[str, Any]) -> float:
 
 
 def _text(value: Any) -> str:
-    """Text that every serialisation of WAMP carries: in JSON a leading NUL would mean binary."""
-    return str(value).replace("\0", "\\0")
+    return carried(str(value))
 
 
 def _optional_int(value: Any) -> int | None:

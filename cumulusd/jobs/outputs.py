@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from cumulus_wire.outputs import MAX_FILES, name_fault
 from cumulusd.errors import NotFound
+from cumulusd.jobs.carried_text import carried
 from cumulusd.jobs.model import OutputInfo
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.store import StoreFailed
@@ -57,7 +58,7 @@ def listed_outputs(exit_record: Mapping[str, Any]) -> tuple[tuple[ListedOutput, 
         listed.append(ListedOutput(name=name, size_bytes=size, sha256=sha256))
     if len({one.name for one in listed}) != len(listed):
         raise ValueError("malformed EXIT record: an output is listed twice")
-    return tuple(listed), None if note is None else str(note)
+    return tuple(listed), None if note is None else carried(str(note))
 
 
 class IncomingOutput:
@@ -206,16 +207,21 @@ class Outputs:
 
     def pieces(self, job_id: str, info: OutputInfo, offset: int, size: int) -> Iterator[bytes]:
         """The same from `offset` to the end in pieces of `size` bytes, each read when it is asked
-        for. Raises NotFound at once, later StoreFailed."""
+        for. Raises NotFound at once, later StoreFailed, also when it is shorter than it was."""
         path = self._root / job_id / _file_name(info.name)
         if not path.exists():
             raise _not_kept(job_id, info.name)
 
         def read() -> Iterator[bytes]:
+            left_bytes = info.size_bytes - offset
             try:
                 with open(path, "rb") as file:
                     file.seek(offset)
-                    while data := file.read(size):
+                    while left_bytes > 0:
+                        data = file.read(min(size, left_bytes))
+                        if not data:
+                            raise OSError(f"it ends {left_bytes} bytes too early")
+                        left_bytes -= len(data)
                         yield data
             except OSError as error:
                 raise self._disk_error(f"read for job {job_id}", error) from error

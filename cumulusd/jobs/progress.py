@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cumulus_wire.journal import Record
+from cumulusd.jobs.carried_text import carried
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.ports import Clock, DelayedCall
 
@@ -38,7 +39,7 @@ class ProgressBoard:
         ):
             fraction = None
         text = message if isinstance(message, str) else ""
-        shown = {"fraction": fraction, "message": text[:_MAX_MESSAGE_CHARS].replace("\0", "\\0")}
+        shown = {"fraction": fraction, "message": carried(text[:_MAX_MESSAGE_CHARS])}
         if shown == self._shown.get(job_id):
             return
         self._shown[job_id] = shown

@@ -192,3 +192,16 @@ def test_what_an_exit_record_lists() -> None:
 def test_a_list_that_is_none_is_refused_whole(outputs: Any) -> None:
     with pytest.raises(ValueError, match="malformed EXIT record"):
         listed_outputs({"outputs": outputs})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stored_output_that_became_shorter_is_not_told_as_whole(tmp_path: Path) -> None:
+    outputs = an_outputs(tmp_path)
+    store(outputs)
+    await outputs.settle("j")
+    (path,) = (tmp_path / "outputs" / "j").iterdir()
+    os.truncate(path, 1500)
+    pieces = outputs.pieces("j", INFO, 0, 1000)
+    assert len(next(pieces)) + len(next(pieces)) == 1500
+    with pytest.raises(StoreFailed, match="too early"):
+        next(pieces)

@@ -9,9 +9,14 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from cumulus_wire.codes import EndReason
-from cumulus_wire.journal import Kind, encode
+from cumulus_wire.journal import Kind, Record, encode, encode_json
+from cumulusd.jobs.codec import encode as record_as_json
+from cumulusd.jobs.progress import ProgressBoard
+from cumulusd.protocol.codec import CODECS
+from cumulusd.protocol.messages import wamp
 from tests.unit.supervisor.world import BEGIN_US, RUNNING, SETUP, World
 
 JSON_KINDS = (Kind.STATUS, Kind.PROGRESS, Kind.ERROR, Kind.EXIT, Kind.CHECKPOINT)
@@ -93,3 +98,33 @@ def test_no_record_is_more_than_its_jobs_end(tmp_path_factory: Any, kind: Kind) 
         assert results == [None], "all of it happens at once"
 
     hear()
+
+
+@pytest.mark.parametrize("odd", ["\udcff", "\0"], ids=["half a character", "NUL"])
+@pytest_twisted.ensureDeferred
+async def test_what_a_job_says_can_be_told_in_every_serialisation(tmp_path: Path, odd: str) -> None:
+    world = World(tmp_path)
+    await world.start()
+    await world.submit("j1")
+    world.pass_time(1)
+    world.says("j1", SETUP, RUNNING)
+    checkpoint = {"filename": odd, "path": odd, "framework": odd, "s3_key": odd}
+    world.says("j1", encode_json(Kind.CHECKPOINT, {"checkpoints": [checkpoint]}))
+    world.says("j1", encode_json(Kind.ERROR, {"type": odd, "message": odd, odd: odd}))
+    result = {"encoding": odd, "size_bytes": 1, "sha256": odd}
+    said = {"outcome": "failed", "reason": "user_error", "message": odd, "hint": odd}
+    world.says("j1", encode_json(Kind.EXIT, {**said, "result": result, "outputs_note": odd}))
+    world.pass_time(1)
+    record = world.record("j1")
+    assert record.end is not None and record.end.outputs_note and record.checkpoints
+    for codec in CODECS.values():
+        codec.encode(wamp.Result(1, kwargs={"record": record_as_json(record)}))
+    await world.stop()
+
+
+def test_what_a_job_says_of_its_progress_can_be_told() -> None:
+    board = ProgressBoard(Clock(), lambda job_id: None)
+    record = Record(Kind.PROGRESS, b'{"message": "\\udcff"}', 0, 0, 1)
+    board.feed("j1", record)
+    assert board.of("j1") == {"fraction": None, "message": "?"}
+    board.stop()
