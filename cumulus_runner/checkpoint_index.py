@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +62,14 @@ class CheckpointIndex:
             return None
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            with open(os.open(self._path, flags), "rb") as file:
-                text = file.read(MAX_INDEX_BYTES + 1)
+            handle = os.open(self._path, flags)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    return None
+                with open(handle, "rb", closefd=False) as file:
+                    text = file.read(MAX_INDEX_BYTES + 1)
+            finally:
+                os.close(handle)
             value = json.loads(text) if len(text) <= MAX_INDEX_BYTES else None
         except (OSError, ValueError, RecursionError):
             return None

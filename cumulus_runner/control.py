@@ -37,7 +37,9 @@ class Control:
                 pass
             return
         self._asked = True
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        # The code may have put a pipe there, which nobody reads.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o600))
 
     def has_paused(self, raised: bool, completed: bool) -> bool:
         """Whether the code's end is a pause: one was asked for, and the code raised that it pauses,

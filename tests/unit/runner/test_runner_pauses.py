@@ -200,3 +200,25 @@ def test_the_control_folder_is_the_codes_to_spoil(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         control.set_pause(True)
     assert not outside.exists()
+    (tmp_path / "control/pause").unlink()
+    os.mkfifo(tmp_path / "control/pause")
+    with pytest.raises(OSError):  # at once: nobody reads the pipe
+        control.set_pause(True)
+
+
+def test_an_index_that_is_no_file_is_no_list(tmp_path: Path) -> None:
+    told: list[Any] = []
+    path = tmp_path / "index.json"
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)  # so that a reader would wait
+    try:
+        index = CheckpointIndex(str(tmp_path), told.append)
+        index.tell()
+    finally:
+        os.close(writer)
+    path.unlink()
+    path.mkdir()
+    held = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        index.tell()
+    assert (told, len(os.listdir("/proc/self/fd"))) == ([], held)
