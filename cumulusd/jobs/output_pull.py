@@ -162,6 +162,14 @@ class OutputPull:
         """Why so much isn't to be put on the disk now."""
         return self._no_room(size_bytes)
 
+    async def discard(self, incoming: IncomingOutput) -> None:
+        """Nothing of that is wanted any more."""
+        try:
+            await self._run_in_thread(incoming.discard)
+        except OSError as error:
+            # `settle` tries it again, and says so where that fails too: the end is told.
+            self._log.warn("an output that won't come can't be deleted: {error}", error=error)
+
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """Off the reactor."""
         return await self._run_in_thread(function)
@@ -220,7 +228,7 @@ class _Pull:
                 if not resumed:
                     raise _GivenUp("its bytes aren't those that the runner hashed: it was changed")
         except _GivenUp:
-            await self._owner.in_thread(incoming.discard)
+            await self._owner.discard(incoming)
             raise
         finally:
             incoming.close()

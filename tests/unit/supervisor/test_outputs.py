@@ -1,9 +1,11 @@
 """A job's outputs on their way to the daemon: stored before the end is told, or told as missing."""
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
@@ -13,7 +15,7 @@ from cumulusd.errors import Unavailable
 from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.model import End, OutputInfo, Phase
 from cumulusd.jobs.output_pull import CHUNK_BYTES, WINDOW
-from cumulusd.jobs.outputs import ListedOutput
+from cumulusd.jobs.outputs import IncomingOutput, ListedOutput
 from cumulusd.jobs.settings import Settings
 from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame, output
 
@@ -331,4 +333,21 @@ async def test_jobs_of_one_node_come_in_turns(tmp_path: Path) -> None:
     world.pass_time(2)
     ends_of_all = [world.record(f"j{number}").end for number in range(4)]
     assert all(end is not None and end.outputs == (info("a", b"a"),) for end in ends_of_all)
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_end_is_told_when_what_is_not_wanted_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(incoming: IncomingOutput) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(IncomingOutput, "discard", refused)
+    world = await running(tmp_path, small=b"changed")
+    ends(world, entry("small", b"s"))
+    world.pass_time(1)
+    end = end_of(world)
+    assert (end.state, end.outputs) == (JobState.COMPLETED, ())
+    assert end.outputs_note is not None and "small" in end.outputs_note
     await world.stop()
