@@ -89,12 +89,14 @@ class IgnoredBody:
 class JsonJob:
     """A job as one JSON object; `code` in it is the package as base64."""
 
-    def __init__(self, make_upload: Callable[[], Upload]) -> None:
+    def __init__(self, make_upload: Callable[[], Upload], flow: Flow, clock: Any) -> None:
         self._make_upload = make_upload
         self._data = bytearray()
+        self._pace = _Pace(clock, flow.fail)
 
     def received(self, data: bytes) -> None:
         """Keeps it."""
+        self._pace.received(len(data))
         if len(self._data) + len(data) > MAX_JSON_BYTES:
             raise TooLarge(
                 f"A job as JSON may have {MAX_JSON_BYTES} bytes",
@@ -104,10 +106,12 @@ class JsonJob:
 
     def lost(self) -> None:
         """Drops it."""
+        self._pace.end()
         self._data.clear()
 
     async def job(self) -> PostedJob:
         """The job, its code stored."""
+        self._pace.end()
         try:
             value = json.loads(self._data)
         except (ValueError, RecursionError) as error:
@@ -139,24 +143,27 @@ class FormJob:
 
     _log = Logger()
 
-    def __init__(self, form: Form, upload: Upload, flow: Flow, clock: Any) -> None:
+    def __init__(self, form: Form, upload: Upload, flow: Flow, clock: Any, max_bytes: int) -> None:
+        """`max_bytes`: of all of it, also of what is dropped."""
         self._form = form
         self._upload = upload
         self._flow = flow
-        self._clock = clock
         self._pending = bytearray()
         self._is_writing = False
         self._written = Signal()
         self._whole = False
         self._paused = False
         self._error: CumulusError | None = None
-        self._received_bytes = 0
-        self._began_at = clock.seconds()
-        self._timer: Any = clock.callLater(_LOOK_S, self._look)
+        self._max_bytes = max_bytes
+        self._left_bytes = max_bytes
+        self._pace = _Pace(clock, self._fail)
 
     def received(self, data: bytes) -> None:
         """Parses it; the sender waits while the disk does."""
-        self._received_bytes += len(data)
+        self._pace.received(len(data))
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise TooLarge(f"The form is over {self._max_bytes} bytes")
         for part in self._form.feed(data):
             self._pending += part
         if len(self._pending) < WRITE_BYTES:
@@ -169,13 +176,13 @@ class FormJob:
 
     def lost(self) -> None:
         """Leaves nothing on the disk."""
-        self._end_timer()
+        self._pace.end()
         self._pending.clear()
         self._upload.discard()
 
     async def job(self) -> PostedJob:
         """The job, its code stored."""
-        self._end_timer()
+        self._pace.end()
         self._whole = True
         try:
             if not self._is_writing:
@@ -224,22 +231,38 @@ class FormJob:
         self.lost()
         self._flow.fail(error)
 
+
+class _Pace:
+    """Ends uploads that keep their place for ever with a byte now and then."""
+
+    def __init__(self, clock: Any, fail: Callable[[CumulusError], None]) -> None:
+        self._clock = clock
+        self._fail = fail
+        self._received_bytes = 0
+        self._began_at = clock.seconds()
+        self._timer: Any = clock.callLater(_LOOK_S, self._look)
+
+    def received(self, size_bytes: int) -> None:
+        """So much came."""
+        self._received_bytes += size_bytes
+
+    def end(self) -> None:
+        """It is whole, or nobody waits for it any more. May be called again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _look(self) -> None:
-        """Ends uploads that keep their place for ever with a byte now and then."""
         self._timer = self._clock.callLater(_LOOK_S, self._look)
         took_s = self._clock.seconds() - self._began_at
         if self._received_bytes < (took_s - GRACE_S) * MIN_BYTES_A_S:
+            self.end()
             self._fail(
                 TooSlow(
                     f"{self._received_bytes} bytes came in {took_s:.0f} s; after the first "
                     f"{GRACE_S:g} s at least {MIN_BYTES_A_S} a second have to"
                 )
             )
-
-    def _end_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _with_package(posted: PostedJob, sha256: str, size_bytes: int) -> PostedJob:

@@ -200,10 +200,10 @@ class Rest:
             )
         if kind == "application/json":
             self._relay.check_upload(who)
-            body = JsonJob(lambda: self._relay.receive(who))
+            body = JsonJob(lambda: self._relay.receive(who), flow, self._clock)
         else:
             form = Form(boundary, FILE_FIELD, FIELDS)
-            body = FormJob(form, self._relay.receive(who), flow, self._clock)
+            body = FormJob(form, self._relay.receive(who), flow, self._clock, bound)
         self._uploads.add(body)
         return body
 

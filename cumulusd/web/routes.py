@@ -13,8 +13,8 @@ _PEOPLE = frozenset({Role.CLIENT, Role.ADMIN, Role.VIEWER})
 _SUBMITTERS = frozenset({Role.CLIENT, Role.ADMIN})
 _OPERATORS = frozenset({Role.ADMIN, Role.VIEWER})
 
-#: Of a path that a parameter takes, at most so much.
-_MAX_PARAMETER_CHARS = 200
+#: A parameter that is longer is no job's id and no output's name: nothing is there.
+_MAX_PARAMETER_CHARS = 512
 
 
 @attrs.frozen
@@ -108,9 +108,9 @@ def _match(template: list[str], parts: list[str]) -> dict[str, str] | None:
     parameters = {}
     for wanted, part in zip(template, parts, strict=True):
         if wanted.startswith("{"):
-            if not part:
+            if not 0 < len(part) <= _MAX_PARAMETER_CHARS:
                 return None
-            parameters[wanted.strip("{.}")] = part[:_MAX_PARAMETER_CHARS]
+            parameters[wanted.strip("{.}")] = part
         elif wanted != part:
             return None
     return parameters

@@ -248,6 +248,21 @@ def test_a_file_that_a_job_left_is_given_byte_for_byte() -> None:
     assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''b%20%C3%A9.txt"
 
 
+def test_a_long_name_is_no_other_outputs_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = "/".join(["d" * 200, "a" * 200, "x" * 110])
+    ask, asked = Asking(), []
+    found = ask.jobs.output_pieces
+
+    def noted(who: Any, job_id: str, name: str) -> Any:
+        asked.append(name)
+        return found(who, job_id, "a/b é.txt")
+
+    monkeypatch.setattr(ask.jobs, "output_pieces", noted)
+    assert ask.answer(f"/api/jobs/job_1/outputs/{longest}", "ann").status == 200
+    assert ask.answer(f"/api/jobs/job_1/outputs/{longest}y", "ann").status == 404
+    assert asked == [longest]
+
+
 def test_a_running_job_is_cancelled() -> None:
     ask = Asking()
     ask.jobs.status = "running"

@@ -253,15 +253,43 @@ async def test_a_bug_while_storing_is_told_by_its_log_id_only(
     assert any(event.get("log_id") == body["details"]["log_id"] for event in logged)
 
 
+@pytest.mark.parametrize("is_json", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_dripping_upload_is_ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dripping_upload_is_ended(
+    server: Server, monkeypatch: pytest.MonkeyPatch, is_json: bool
+) -> None:
     monkeypatch.setattr(bodies, "GRACE_S", 0.1)
     monkeypatch.setattr(bodies, "_LOOK_S", 0.2)
     peer = await connected(server)
-    peer.transport.write(as_bytes(posted(CODE, job_id="x"))[:500])
+    if is_json:
+        head = ["POST /api/jobs HTTP/1.1", "Host: x", TOKEN, "Content-Type: application/json"]
+        peer.transport.write("\r\n".join([*head, "Content-Length: 1000", "", "{"]).encode())
+    else:
+        peer.transport.write(as_bytes(posted(CODE, job_id="x"))[:500])
     await peer.closed
     status, body = answered(peer.received)
     assert status == 408 and "500" not in body["code"]
+    assert all(upload.discarded for upload in server.jobs.uploads)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b'--b\r\nContent-Disposition: form-data; name="unknown"\r\n\r\n',
+        b'--b\r\nContent-Disposition: form-data; name="job_id"\r\n\r\nx\r\n--b--\r\n',
+    ],
+    ids=["a field that is dropped", "behind its end"],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_a_form_says_in_vain_is_bounded_too(server: Server, before: bytes) -> None:
+    server.jobs.package_max_bytes = 1 << 20
+    body = before + bytes(6 << 20)
+    head = ["POST /api/jobs HTTP/1.1", "Host: x", TOKEN, FORM, "Transfer-Encoding: chunked"]
+    peer = await connected(server)
+    peer.transport.write("\r\n".join([*head, "", ""]).encode())
+    peer.transport.write(b"%x\r\n%s\r\n" % (len(body), body))  # and never its end
+    await peer.closed
+    assert answered(peer.received)[0] == 413
     assert server.jobs.uploads[0].discarded
 
 
