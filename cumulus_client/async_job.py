@@ -159,8 +159,8 @@ class AsyncCumulusJob:
                     if text := decoder.feed(record):
                         yield text
                 if stop_at is not None and event.records[-1].next_offset >= stop_at:
-                    return
+                    break
             elif isinstance(event, Ended):
-                for _, text in decoder.finish():
-                    yield text
-                return
+                break
+        for _, text in decoder.finish():
+            yield text

@@ -175,11 +175,11 @@ class CumulusJob:
                             yield text
                     last = event.records[-1].next_offset
                     if stop_at is not None and last >= stop_at:
-                        return
+                        break
                 elif event is None or isinstance(event, Ended):
-                    for _, text in decoder.finish():
-                        yield text
-                    return
+                    break
+            for _, text in decoder.finish():
+                yield text
         finally:
             stream.close()
 

@@ -1,11 +1,16 @@
 """The `[cumulus]` lines: no noise, the job's id among several, nothing glued to a job's output."""
 
+import asyncio
 import io
 import json
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cumulus_client import AsyncCumulusJob, CumulusJob
 from cumulus_client._job_stream import Accepted, Ended, Event, Journal, StateChanged
 from cumulus_client.display import Display
 from cumulus_wire.journal import Kind, Record
@@ -161,3 +166,44 @@ def test_progress_is_shown_now_and_then_and_at_last() -> None:
         "[cumulus] saving",
         "[cumulus] completed",
     ]
+
+
+class Kept:
+    """A client of either kind that has one job, which has ended amid a character."""
+
+    def __init__(self, record: Record) -> None:
+        self._view = {"status": "completed", "journal": {"end_offset": record.next_offset}}
+        self._events_left = [Journal(records=[record]), Ended(job={"status": "completed"})]
+
+    def get_job_status(self, job_id: str) -> dict[str, Any]:
+        return self._view
+
+    def _open_stream(self, job_id: str, from_offset: int) -> "Kept":
+        return self
+
+    def next(self, deadline: float | None) -> Any:
+        return self._events_left.pop(0)
+
+    def close(self) -> None: ...
+
+
+class AsyncKept(Kept):
+    async def get_job_status(self, job_id: str) -> dict[str, Any]:  # type: ignore[override]
+        return self._view
+
+    async def _events(self, *_: object) -> AsyncIterator[Any]:
+        for event in self._events_left:
+            yield event
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_logs_end_with_what_a_begun_character_has(follow: bool) -> None:
+    record = Record(Kind.STDOUT, b"ok \xe2\x82", 0, 0, 25)
+    kept: Any = Kept(record)
+    assert "".join(CumulusJob(kept, "job_1").logs(follow)) == "ok \ufffd"
+    kept = AsyncKept(record)
+
+    async def read() -> list[str]:
+        return [text async for text in AsyncCumulusJob(kept, "job_1").logs(follow)]
+
+    assert "".join(asyncio.run(read())) == "ok \ufffd"
