@@ -1,6 +1,5 @@
 """What a job can go on from: the checkpoints that its code told, and where they are. Pure."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from cumulusd.jobs.ports import Released
 
 MAX_CHECKPOINTS = 20
 _MAX_TEXT = 4096
+_MAX_TIMESTAMP = 1e15
 
 
 def read(value: Mapping[str, Any]) -> tuple[Checkpoint, ...]:
@@ -51,7 +51,7 @@ def _checkpoint(entry: Any) -> Checkpoint | None:
     if filename is None or path is None:
         return None
     timestamp = entry.get("timestamp")
-    if not isinstance(timestamp, int | float) or not math.isfinite(timestamp):
+    if not isinstance(timestamp, int | float) or not abs(timestamp) < _MAX_TIMESTAMP:
         timestamp = 0.0
     return Checkpoint(
         filename=filename,

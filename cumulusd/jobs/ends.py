@@ -13,6 +13,8 @@ from cumulusd.jobs.model import End, Fate, JobRecord, ResultInfo
 from cumulusd.jobs.ports import Container
 from cumulusd.jobs.waits import NO_PLACE
 
+#: No number that a runner tells is as large.
+_TOO_LARGE = 1 << 62
 _OUTCOMES = {
     "completed": JobState.COMPLETED,
     "failed": JobState.FAILED,
@@ -79,7 +81,7 @@ def end_of_exit(exit_record: Mapping[str, Any], error: Mapping[str, Any] | None)
             if result is None
             else ResultInfo(
                 encoding=_text(result["encoding"]),
-                size_bytes=int(result["size_bytes"]),
+                size_bytes=_int(result["size_bytes"]),
                 sha256=_text(result["sha256"]),
             ),
         )
@@ -90,7 +92,7 @@ def end_of_exit(exit_record: Mapping[str, Any], error: Mapping[str, Any] | None)
 def run_time(exit_record: Mapping[str, Any]) -> float:
     """How many seconds the code ran, by the runner's EXIT record. Raises ValueError."""
     run_s = exit_record.get("run_s")
-    if not isinstance(run_s, int | float) or not 0 <= run_s < float("inf"):
+    if not isinstance(run_s, int | float) or not 0 <= run_s < _TOO_LARGE:
         raise ValueError(f"an EXIT record that says the code ran for {run_s!r} seconds")
     return float(run_s)
 
@@ -100,7 +102,14 @@ def _text(value: Any) -> str:
 
 
 def _optional_int(value: Any) -> int | None:
-    return None if value is None else int(value)
+    return None if value is None else _int(value)
+
+
+def _int(value: Any) -> int:
+    """What every serialisation has a form for. Raises ValueError, TypeError."""
+    if not -_TOO_LARGE < value < _TOO_LARGE:  # also what is no number
+        raise ValueError("a number is out of all bounds")
+    return int(value)
 
 
 def end_of_error(error: CumulusError, reason: EndReason, what: str) -> End:

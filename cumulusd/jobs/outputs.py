@@ -25,6 +25,7 @@ from cumulusd.jobs.store import StoreFailed
 
 _PART = ".part"
 _READ_BYTES = 1 << 20
+_TOO_LARGE = 1 << 62
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +54,11 @@ def listed_outputs(exit_record: Mapping[str, Any]) -> tuple[tuple[ListedOutput, 
         name, size, sha256 = entry.get("name"), entry.get("size_bytes"), entry.get("sha256")
         if not isinstance(name, str) or name_fault(name) is not None:
             raise ValueError(f"malformed EXIT record: the name of output {name!r}")
-        if type(size) is not int or size < 0 or not isinstance(sha256, str | None):
+        if (
+            type(size) is not int
+            or not 0 <= size < _TOO_LARGE
+            or not isinstance(sha256, str | None)
+        ):
             raise ValueError(f"malformed EXIT record: output {name!r}")
         listed.append(ListedOutput(name=name, size_bytes=size, sha256=sha256))
     if len({one.name for one in listed}) != len(listed):

@@ -128,3 +128,35 @@ def test_what_a_job_says_of_its_progress_can_be_told() -> None:
     board.feed("j1", record)
     assert board.of("j1") == {"fraction": None, "message": "?"}
     board.stop()
+
+
+HUGE = "1" + "0" * 400
+RESULT = '"encoding": "json", "sha256": ""'
+
+
+@pytest.mark.parametrize("number", [HUGE, "Infinity", "NaN", "1e999", "-" + HUGE])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Kind.EXIT, '{"outcome": "completed", "exit_code": NUMBER}'),
+        (Kind.EXIT, '{"outcome": "completed", "result": {"size_bytes": NUMBER, RESULT}}'),
+        (Kind.EXIT, '{"outcome": "completed", "outputs": [{"name": "a", "size_bytes": NUMBER}]}'),
+        (Kind.EXIT, '{"outcome": "paused", "run_s": NUMBER}'),
+        (Kind.CHECKPOINT, '{"checkpoints": [{"filename": "a", "path": "b", "timestamp": NUMBER}]}'),
+        (Kind.PROGRESS, '{"fraction": NUMBER}'),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_number_that_is_none_ends_its_own_job_only(
+    tmp_path: Path, kind: Kind, text: str, number: str
+) -> None:
+    payload = text.replace("NUMBER", number).replace("RESULT", RESULT)
+    world = await heard(tmp_path, kind, payload.encode())
+    end = world.record("j1").end
+    if kind is Kind.EXIT:
+        assert end is not None and end.reason is EndReason.JOURNAL_CORRUPT
+    else:  # the code's own word, which counts for nothing
+        assert end is None
+    for codec in CODECS.values():
+        codec.encode(wamp.Result(1, kwargs={"record": record_as_json(world.record("j1"))}))
+    await world.stop()
