@@ -347,3 +347,30 @@ print(json.dumps({"got": got, "told": told, "workers": [w["python_version"] for 
     assert f"submit from Python {version}" in told["told"][1]
     assert told["workers"][0].startswith(version + ".")
     assert len(daemon.jobs()) == 1, "what was refused is no job"
+
+
+def test_a_module_may_run_jobs_while_it_is_imported(daemon: Daemon) -> None:
+    daemon.script(
+        HEAD
+        + """
+class Box:
+    pass
+class Odd(Exception):
+    pass
+def make():
+    return Box()
+def fail():
+    raise Odd("no")
+BOX = run(make)
+try:
+    run(fail)
+except RuntimeError as error:
+    CAUSE = error.__cause__
+""",
+        "runs_when_imported.py",
+    )
+    done = daemon.run(
+        "import runs_when_imported as m\n"
+        "print(type(m.BOX) is m.Box and type(m.CAUSE) is m.Odd, m.CAUSE)\n"
+    )
+    assert done.stdout.splitlines()[-1] == "True no"
