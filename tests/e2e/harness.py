@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -135,6 +136,20 @@ platform:
     def job(self, job_id: str) -> dict[str, Any]:
         """One job's view."""
         return next(job for job in self.jobs() if job["job_id"] == job_id)
+
+    def steps_of(self, job_id: str) -> list[int]:
+        """The numbers of the whole lines `step N` in the job's output, as HTTP shows it."""
+        status, text = self.get(f"/api/jobs/{job_id}/logs")
+        assert status == 200
+        # What print() writes may be read before its newline.
+        return [int(number) for number in re.findall(r"^step (\d+)\n", text, re.MULTILINE)]
+
+    def wait_steps(self, job_id: str, count: int, timeout_s: float = 60.0) -> None:
+        """Returns once it has printed so many of them."""
+        deadline = time.monotonic() + timeout_s
+        while len(self.steps_of(job_id)) < count:
+            assert time.monotonic() < deadline, self.log_text()[-3000:]
+            time.sleep(0.05)
 
     def wait_job(self, job_id: str, *phases: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """The job's view once it is in one of these phases."""

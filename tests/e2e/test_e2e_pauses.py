@@ -33,20 +33,6 @@ client = CumulusClient("{URL}")
 """
 
 
-def steps_of(daemon: Daemon, job_id: str) -> list[int]:
-    """The steps that the job has printed, as HTTP shows them."""
-    status, text = daemon.get(f"/api/jobs/{job_id}/logs")
-    assert status == 200
-    return [int(line.split()[1]) for line in text.splitlines() if line.startswith("step ")]
-
-
-def wait_steps(daemon: Daemon, job_id: str, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(steps_of(daemon, job_id)) < count:
-        assert time.monotonic() < deadline, daemon.log_text()[-3000:]
-        time.sleep(0.05)
-
-
 def submit(daemon: Daemon, steps: int) -> str:
     """A job that takes all of the device until it is paused, and then so many steps more."""
     options = f"gpu_memory=1.0, duration=300, steps={steps}, holds=True"
@@ -63,21 +49,29 @@ def kept(daemon: Daemon) -> list[str]:
     return sorted(path.name for path in (daemon.state_dir / "worker" / "kept").iterdir())
 
 
+def wait_kept(daemon: Daemon, job_ids: list[str]) -> None:
+    """An ended job's folder goes after its end is told."""
+    deadline = time.monotonic() + 20
+    while kept(daemon) != job_ids:
+        assert time.monotonic() < deadline, kept(daemon)
+        time.sleep(0.05)
+
+
 def test_a_job_pauses_over_a_restart_and_continues_from_its_checkpoint(
     make_daemon: Callable[..., Daemon],
 ) -> None:
     daemon = make_daemon().start()
     job_id = submit(daemon, 40)
-    wait_steps(daemon, job_id, 3)
+    daemon.wait_steps(job_id, 3)
     assert "where it next looks" in ask(daemon, f"print(client.pause_job({job_id!r})['message'])")
     view = daemon.wait_job(job_id, "paused")
     assert (view["status"], view["worker"], view["partition"]) == ("paused", None, None)
-    before = steps_of(daemon, job_id)
+    before = daemon.steps_of(job_id)
     assert before == list(range(1, len(before) + 1))
     # Its share is free for another job, which takes all of the device.
     other = ask(daemon, "print(client.run(train, gpu_memory=1.0, duration=60, steps=2)['step'])")
     assert other.endswith("2")
-    assert kept(daemon) == [job_id]
+    wait_kept(daemon, [job_id])
     daemon.kill()
     daemon.start()
     assert daemon.job(job_id)["status"] == "paused"
@@ -86,11 +80,11 @@ def test_a_job_pauses_over_a_restart_and_continues_from_its_checkpoint(
     value = ask(daemon, f"print(client.attach({job_id!r}).result()['attempts'])")
     assert value.splitlines()[-1] == "[1, 2]"
     count = len(before) + 40
-    assert steps_of(daemon, job_id) == list(range(1, count + 1)), "nothing lost or doubled"
+    assert daemon.steps_of(job_id) == list(range(1, count + 1)), "nothing lost or doubled"
     view = daemon.wait_job(job_id, "ended")
     assert view["status"] == "completed" and view["ran_s"] > 0
     daemon.wait_nothing_left()
-    assert kept(daemon) == []
+    wait_kept(daemon, [])
 
 
 def test_a_pause_that_was_asked_before_a_restart_reaches_the_code(
@@ -110,7 +104,7 @@ def test_a_pause_that_was_asked_before_a_restart_reaches_the_code(
         "print(job.job_id)\n"
     )
     job_id = daemon.run(TRAIN + blocked).stdout.split()[-1]
-    wait_steps(daemon, job_id, 1)
+    daemon.wait_steps(job_id, 1)
     ask(daemon, f"client.pause_job({job_id!r})")
     daemon.kill()
     daemon.start()
@@ -127,7 +121,7 @@ def test_a_pause_that_was_asked_before_a_restart_reaches_the_code(
 
 def test_a_paused_job_is_cancelled_and_deleted(daemon: Daemon) -> None:
     job_id = submit(daemon, 1)
-    wait_steps(daemon, job_id, 2)
+    daemon.wait_steps(job_id, 2)
     ask(daemon, f"client.pause_job({job_id!r})")
     daemon.wait_job(job_id, "paused")
     refused = ask(
@@ -155,7 +149,7 @@ for verb in (client.pause_job, client.delete_job):
 
 def test_what_it_kept_is_gone(daemon: Daemon) -> None:
     job_id = submit(daemon, 1)
-    wait_steps(daemon, job_id, 2)
+    daemon.wait_steps(job_id, 2)
     ask(daemon, f"client.pause_job({job_id!r})")
     daemon.wait_job(job_id, "paused")
     folder: Path = daemon.state_dir / "worker" / "kept" / job_id

@@ -43,18 +43,6 @@ def train(steps, more=None):
 """
 
 
-def steps_of(daemon: Daemon, job_id: str) -> list[int]:
-    text = daemon.get(f"/api/jobs/{job_id}/logs")[1]
-    return [int(line.split()[1]) for line in text.splitlines() if line.startswith("step ")]
-
-
-def wait_steps(daemon: Daemon, job_id: str, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(steps_of(daemon, job_id)) < count:
-        assert time.monotonic() < deadline, daemon.log_text()[-3000:]
-        time.sleep(0.05)
-
-
 def test_a_job_saves_lists_and_tells(daemon: Daemon) -> None:
     told = last_json(
         daemon.run(
@@ -109,11 +97,11 @@ def test_a_job_that_hears_of_a_pause_goes_on_from_its_checkpoint(daemon: Daemon)
     job_id = daemon.run(
         script + "print(client.submit(train, args=[9999, 10], duration=300).job_id)"
     ).stdout.split()[-1]
-    wait_steps(daemon, job_id, 7)
+    daemon.wait_steps(job_id, 7)
     daemon.run(script + f"client.pause_job({job_id!r})")
     view = daemon.wait_job(job_id, "paused")
     assert view["checkpoint_count"] >= 2
-    done = steps_of(daemon, job_id)
+    done = daemon.steps_of(job_id)
     daemon.run(script + f"client.resume_job({job_id!r})")
     told = last_json(
         daemon.run(
@@ -122,7 +110,7 @@ def test_a_job_that_hears_of_a_pause_goes_on_from_its_checkpoint(daemon: Daemon)
     )
     assert told["attempts"] == [1, 2]
     assert told["artifacts"] == ["notes/first.txt"], "kept over the pause"
-    assert steps_of(daemon, job_id) == list(range(1, len(done) + 11))
+    assert daemon.steps_of(job_id) == list(range(1, len(done) + 11))
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +155,11 @@ def test_on_s3_a_paused_job_goes_on_anywhere_and_deleting_it_removes_all(
     job_id = daemon.run(
         script + "print(client.submit(train, args=[9999, 10], duration=300).job_id)"
     ).stdout.split()[-1]
-    wait_steps(daemon, job_id, 7)
+    daemon.wait_steps(job_id, 7)
     daemon.run(script + f"client.pause_job({job_id!r})")
     daemon.wait_job(job_id, "paused")
     found = places(s3.keys(), job_id)
-    done = len(steps_of(daemon, job_id))
+    done = len(daemon.steps_of(job_id))
     assert {f"checkpoints/ckpt_0_{done}.pkl", "checkpoints/index.json"} < set(found)
     assert "artifacts/notes/first.txt" in found
     # As on another worker: nothing is left here of what it kept.
@@ -184,7 +172,7 @@ def test_on_s3_a_paused_job_goes_on_anywhere_and_deleting_it_removes_all(
     )
     assert (told["step"], told["attempts"], told["s3"]) == (done + 10, [1, 2], True)
     assert f"{job_id}/checkpoints/ckpt_0_" in told["last"]["s3_key"]
-    assert steps_of(daemon, job_id) == list(range(1, done + 11))
+    assert daemon.steps_of(job_id) == list(range(1, done + 11))
     daemon.wait_job(job_id, "ended")
     assert places(s3.keys(), job_id), "a job that completed keeps its own as long as history"
     assert_hidden(daemon, s3)
@@ -204,7 +192,7 @@ def test_cancelling_removes_checkpoints_and_what_was_missed_goes_at_the_next_sta
         for _ in range(2)
     )
     for job_id in (first, second):
-        wait_steps(daemon, job_id, 6)
+        daemon.wait_steps(job_id, 6)
     daemon.run(script + f"client.cancel_job({first!r})")
     daemon.wait_job(first, "ended")
     keys = wait_keys(s3, lambda keys: places(keys, first) == ["artifacts/notes/first.txt"], daemon)

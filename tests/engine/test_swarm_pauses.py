@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.test_e2e_pauses import TRAIN, ask, steps_of, submit, wait_steps
+from tests.e2e.test_e2e_pauses import TRAIN, ask, submit
 from tests.engine.swarm_daemon import SwarmDaemon
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 def paused_on(swarm: SwarmDaemon, job_id: str) -> str:
     """Pauses the job; the host name of the worker that has what it kept."""
-    wait_steps(swarm, job_id, 2)
+    swarm.wait_steps(job_id, 2)
     ask(swarm, f"client.pause_job({job_id!r})")
     view = swarm.wait_job(job_id, "paused", timeout_s=60)
     assert view["worker"] is None
@@ -29,13 +29,13 @@ def paused_on(swarm: SwarmDaemon, job_id: str) -> str:
 def test_a_paused_job_goes_on_where_its_checkpoint_is(swarm: SwarmDaemon) -> None:
     job_id = submit(swarm, 40)
     where = paused_on(swarm, job_id)
-    count = len(steps_of(swarm, job_id)) + 40
+    count = len(swarm.steps_of(job_id)) + 40
     # Two others take both devices; then one is free, and it isn't the one.
     text = "print(*(client.submit(train, gpu_memory=1.0, duration=300, steps=9000).job_id"
     others = swarm.run(TRAIN + text + " for _ in range(2)))").stdout.split()[-2:]
     placed = {}
     for other in others:
-        wait_steps(swarm, other, 1)
+        swarm.wait_steps(other, 1)
         view = swarm.job(other)
         placed[view["worker"]["hostname"]] = other
     assert len(placed) == 2
@@ -51,7 +51,7 @@ def test_a_paused_job_goes_on_where_its_checkpoint_is(swarm: SwarmDaemon) -> Non
     ask(swarm, f"client.cancel_job({placed[where]!r})")
     value = ask(swarm, f"print(client.attach({job_id!r}).result()['attempts'])")
     assert value.splitlines()[-1] == "[1, 2]"
-    assert steps_of(swarm, job_id) == list(range(1, count + 1))
+    assert swarm.steps_of(job_id) == list(range(1, count + 1))
     assert swarm.job(job_id)["worker"]["hostname"] == where
     swarm.wait_nothing_left(60.0)
 
