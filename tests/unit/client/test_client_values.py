@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import sys
+import threading
 import types
 import uuid
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_a_result_over_the_bound_is_refused_with_advice(place: Path) -> None:
         ((n for n in [1]), "cannot pickle 'generator' object"),
         ({"a": [1, {"b": (n for n in [1])}]}, "its ['a'][1]['b'] is a generator"),
         (types.SimpleNamespace(x=(2, lambda: 1)), "its .x[1] is a function"),
-        (sys, "cannot pickle 'module' object"),
+        (threading.Lock(), "cannot pickle '_thread.lock' object"),
     ],
 )
 def test_what_cannot_come_back_is_named(place: Path, value: Any, words: str) -> None:
