@@ -89,6 +89,9 @@ class _Bounded(io.RawIOBase):
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Raises InvalidArgument."""
+        if whence == io.SEEK_SET and offset < 0:
+            raise _invalid("is no zip file that can be read: an entry lies before its beginning")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

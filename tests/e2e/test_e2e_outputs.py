@@ -254,7 +254,7 @@ def test_a_download_goes_on_when_the_daemon_restarts(
     )
     deadline = time.monotonic() + 60
     while not any(
-        MIB < path.stat().st_size < 190 * MIB for path in daemon.folder.glob(".big.*.part")
+        MIB < path.stat().st_size < 190 * MIB for path in daemon.folder.glob(".cumulus-*.part")
     ):
         assert time.monotonic() < deadline
         assert script.poll() is None

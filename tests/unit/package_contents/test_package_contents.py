@@ -85,6 +85,14 @@ def test_damaged_ones_are_read_or_refused(tmp_path_factory: Any, data: st.DataOb
         pass
 
 
+def test_an_entry_before_the_files_beginning_is_refused(tmp_path: Path) -> None:
+    damaged = bytearray(_GOOD)
+    begin = int.from_bytes(damaged[-6:-2], "little")
+    damaged[-6:-2] = (begin + 216).to_bytes(4, "little")
+    with pytest.raises(InvalidArgument, match="no zip file that can be read"):
+        look(tmp_path, bytes(damaged))
+
+
 def test_lines() -> None:
     assert requirement_lines("") == ()
     assert requirement_lines("a#b\n#c\n  # d\na @ http://h/#egg=a  # e") == (
