@@ -41,10 +41,10 @@ _OF_RUNNERS = (None, EndReason.USER_ERROR, EndReason.EXIT_CODE)
 
 def _judge_outputs(world: "World", facts: Facts, job_id: str, end: End) -> str | None:
     """Those that the end names are stored as they were written; none is missing without a word."""
-    assert world.daemon is not None
+    daemon = world.last_daemon
     left = facts.journal.files
     for info in end.outputs:
-        if b"".join(world.daemon.outputs.pieces(job_id, info, 0, 1 << 20)) != left.get(info.name):
+        if b"".join(daemon.outputs.pieces(job_id, info, 0, 1 << 20)) != left.get(info.name):
             return f"ended with output {info.name} that isn't what was written"
     missing = len(left) - len(end.outputs)
     if missing and end.reason in _OF_RUNNERS and end.outputs_note is None:

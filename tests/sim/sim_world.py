@@ -533,6 +533,12 @@ class World:
 
     # -- the daemon's lives
 
+    @property
+    def last_daemon(self) -> Daemon:
+        """The one that runs, or the one that was killed or stopped last: it may have told an end
+        in its last moment."""
+        return self.daemon if self.daemon is not None else self._dying[-1]
+
     def _start_daemon(self) -> None:
         if self.daemon is None and not self.over:
             self.daemon = Daemon(self)
