@@ -332,14 +332,14 @@ def processes_of(folder: Path) -> list[str]:
 def test_a_build_that_is_killed_leaves_nothing_mounted_or_running(
     images: dict[str, dict[str, Any]], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Killed while pip runs in the chroot, upon the system's layer, the largest of the cache."""
+    """Killed while pip runs in the chroot, upon the system's layer of the cache: what pip made for
+    this image is smaller, and what it made for another variant isn't used."""
     output = tmp_path / "out"
     (output / "cache").mkdir(parents=True)
-    layer = max(
-        (BUILD.parents[1] / "var/images/cache").glob("*.tar"), key=lambda p: p.stat().st_size
-    )
-    for path in (layer, layer.with_suffix(".sha256")):
-        shutil.copyfile(path, output / "cache" / path.name)
+    for layer in (BUILD.parents[1] / "var/images/cache").glob("*.tar"):
+        if layer.stat().st_size > 300 << 20:
+            for path in (layer, layer.with_suffix(".sha256")):
+                shutil.copyfile(path, output / "cache" / path.name)
     with open(tmp_path / "said", "w+") as said:
         process = subprocess.Popen(
             [BUILD, "job", "--rootfs", "debootstrap", "--output", output],

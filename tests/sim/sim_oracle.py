@@ -95,12 +95,12 @@ def judge_pause(world: "World", facts: Facts, known: JobRecord, after: JobRecord
                 return f"is paused while it holds a share of {worker.node_id}"
     if after.phase is Phase.QUEUED and known.phase in (Phase.PAUSED, Phase.PAUSING):
         facts.paused = False
-        return _judge_resume(world, facts, after)
+        return _judge_resume(world, facts, known, after)
     return None
 
 
-def _judge_resume(world: "World", facts: Facts, after: JobRecord) -> str | None:
-    """It waits from when it was resumed, which a full disk lets be saved later."""
+def _judge_resume(world: "World", facts: Facts, known: JobRecord, after: JobRecord) -> str | None:
+    """It waits from when it was resumed, which a full or slow disk lets be saved later."""
     now = world.clock.now
     facts.resumed_at = now
     if after.queued_at is None:
@@ -108,9 +108,10 @@ def _judge_resume(world: "World", facts: Facts, after: JobRecord) -> str | None:
     if world.clock_jumped:
         return None
     waited_s = BEGIN_UNIX_S + now + world.wall_offset_s - after.queued_at
-    told_late = now - world.disk_away_at < 6.0
-    if waited_s < -SLACK_S or (waited_s > SLACK_S and not told_late):
-        return f"goes on as one that has waited for {waited_s} s"
+    if waited_s < -SLACK_S:
+        return f"goes on as one that will wait in {-waited_s} s"
+    if known.paused_at is not None and after.queued_at < known.paused_at - SLACK_S:
+        return "goes on as one that has waited since before it was paused"
     facts.resumed_at = now - max(0.0, waited_s)
     return None
 
