@@ -18,7 +18,7 @@ from cumulus_wire import uris
 from cumulusd.errors import InvalidArgument, NotAuthorized, TooLarge
 from cumulusd.identity import DAEMON, Authenticator, Principal, Role
 from cumulusd.protocol import messages
-from cumulusd.protocol.authorize import Action, OwnsJob, is_allowed
+from cumulusd.protocol.authorize import ALLOWED, Action, OwnsJob, Table, is_allowed
 from cumulusd.protocol.broker import Broker
 from cumulusd.protocol.codec import Codec, CodecError
 from cumulusd.protocol.dealer import Dealer, ProtocolViolation
@@ -60,12 +60,15 @@ class Router:
         authenticator: Authenticator,
         limits: Limits | None = None,
         owns_job: OwnsJob = lambda principal, job_id: False,
+        allowed: Table = ALLOWED,
     ) -> None:
-        """`clock` times everything; `owns_job(principal, job_id)` decides on jobs' own topics."""
+        """`clock` times everything; `owns_job(principal, job_id)` decides on jobs' own topics;
+        `allowed`: who may do what."""
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
         self._owns_job = owns_job
+        self._allowed = allowed
         self._dealer = Dealer(
             max_calls_in_flight=self._limits.max_calls_in_flight,
             max_registrations=self._limits.max_registrations,
@@ -259,7 +262,7 @@ class Router:
         if session_id == _LOCAL_SESSION_ID:
             return []
         principal = self.principal_of(session_id)
-        if is_allowed(principal, action, uri, self._owns_job):
+        if is_allowed(principal, action, uri, self._owns_job, self._allowed):
             return []
         self._log.info(
             "{principal} ({role}) may not {action} {uri}",
