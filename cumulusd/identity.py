@@ -1,12 +1,13 @@
 """Who is asking: named tokens with an owner and a role.
 
 Tokens are held as SHA-256 hashes. They are random and long, so a plain hash is enough: there is
-nothing to guess. The token alone identifies; whatever name a client gives itself is ignored.
+nothing to guess, and looking a hash up tells nothing of the others. The token alone identifies;
+whatever name a client gives itself counts only where it proves the name (SCRAM, a key).
 """
 
 import hashlib
-import hmac
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 import attrs
@@ -49,45 +50,138 @@ ANONYMOUS = Principal(name="anonymous", owner="local", role=Role.ADMIN)
 DAEMON = Principal(name="cumulusd", owner="cumulusd", role=Role.DAEMON)
 
 
+@attrs.frozen(kw_only=True)
+class ScramCredential:
+    """What WAMP-SCRAM needs of one token, made while its text was known. Keys and salt in hex."""
+
+    kdf: str  #: "argon2id13" or "pbkdf2"
+    salt: str
+    iterations: int
+    memory: int | None  #: argon2's, in KiB; None for pbkdf2
+    stored_key: str
+    server_key: str
+
+
+@attrs.frozen(kw_only=True)
+class Credential:
+    """How a party may prove itself beside showing the token."""
+
+    principal: Principal
+    scram: ScramCredential | None = None
+    public_keys: tuple[str, ...] = ()  #: Ed25519, each 64 lowercase hex digits
+
+
+class Source(StrEnum):
+    """Where a token comes from."""
+
+    CONFIGURATION = "configuration"  #: the daemon's file
+    COMMAND = "command"  #: `cumulusd token create`
+    DAEMON = "daemon"  #: it made it for an agent of its own
+
+
+@attrs.frozen(kw_only=True)
+class KnownToken:
+    """One token, as the authenticator knows it. Times are unix seconds."""
+
+    sha256: str
+    credential: Credential
+    source: Source
+    created_at: float | None = None
+    expires_at: float | None = None  #: None: never
+
+    @property
+    def principal(self) -> Principal:
+        """Whom it stands for."""
+        return self.credential.principal
+
+
+#: Told of a name whose tokens are all gone, and why in words for whoever used it.
+EndWatcher = Callable[[str, str], None]
+
+
 def hash_token(token: str) -> str:
-    """How a token is stored: SHA-256 in hex."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    """How a token is stored: SHA-256 in hex. Takes whatever text a peer may send."""
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 class Authenticator:
-    """Tokens to principals. Without tokens everybody is `ANONYMOUS`."""
+    """Tokens to principals. Without tokens everybody is `ANONYMOUS`; once closed, it never opens.
 
-    def __init__(self, tokens: Iterable[tuple[str, Principal]]) -> None:
-        """`tokens`: (SHA-256 in hex, who it is), in any order."""
-        self._tokens = list(tokens)
-        self._open = not self._tokens
+    Agents' own tokens (`Source.DAEMON`) don't close it.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterable[tuple[str, Principal]],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`tokens`: (SHA-256 in hex, who it is), those of the configuration. `wall_clock` gives
+        unix seconds."""
+        self._wall_clock = wall_clock
+        self._by_hash: dict[str, KnownToken] = {}
+        self._open = True
+        self._watchers: list[EndWatcher] = []
+        for sha256, principal in tokens:
+            self.put(
+                KnownToken(
+                    sha256=sha256,
+                    credential=Credential(principal=principal),
+                    source=Source.CONFIGURATION,
+                )
+            )
 
     @property
     def open(self) -> bool:
         """Nobody needs a token."""
         return self._open
 
-    def add(self, token_sha256: str, principal: Principal) -> None:
-        """One more token (an agent's); an open daemon stays open to the others."""
-        self._tokens.append((token_sha256, principal))
+    def tokens(self) -> list[KnownToken]:
+        """All there are, also expired ones."""
+        return list(self._by_hash.values())
 
-    def discard(self, token_sha256: str) -> None:
-        """That token opens nothing any more; sessions that it opened go on."""
-        self._tokens = [one for one in self._tokens if one[0] != token_sha256]
+    def put(self, token: KnownToken) -> None:
+        """One more. The first that isn't the daemon's own closes an open daemon: who came in
+        without a token is told to go."""
+        self._by_hash[token.sha256] = token
+        if token.source is not Source.DAEMON:
+            self.close()
+
+    def add(self, token_sha256: str, principal: Principal) -> None:
+        """One more token of the daemon's own (an agent's)."""
+        self.put(
+            KnownToken(
+                sha256=token_sha256,
+                credential=Credential(principal=principal),
+                source=Source.DAEMON,
+            )
+        )
+
+    def discard(self, token_sha256: str, why: str = "its token was revoked") -> None:
+        """That token opens nothing any more. What it opened ends, unless another token of the
+        same name is left (an agent's is replaced so)."""
+        token = self._by_hash.pop(token_sha256, None)
+        if token is not None and not self._is_valid_name(token.principal.name):
+            self._tell(token.principal.name, why)
+
+    def close(self) -> None:
+        """From now on everybody needs a token."""
+        if self._open:
+            self._open = False
+            self._tell(ANONYMOUS.name, "this daemon takes nobody without a token any more")
+
+    def watch(self, ended: EndWatcher) -> None:
+        """`ended(name, why)` is called when what that principal opened is to end at once."""
+        self._watchers.append(ended)
 
     def authenticate(self, token: str | None) -> Principal | None:
-        """Who holds this token; None when nobody does. All hashes are compared every time.
+        """Who holds this token; None when nobody does, or it has expired.
 
         An open daemon takes any unknown token for `ANONYMOUS`: nobody needs one.
         """
         if token is not None:
-            digest = hash_token(token)
-            found = None
-            for known, principal in self._tokens:
-                if hmac.compare_digest(known, digest):
-                    found = principal
+            found = self._by_hash.get(hash_token(token))
             if found is not None:
-                return found
+                return found.principal if self._is_valid(found) else None
         return ANONYMOUS if self._open else None
 
     def authenticate_header(self, authorization: str | None) -> Principal | None:
@@ -98,3 +192,34 @@ class Authenticator:
         if scheme.lower() != "bearer" or not token.strip():
             return None
         return self.authenticate(token.strip())
+
+    def credential(self, authid: str) -> Credential | None:
+        """What the holder of the token of that name may prove itself by; None when there is no
+        such token, or it has expired. Ask again when the proof is here."""
+        for token in self._by_hash.values():
+            if token.principal.name == authid and self._is_valid(token):
+                return token.credential
+        return None
+
+    def credential_of_key(self, public_key_hex: str) -> Credential | None:
+        """The same for the holder of an Ed25519 key."""
+        key = public_key_hex.lower()
+        for token in self._by_hash.values():
+            if key in token.credential.public_keys and self._is_valid(token):
+                return token.credential
+        return None
+
+    # -- inside
+
+    def _is_valid(self, token: KnownToken) -> bool:
+        return token.expires_at is None or self._wall_clock() < token.expires_at
+
+    def _is_valid_name(self, name: str) -> bool:
+        return any(
+            token.principal.name == name and self._is_valid(token)
+            for token in self._by_hash.values()
+        )
+
+    def _tell(self, name: str, why: str) -> None:
+        for ended in self._watchers:
+            ended(name, why)
