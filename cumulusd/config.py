@@ -130,6 +130,8 @@ class Config(Section):
         tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...],
         Field(strict=False, min_length=1, max_length=16),
     ] = ("tcp:50051:interface=127.0.0.1",)
+    #: Take tokens over connections that others on the network can read, too.
+    allow_plain_tokens: bool = False
     #: Everything that outlives the process.
     state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path("cumulusd-state")
     platform: PlatformSection = PlatformSection()

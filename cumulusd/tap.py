@@ -152,6 +152,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         authenticator=authenticator,
         owns_job=owns_job,
+        allow_plain_tokens=config.allow_plain_tokens,
     )
     session = router.local()
     secrets = SecretValues(state / "secrets", run_in_thread)
@@ -213,7 +214,12 @@ def assemble(config: Config, reactor: Any) -> Parts:
         ),
         progress=progress.feed,
     )
-    link = AgentLinkFactory(authenticator.authenticate_header, intake, reactor)
+    link = AgentLinkFactory(
+        authenticator.authenticate_header,
+        intake,
+        reactor,
+        allow_plain_tokens=config.allow_plain_tokens,
+    )
     watcher = Watcher(
         table=table,
         journals=journals,
@@ -272,6 +278,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         agent=link.resource(),
         enroll=pool.enroll,
         clock=reactor,
+        allow_plain_tokens=config.allow_plain_tokens,
     )
     parts = Parts(
         store=store,

@@ -5,6 +5,7 @@ from typing import TypeAlias
 import attrs
 
 from cumulusd.identity import ANONYMOUS, Authenticator, Principal
+from cumulusd.peers import PLAIN_TOKEN
 from cumulusd.protocol import messages
 from cumulusd.protocol.messages import Message
 
@@ -36,13 +37,17 @@ class Refuse:
 Verdict: TypeAlias = Accept | Challenge | Refuse
 
 
-def judge_hello(hello: Message, authenticator: Authenticator, realm: str) -> Verdict:
-    """What to answer a HELLO."""
+def judge_hello(
+    hello: Message, authenticator: Authenticator, realm: str, *, secure: bool = True
+) -> Verdict:
+    """What to answer a HELLO. `secure`: a token may be sent over this connection."""
     if hello.realm != realm:
         return Refuse(messages.NO_SUCH_REALM, f"there is no realm {hello.realm!r}; join {realm!r}")
     methods = hello.authmethods or []
     if authenticator.open and (not methods or ANONYMOUS_METHOD in methods):
         return Accept(ANONYMOUS, ANONYMOUS_METHOD)
+    if TICKET in methods and not secure:
+        return Refuse(messages.NO_AUTH_METHOD, PLAIN_TOKEN)
     if TICKET in methods:
         return Challenge()
     wanted = "'ticket' or 'anonymous'" if authenticator.open else "'ticket', with the token"

@@ -24,6 +24,10 @@ class Connection(Protocol):
     def peer_name(self) -> str:
         """Who is there, for logs."""
 
+    @property
+    def secure(self) -> bool:
+        """Nobody on a network reads along: TLS, loopback, a unix socket."""
+
     def write_message(self, payload: bytes, is_binary: bool) -> None:
         """Hands one message to the transport; dropped when the connection is closing."""
 

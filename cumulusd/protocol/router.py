@@ -61,14 +61,17 @@ class Router:
         limits: Limits | None = None,
         owns_job: OwnsJob = lambda principal, job_id: False,
         allowed: Table = ALLOWED,
+        allow_plain_tokens: bool = False,
     ) -> None:
         """`clock` times everything; `owns_job(principal, job_id)` decides on jobs' own topics;
-        `allowed`: who may do what."""
+        `allowed`: who may do what. `allow_plain_tokens`: also over connections that others can
+        read."""
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
         self._owns_job = owns_job
         self._allowed = allowed
+        self._allow_plain_tokens = allow_plain_tokens
         self._dealer = Dealer(
             max_calls_in_flight=self._limits.max_calls_in_flight,
             max_registrations=self._limits.max_registrations,
@@ -155,7 +158,12 @@ class Router:
         while session_id == _LOCAL_SESSION_ID or session_id in self._connections:
             session_id = secrets.randbelow(_MAX_SESSION_ID) + 1
         session = RemoteSession(
-            Session(session_id, authenticator=self._authenticator, realm=uris.REALM),
+            Session(
+                session_id,
+                authenticator=self._authenticator,
+                realm=uris.REALM,
+                secure=connection.secure or self._allow_plain_tokens,
+            ),
             connection=connection,
             codec=codec,
             hub=self,

@@ -74,12 +74,16 @@ _ROUTED = (
 class Session:
     """The state machine of one session: a message in, one step out."""
 
-    def __init__(self, session_id: int, *, authenticator: Authenticator, realm: str) -> None:
+    def __init__(
+        self, session_id: int, *, authenticator: Authenticator, realm: str, secure: bool = True
+    ) -> None:
+        """`secure`: a token may be sent over this connection."""
         self.session_id = session_id
         self.state = State.OPENING
         self.principal: Principal | None = None
         self._authenticator = authenticator
         self._realm = realm
+        self._secure = secure
         self._cancels_calls = False
 
     def receive(self, message: Message) -> Step:
@@ -124,7 +128,7 @@ class Session:
         if not isinstance(message, wamp.Hello):
             return self.violation(f"HELLO must come first, not {_name(message)}")
         self._cancels_calls = messages.cancels_calls(message)
-        verdict = auth.judge_hello(message, self._authenticator, self._realm)
+        verdict = auth.judge_hello(message, self._authenticator, self._realm, secure=self._secure)
         if isinstance(verdict, auth.Challenge):
             self.state = State.CHALLENGED
             return Reply(wamp.Challenge(auth.TICKET))

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from cumulusd.peers import is_secure
 from cumulusd.protocol.codec import CODECS, Codec
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.remote_session import RemoteSession
@@ -87,6 +88,11 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def peer_name(self) -> str:
         """Who is there, for logs."""
         return str(self.peer)
+
+    @property
+    def secure(self) -> bool:
+        """Nobody on a network reads along: TLS, loopback, a unix socket."""
+        return is_secure(self.transport)
 
     def write_message(self, payload: bytes, is_binary: bool) -> None:
         """Hands one message to the transport; dropped when the connection is closing."""

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from cumulus_wire import link as wire
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.identity import Principal, Role
+from cumulusd.peers import PLAIN_TOKEN, is_secure
 from cumulusd.tasks import Signal, Tasks, wait_at_most
 from cumulusd.web.output_fetches import OutputFetches
 
@@ -67,12 +68,15 @@ class AgentLinkFactory:
         desk: AgentDesk,
         clock: Any,
         limits: LinkLimits | None = None,
+        allow_plain_tokens: bool = False,
     ) -> None:
-        """`authenticate` takes the `Authorization` header. `clock`: the reactor."""
+        """`authenticate` takes the `Authorization` header. `clock`: the reactor.
+        `allow_plain_tokens`: also over connections that others can read."""
         self.authenticate = authenticate
         self.desk = desk
         self.clock = clock
         self.limits = limits or LinkLimits()
+        self.allow_plain_tokens = allow_plain_tokens
         self._links: dict[str, _AgentConnection] = {}  #: by node id
         self._by_job: dict[str, _AgentConnection] = {}
         self._made: dict[_AgentConnection, None] = {}  #: in the order of coming
@@ -195,6 +199,8 @@ class _AgentConnection(WebSocketServerProtocol):
         self._owner.made(self)
 
     def onConnect(self, request: ConnectionRequest) -> tuple[str, dict[str, str]]:
+        if not (self._owner.allow_plain_tokens or is_secure(self.transport)):
+            raise ConnectionDeny(401, PLAIN_TOKEN)  # type: ignore[no-untyped-call]
         principal = self._owner.authenticate(request.headers.get("authorization"))
         if principal is None:
             raise ConnectionDeny(401, "a valid token is needed")  # type: ignore[no-untyped-call]

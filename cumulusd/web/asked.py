@@ -20,6 +20,7 @@ class Head:
     content_type: str | None = None
     accept: str = ""
     last_event_id: str | None = None
+    secure: bool = True  #: the connection: nobody on a network reads along
 
 
 @attrs.frozen(kw_only=True)

@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from cumulusd.errors import CumulusError
+from cumulusd.peers import is_secure
 from cumulusd.web.answers import Answer, error_answer, unknown_error
 from cumulusd.web.asked import Head
 from cumulusd.web.bodies import Body, Flow
@@ -62,6 +63,7 @@ class BoundedRequest(Request):
             content_type=self._header("content-type"),
             accept=self._header("accept") or "",
             last_event_id=self._header("last-event-id"),
+            secure=is_secure(getattr(channel, "transport", None)),
         )
 
     def _header(self, name: str) -> str | None:

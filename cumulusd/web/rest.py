@@ -19,6 +19,7 @@ from cumulusd.errors import (
 )
 from cumulusd.identity import Authenticator, Principal, Role
 from cumulusd.metrics import CONTENT_TYPE, Metrics
+from cumulusd.peers import PLAIN_TOKEN
 from cumulusd.web.answers import (
     Answer,
     MethodNotAllowed,
@@ -68,12 +69,14 @@ class Rest:
         metrics: Metrics,
         wall_clock: Callable[[], float],
         clock: Any,
+        allow_plain_tokens: bool = False,
     ) -> None:
         self._relay = relay
         self._authenticator = authenticator
         self._metrics = metrics
         self._wall_clock = wall_clock
         self._clock = clock
+        self._allow_plain_tokens = allow_plain_tokens
         self._routes = Routes()
         self._uploads: set[Body] = set()
         jobs = JobPages(relay)
@@ -98,8 +101,11 @@ class Rest:
             "delete": jobs.delete,
         }
 
-    def authenticate(self, authorization: str | None) -> Principal:
+    def authenticate(self, head: Head) -> Principal:
         """Who asks. Raises NotAuthenticated."""
+        authorization = head.authorization
+        if authorization is not None and not (head.secure or self._allow_plain_tokens):
+            raise NotAuthenticated(f"{PLAIN_TOKEN[0].upper()}{PLAIN_TOKEN[1:]}")
         who = self._authenticator.authenticate_header(authorization)
         if who is None:
             raise NotAuthenticated(
@@ -116,7 +122,7 @@ class Rest:
         Raises CumulusError: nothing of the body is to be read.
         """
         # Also where no token is needed to ask: nobody may send what nobody asked for.
-        who = self.authenticate(head.authorization)
+        who = self.authenticate(head)
         found = self._routes.find(head.path)
         route = None if found is None else found.route(head.method)
         if route is None or not route.takes_job:
@@ -171,7 +177,7 @@ class Rest:
         """Who asks; what isn't there needs a token too."""
         if found is not None and found.roles is None:
             return _ANYBODY
-        who = self.authenticate(head.authorization)
+        who = self.authenticate(head)
         if found is not None:
             _check_role(who, found.roles, head)
         return who

@@ -38,16 +38,19 @@ def make_site(
     clock: Any,
     enroll: Enroll | None = None,
     wall_clock: Callable[[], float] = time.time,
+    allow_plain_tokens: bool = False,
 ) -> "CumulusSite":
     """The site to listen with. `ws` and `agent` are the resources at `/ws` and `/agent`; they
     authenticate for themselves. `enroll`: what `POST /provision/enroll` does; None: there is no
-    pool to enrol in. `clock`: the reactor."""
+    pool to enrol in. `clock`: the reactor. `allow_plain_tokens`: also over connections that others
+    can read."""
     rest = Rest(
         relay=relay,
         authenticator=authenticator,
         metrics=metrics,
         wall_clock=wall_clock,
         clock=clock,
+        allow_plain_tokens=allow_plain_tokens,
     )
     return CumulusSite(rest, {b"ws": ws, b"agent": agent}, enroll, clock)
 

@@ -55,6 +55,7 @@ class Daemon:
             json.dumps(
                 {
                     "listen": [f"tcp:{port}:interface={one}" for one in ("127.0.0.1", address)],
+                    "allow_plain_tokens": True,
                     "state_dir": "state",
                     "platform": {
                         "type": "swarm",

@@ -36,6 +36,7 @@ OURS: dict[str, str] = {
     "cumulusd.errors": "cumulus_wire",
     "cumulusd.identity": "cumulus_wire cumulusd.errors",
     "cumulusd.tasks": "",
+    "cumulusd.peers": "",
     "cumulusd.disk": "cumulusd.errors",
     "cumulusd.log": "",
     "cumulusd.metrics": "cumulus_wire",
@@ -75,10 +76,11 @@ OURS: dict[str, str] = {
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
     " cumulusd.submissions cumulusd.views cumulusd.stored_results"
     " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle",
-    "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity",
+    "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.peers",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",
-    "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.relay",
+    "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.peers"
+    " cumulusd.relay",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
     "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
     " =cumulusd cumulusd.job_network",

@@ -24,6 +24,7 @@ class Wire:
     """A connection in memory. The peer answers a close frame only when told to."""
 
     peer_name = "memory"
+    secure = True
 
     def __init__(self) -> None:
         self.sent: list[Any] = []

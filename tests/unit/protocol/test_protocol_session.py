@@ -92,6 +92,14 @@ def test_the_wrong_ticket(ticket: str | None) -> None:
     assert (session.principal, session.state) == (None, State.CLOSED)
 
 
+def test_no_ticket_where_others_can_read_it() -> None:
+    session = Session(5, authenticator=with_tokens(), realm="cumulus", secure=False)
+    step = session.receive(hello(methods=["ticket"]))
+    assert isinstance(step, Finish) and step.fault
+    assert step.message.reason == "wamp.error.no_auth_method"
+    assert "allow_plain_tokens" in step.message.message and "wss://" in step.message.message
+
+
 @pytest.mark.parametrize("methods", [None, ["anonymous"], ["wampcra", "scram"]])
 def test_no_method_that_fits(methods: list[str] | None) -> None:
     step = make(with_tokens()).receive(hello(methods=methods))
