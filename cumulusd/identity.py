@@ -60,6 +60,8 @@ class ScramCredential:
     memory: int | None  #: argon2's, in KiB; None for pbkdf2
     stored_key: str
     server_key: str
+    #: The same two for the older form that Autobahn speaks; None: it isn't offered.
+    autobahn_keys: tuple[str, str] | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -29,8 +29,10 @@ from cumulusd.jobs.store_file import store_path
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
+from cumulusd.login_secret import load_login_secret
 from cumulusd.metrics import Metrics, MetricsSnapshot
 from cumulusd.parts import Parts
+from cumulusd.protocol.auth import Secrets as LoginSecrets
 from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
@@ -153,6 +155,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         authenticator=authenticator,
         owns_job=owns_job,
         allow_plain_tokens=config.allow_plain_tokens,
+        secret=LoginSecrets(names=load_login_secret(state / "login_secret.json")),
     )
     session = router.local()
     secrets = SecretValues(state / "secrets", run_in_thread)

@@ -79,7 +79,15 @@ def canceled(request_type: int, request: int, text: str) -> Message:
     return wamp.Error(request_type, request, CANCELED, args=[text])
 
 
-def welcome(session_id: int, *, realm: str, authid: str, authrole: str, authmethod: str) -> Message:
+def welcome(
+    session_id: int,
+    *,
+    realm: str,
+    authid: str,
+    authrole: str,
+    authmethod: str,
+    authextra: Mapping[str, Any] | None = None,
+) -> Message:
     """A WELCOME that announces what the router does, and nothing else."""
     return wamp.Welcome(
         session_id,
@@ -92,6 +100,7 @@ def welcome(session_id: int, *, realm: str, authid: str, authrole: str, authmeth
         authrole=authrole,
         authmethod=authmethod,
         authprovider="static",
+        authextra=None if authextra is None else dict(authextra),
     )
 
 

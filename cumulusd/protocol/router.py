@@ -18,6 +18,7 @@ from cumulus_wire import uris
 from cumulusd.errors import InvalidArgument, NotAuthorized, TooLarge
 from cumulusd.identity import DAEMON, Authenticator, Principal, Role
 from cumulusd.protocol import messages
+from cumulusd.protocol.auth import Secrets
 from cumulusd.protocol.authorize import ALLOWED, Action, OwnsJob, Table, is_allowed
 from cumulusd.protocol.broker import Broker
 from cumulusd.protocol.codec import Codec, CodecError
@@ -62,16 +63,18 @@ class Router:
         owns_job: OwnsJob = lambda principal, job_id: False,
         allowed: Table = ALLOWED,
         allow_plain_tokens: bool = False,
+        secret: Secrets | None = None,
     ) -> None:
         """`clock` times everything; `owns_job(principal, job_id)` decides on jobs' own topics;
         `allowed`: who may do what. `allow_plain_tokens`: also over connections that others can
-        read."""
+        read. `secret`: what logins are made of, by default new."""
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
         self._owns_job = owns_job
         self._allowed = allowed
         self._allow_plain_tokens = allow_plain_tokens
+        self._secret = secret or Secrets()
         self._dealer = Dealer(
             max_calls_in_flight=self._limits.max_calls_in_flight,
             max_registrations=self._limits.max_registrations,
@@ -163,6 +166,7 @@ class Router:
                 authenticator=self._authenticator,
                 realm=uris.REALM,
                 secure=connection.secure or self._allow_plain_tokens,
+                secret=self._secret,
             ),
             connection=connection,
             codec=codec,

@@ -7,6 +7,8 @@ import attrs
 
 from cumulusd.identity import Authenticator, Principal
 from cumulusd.protocol import auth, messages
+from cumulusd.protocol.auth import Secrets
+from cumulusd.protocol.auth_verdicts import Proof
 from cumulusd.protocol.messages import Message, wamp
 
 
@@ -75,7 +77,13 @@ class Session:
     """The state machine of one session: a message in, one step out."""
 
     def __init__(
-        self, session_id: int, *, authenticator: Authenticator, realm: str, secure: bool = True
+        self,
+        session_id: int,
+        *,
+        authenticator: Authenticator,
+        realm: str,
+        secure: bool = True,
+        secret: Secrets | None = None,
     ) -> None:
         """`secure`: a token may be sent over this connection."""
         self.session_id = session_id
@@ -84,6 +92,8 @@ class Session:
         self._authenticator = authenticator
         self._realm = realm
         self._secure = secure
+        self._secret = secret or Secrets()
+        self._proof: Proof | None = None  #: while CHALLENGED
         self._cancels_calls = False
 
     def receive(self, message: Message) -> Step:
@@ -128,10 +138,12 @@ class Session:
         if not isinstance(message, wamp.Hello):
             return self.violation(f"HELLO must come first, not {_name(message)}")
         self._cancels_calls = messages.cancels_calls(message)
-        verdict = auth.judge_hello(message, self._authenticator, self._realm, secure=self._secure)
+        verdict = auth.judge_hello(
+            message, self._authenticator, self._realm, secure=self._secure, secret=self._secret
+        )
         if isinstance(verdict, auth.Challenge):
-            self.state = State.CHALLENGED
-            return Reply(wamp.Challenge(auth.TICKET))
+            self.state, self._proof = State.CHALLENGED, verdict.proof
+            return Reply(verdict.message)
         return self._conclude(verdict)
 
     def _challenged(self, message: Message) -> Step:
@@ -139,7 +151,9 @@ class Session:
             return self._finish(None, "it aborted")
         if not isinstance(message, wamp.Authenticate):
             return self.violation(f"AUTHENTICATE is awaited, not {_name(message)}")
-        return self._conclude(auth.judge_ticket(message.signature, self._authenticator))
+        proof, self._proof = self._proof, None
+        assert proof is not None, "it was challenged"
+        return self._conclude(proof.judge(message))
 
     def _conclude(self, verdict: auth.Accept | auth.Refuse) -> Step:
         if isinstance(verdict, auth.Refuse):
@@ -152,6 +166,7 @@ class Session:
             authid=verdict.principal.name,
             authrole=verdict.principal.role.value,
             authmethod=verdict.method,
+            authextra=verdict.authextra,
         )
         return Join(welcome, self._cancels_calls)
 

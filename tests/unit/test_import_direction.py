@@ -76,7 +76,10 @@ OURS: dict[str, str] = {
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
     " cumulusd.submissions cumulusd.views cumulusd.stored_results"
     " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle",
-    "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.peers",
+    "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
+    "cumulusd.login_secret": "cumulusd.state_file",
+    "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.peers"
+    " cumulusd.scram_keys",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",
     "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.peers"
