@@ -21,7 +21,7 @@ import cbor2
 import msgpack  # type: ignore[import-untyped]
 from autobahn.wamp.exception import InvalidUriError
 
-from cumulusd.protocol.messages import Message, wamp
+from cumulusd.protocol.messages import DISCLOSING, Message, keep_disclosure, wamp
 
 _MAX_DEPTH = 64
 _CBOR_TAGS = (
@@ -70,12 +70,16 @@ class CodecError(ValueError):
 
 
 class BadUriError(CodecError):
-    """A request names no valid URI; it can be answered."""
+    """A request names no valid URI. It is answered if `wants_answer`: a publisher that asked for
+    no acknowledgement expects none, and may take it for a fault."""
 
-    def __init__(self, text: str, request_type: int, request: int) -> None:
+    def __init__(
+        self, text: str, request_type: int, request: int, *, wants_answer: bool = True
+    ) -> None:
         super().__init__(text)
         self.request_type = request_type
         self.request = request
+        self.wants_answer = wants_answer
 
 
 class Codec:
@@ -116,13 +120,16 @@ class Codec:
             message = cls.parse(raw)
         except InvalidUriError as error:
             if kind_id in _ANSWERABLE and len(raw) > 1 and type(raw[1]) is int:
-                raise BadUriError(str(error), kind_id, raw[1]) from error
+                wants_answer = cls is not wamp.Publish or raw[2].get("acknowledge") is True
+                raise BadUriError(str(error), kind_id, raw[1], wants_answer=wants_answer) from error
             raise CodecError(str(error)) from error
         except Exception as error:  # AssertionError, TypeError, KeyError...: seen in Autobahn
             text = str(error) or "malformed"
             raise CodecError(f"invalid {cls.__name__.upper()}: {text}") from error
         if getattr(message, "payload", None) is not None:
             raise CodecError("payload passthru mode is not spoken here")
+        if kind_id in DISCLOSING and raw[2]:
+            keep_disclosure(message, raw[2])
         return message
 
     def encode(self, message: Message) -> bytes:

@@ -13,23 +13,32 @@ kill          the callee is interrupted, its answer is the caller's
 ============  ===========================================================================
 
 A callee that did not announce `call_canceling` is never interrupted: kill is skip then.
+
+A call's `timeout` is kept here, whatever its callee can do: when it is over the call ends like one
+cancelled by killnowait, with `wamp.error.timeout`. Each progressive result begins it anew.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from cumulusd.errors import CumulusError, TooMany, Unavailable
 from cumulusd.protocol import messages
+from cumulusd.protocol.deadlines import Deadlines
 from cumulusd.protocol.messages import (
     Effect,
+    Member,
     Message,
+    MetaEvent,
     RegistrationChanged,
     Send,
     canceled,
     error_reply,
     wamp,
 )
+from cumulusd.protocol.patterns import EXACT, Patterns
+from cumulusd.protocol.registration import Registration
 
 _CALL = wamp.Call.MESSAGE_TYPE
 _REGISTER = wamp.Register.MESSAGE_TYPE
@@ -38,13 +47,6 @@ _UNREGISTER = wamp.Unregister.MESSAGE_TYPE
 
 class ProtocolViolation(Exception):
     """The peer broke the protocol in a way that ends its session."""
-
-
-@attrs.frozen(kw_only=True)
-class _Registration:
-    registration_id: int
-    uri: str
-    session_id: int
 
 
 @attrs.define(kw_only=True)
@@ -56,41 +58,59 @@ class _Call:
     uri: str
     job_id: str | None
     wants_progress: bool
+    timeout_s: float | None
     killed: bool = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.caller_id, self.request
 
 
 @attrs.define(kw_only=True)
 class _Party:
     """A session as the dealer knows it."""
 
-    cancels_calls: bool
-    local: bool
+    member: Member
     last_invocation: int = 0
     calls: dict[int, _Call] = attrs.field(factory=dict)  #: as caller, by its request
     invocations: dict[int, _Call] = attrs.field(factory=dict)  #: as callee
-    registrations: dict[int, _Registration] = attrs.field(factory=dict)
+    registrations: dict[int, Registration] = attrs.field(factory=dict)
 
 
 class Dealer:
     """Procedures and calls of one realm."""
 
-    def __init__(self, *, max_calls_in_flight: int, max_registrations: int) -> None:
-        """Both bounds are per session; the daemon's own has none."""
+    def __init__(
+        self, *, max_calls_in_flight: int, max_registrations: int, now: Callable[[], float]
+    ) -> None:
+        """Both bounds are per session; the daemon's own has none. `now`: unix seconds."""
         self._max_calls_in_flight = max_calls_in_flight
         self._max_registrations = max_registrations
+        self._now = now
         self._parties: dict[int, _Party] = {}
-        self._by_uri: dict[str, _Registration] = {}
+        self._by_id: dict[int, Registration] = {}
+        self._registrations: Patterns[Registration] = Patterns()
         self._last_registration = 0
         self._calls_in_flight = 0
+        self._deadlines: Deadlines[tuple[int, int]] = Deadlines()
 
     @property
     def calls_in_flight(self) -> int:
         """Calls whose caller waits for the final answer."""
         return self._calls_in_flight
 
+    @property
+    def registrations(self) -> Patterns[Registration]:
+        """All there are, to look at."""
+        return self._registrations
+
+    def registration(self, registration_id: int) -> Registration | None:
+        """The one of that id."""
+        return self._by_id.get(registration_id)
+
     def holder(self, uri: str) -> int | None:
-        """The session that offers the procedure."""
-        registration = self._by_uri.get(uri)
+        """The session that offers just this procedure."""
+        registration = self._registrations.exact.get(uri)
         return registration.session_id if registration else None
 
     def is_in_flight(self, callee_id: int, invocation: int) -> bool:
@@ -98,9 +118,30 @@ class Dealer:
         party = self._parties.get(callee_id)
         return party is not None and invocation in party.invocations
 
-    def join(self, session_id: int, *, cancels_calls: bool, local: bool = False) -> None:
-        """A session takes part. `local`: the daemon's own: unbounded, and told who calls."""
-        self._parties[session_id] = _Party(cancels_calls=cancels_calls, local=local)
+    def next_timeout_at(self) -> float | None:
+        """When `time_out` is to be called next; None while no call has a timeout."""
+        return self._deadlines.next_at() if self._deadlines else None
+
+    def time_out(self) -> list[Effect]:
+        """Ends the calls whose time is over."""
+        effects: list[Effect] = []
+        for caller_id, request in self._deadlines.pop_due(self._now()):
+            call = self._parties[caller_id].calls[request]
+            assert call.timeout_s is not None, "it had a deadline"
+            error = wamp.Error(
+                _CALL,
+                request,
+                messages.TIMEOUT,
+                args=[f"{call.uri} did not answer within {call.timeout_s:g} s"],
+            )
+            effects += self._end(call, error)
+            if not call.killed:
+                effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT, messages.TIMEOUT)
+        return effects
+
+    def join(self, member: Member) -> None:
+        """A session takes part."""
+        self._parties[member.session_id] = _Party(member=member)
 
     def leave(self, session_id: int) -> list[Effect]:
         """A session is gone: its calls are interrupted, those it owed an answer get an ERROR."""
@@ -112,7 +153,8 @@ class Dealer:
             effects += self._drop_registration(party, registration)
         for call in list(party.calls.values()):
             self._forget(call)
-            effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
+            if not call.killed:
+                effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
         for call in list(party.invocations.values()):
             effects += self._end(
                 call, canceled(_CALL, call.request, f"the callee of {call.uri} left")
@@ -121,38 +163,53 @@ class Dealer:
         return effects
 
     def register(self, session_id: int, message: Message) -> list[Effect]:
-        """REGISTER: exact match and a single callee are all there is."""
+        """REGISTER: exact, prefix or wildcard; a single callee is all there is."""
         party = self._parties[session_id]
+        uri: str = message.procedure
+        policy: str = message.match or EXACT
 
-        def refuse(uri: str, text: str) -> list[Effect]:
-            error = wamp.Error(_REGISTER, message.request, uri, args=[text])
+        def refuse(error_uri: str, text: str) -> list[Effect]:
+            error = wamp.Error(_REGISTER, message.request, error_uri, args=[text])
             return [Send(session_id, error)]
 
         if (
-            message.match not in (None, wamp.Register.MATCH_EXACT)
-            or message.invoke not in (None, wamp.Register.INVOKE_SINGLE)
+            message.invoke not in (None, wamp.Register.INVOKE_SINGLE)
             or message.concurrency is not None
             or message.force_reregister
         ):
             return refuse(
                 messages.OPTION_NOT_ALLOWED,
-                "procedures are registered exactly and once: no match, invoke, concurrency "
-                "or force_reregister",
+                "a procedure has one callee: no invoke, concurrency or force_reregister",
             )
-        uri: str = message.procedure
-        if uri in self._by_uri:
+        discloses_callers = messages.asks_disclosure(message)
+        if discloses_callers and not party.member.may_learn_callers:
+            return refuse(
+                messages.OPTION_NOT_ALLOWED,
+                f"disclose_caller is not for the role {party.member.authrole}: callers may "
+                "disclose themselves",
+            )
+        if self._registrations.get(uri, policy) is not None:
             return refuse(messages.PROCEDURE_ALREADY_EXISTS, f"{uri} is already registered")
-        if not party.local and len(party.registrations) >= self._max_registrations:
+        if not party.member.local and len(party.registrations) >= self._max_registrations:
             error = TooMany(f"{uri} not registered: at most {self._max_registrations} a session")
             return [Send(session_id, error_reply(_REGISTER, message.request, error))]
         self._last_registration += 1
-        registration = _Registration(
-            registration_id=self._last_registration, uri=uri, session_id=session_id
+        registration = Registration(
+            registration_id=self._last_registration,
+            uri=uri,
+            policy=policy,
+            session_id=session_id,
+            discloses_callers=discloses_callers,
+            created_at=self._now(),
         )
-        self._by_uri[uri] = party.registrations[registration.registration_id] = registration
+        number = registration.registration_id
+        self._by_id[number] = party.registrations[number] = registration
+        self._registrations.put(uri, policy, registration)
         return [
-            Send(session_id, wamp.Registered(message.request, registration.registration_id)),
-            RegistrationChanged(session_id, uri, True),
+            Send(session_id, wamp.Registered(message.request, number)),
+            *([RegistrationChanged(session_id, uri, True)] if policy == EXACT else ()),
+            MetaEvent("wamp.registration.on_create", [session_id, registration.as_dict()]),
+            MetaEvent("wamp.registration.on_register", [session_id, number]),
         ]
 
     def unregister(self, session_id: int, message: Message) -> list[Effect]:
@@ -176,20 +233,28 @@ class Dealer:
         job_id = messages.job_id_of(message)
         if request in caller.calls:
             raise ProtocolViolation(f"request {request} is still in flight")
-        if not caller.local and len(caller.calls) >= self._max_calls_in_flight:
+        if not caller.member.local and len(caller.calls) >= self._max_calls_in_flight:
             error = TooMany(
                 f"{uri} not called: this session has {self._max_calls_in_flight} calls in flight",
                 job_id=job_id,
                 hint="wait for one of them to end",
             )
             return [Send(session_id, error_reply(_CALL, request, error))]
-        registration = self._by_uri.get(uri)
+        registration = self._registrations.best(uri)
         if registration is None:
             missing = Unavailable(f"nobody offers the procedure {uri}", job_id=job_id)
             reply = error_reply(_CALL, request, missing, uri=messages.NO_SUCH_PROCEDURE)
             return [Send(session_id, reply)]
+        told = registration.discloses_callers
+        if messages.asks_disclosure(message):
+            if not caller.member.may_disclose:
+                text = f"the role {caller.member.authrole} may not disclose itself"
+                uri_of_error = messages.OPTION_DISALLOWED_DISCLOSE_ME
+                return [Send(session_id, wamp.Error(_CALL, request, uri_of_error, args=[text]))]
+            told = True
         callee = self._parties[registration.session_id]
         callee.last_invocation += 1
+        features = callee.member.callee
         call = _Call(
             caller_id=session_id,
             request=request,
@@ -197,18 +262,22 @@ class Dealer:
             invocation=callee.last_invocation,
             uri=uri,
             job_id=job_id,
-            wants_progress=bool(message.receive_progress),
+            wants_progress=bool(message.receive_progress) and features.yields_progress,
+            timeout_s=message.timeout / 1000 if message.timeout else None,
         )
         caller.calls[request] = callee.invocations[call.invocation] = call
         self._calls_in_flight += 1
+        self._begin_timeout(call)
         invocation = wamp.Invocation(
             call.invocation,
             registration.registration_id,
             args=message.args,
             kwargs=message.kwargs,
-            receive_progress=message.receive_progress,
-            # Nobody remote is told who calls: that isn't announced, and agents needn't know.
-            caller=session_id if callee.local else None,
+            receive_progress=True if call.wants_progress else None,
+            procedure=None if registration.policy == EXACT else uri,
+            caller=session_id if told or callee.member.local else None,
+            caller_authid=caller.member.authid if told else None,
+            caller_authrole=caller.member.authrole if told else None,
         )
         return [Send(call.callee_id, invocation)]
 
@@ -217,7 +286,7 @@ class Dealer:
         call = self._parties[session_id].calls.get(message.request)
         if call is None:
             return []
-        callee = self._parties[call.callee_id]
+        callee = self._parties[call.callee_id].member.callee
         mode = message.mode or wamp.Cancel.KILLNOWAIT
         if mode == wamp.Cancel.KILL and callee.cancels_calls:
             if call.killed:
@@ -227,7 +296,7 @@ class Dealer:
         effects = self._end(
             call, canceled(_CALL, call.request, f"the call of {call.uri} was cancelled")
         )
-        if mode != wamp.Cancel.SKIP:
+        if mode != wamp.Cancel.SKIP and not call.killed:
             effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
         return effects
 
@@ -243,6 +312,7 @@ class Dealer:
             progress=True if message.progress else None,
         )
         if message.progress:
+            self._begin_timeout(call)
             return [Send(call.caller_id, result)]
         return self._end(call, result)
 
@@ -265,7 +335,9 @@ class Dealer:
             return [Send(caller_id, error_reply(_CALL, request, error))]
         error.job_id = error.job_id or call.job_id
         effects = self._end(call, error_reply(_CALL, request, error))
-        return effects + self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
+        if not call.killed:
+            effects += self._interrupt(call, wamp.Interrupt.KILLNOWAIT)
+        return effects
 
     def refuse_invocation(
         self, callee_id: int, invocation: int, error: CumulusError
@@ -282,18 +354,30 @@ class Dealer:
         self._forget(call)
         return [Send(call.caller_id, answer)]
 
+    def _begin_timeout(self, call: _Call) -> None:
+        if call.timeout_s is not None:
+            self._deadlines.set(call.key, self._now() + call.timeout_s)
+
     def _forget(self, call: _Call) -> None:
         caller, callee = self._parties[call.caller_id], self._parties[call.callee_id]
         del caller.calls[call.request]
         del callee.invocations[call.invocation]
         self._calls_in_flight -= 1
+        if call.timeout_s is not None:
+            self._deadlines.discard(call.key)
 
-    def _interrupt(self, call: _Call, mode: Any) -> list[Effect]:
-        if not self._parties[call.callee_id].cancels_calls:
+    def _interrupt(self, call: _Call, mode: Any, reason: str | None = None) -> list[Effect]:
+        if not self._parties[call.callee_id].member.callee.cancels_calls:
             return []
-        return [Send(call.callee_id, wamp.Interrupt(call.invocation, mode=mode))]
+        return [Send(call.callee_id, wamp.Interrupt(call.invocation, mode=mode, reason=reason))]
 
-    def _drop_registration(self, party: _Party, registration: _Registration) -> list[Effect]:
-        del party.registrations[registration.registration_id]
-        del self._by_uri[registration.uri]
-        return [RegistrationChanged(registration.session_id, registration.uri, False)]
+    def _drop_registration(self, party: _Party, registration: Registration) -> list[Effect]:
+        number, session_id = registration.registration_id, registration.session_id
+        del party.registrations[number], self._by_id[number]
+        self._registrations.remove(registration.uri, registration.policy)
+        exact = registration.policy == EXACT
+        return [
+            *([RegistrationChanged(session_id, registration.uri, False)] if exact else ()),
+            MetaEvent("wamp.registration.on_unregister", [session_id, number]),
+            MetaEvent("wamp.registration.on_delete", [session_id, number]),
+        ]

@@ -4,14 +4,16 @@ Autobahn is half typed; its messages are `Message` (Any), and its module is take
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
+import attrs
 from autobahn.wamp import message as _autobahn_messages
 from autobahn.wamp import role as _autobahn_roles
 
 from cumulusd.errors import CumulusError
 
-__all__ = ["Effect", "Message", "RegistrationChanged", "Send", "wamp"]
+__all__ = ["Effect", "Member", "Message", "MetaEvent", "RegistrationChanged", "Send", "wamp"]
 
 Message: TypeAlias = Any
 #: Autobahn's message classes.
@@ -25,14 +27,21 @@ NOT_AUTHORIZED = "wamp.error.not_authorized"
 PROTOCOL_VIOLATION = "wamp.error.protocol_violation"
 INVALID_URI = "wamp.error.invalid_uri"
 OPTION_NOT_ALLOWED = "wamp.error.option_not_allowed"
+OPTION_DISALLOWED_DISCLOSE_ME = "wamp.error.option_disallowed.disclose_me"
+INVALID_ARGUMENT = "wamp.error.invalid_argument"
+NO_SUCH_SESSION = "wamp.error.no_such_session"
 NO_SUCH_PROCEDURE = "wamp.error.no_such_procedure"
 PROCEDURE_ALREADY_EXISTS = "wamp.error.procedure_already_exists"
 NO_SUCH_REGISTRATION = "wamp.error.no_such_registration"
 NO_SUCH_SUBSCRIPTION = "wamp.error.no_such_subscription"
 CANCELED = "wamp.error.canceled"
+TIMEOUT = "wamp.error.timeout"
 SYSTEM_SHUTDOWN = "wamp.close.system_shutdown"
+CLOSE_NORMAL = "wamp.close.normal"
 SUPERSEDED = "wamp.close.superseded"
 GOODBYE_AND_OUT = "wamp.close.goodbye_and_out"
+#: Under it are WAMP's own URIs, which only a router offers and publishes.
+RESERVED = "wamp."
 
 
 class Send(NamedTuple):
@@ -50,7 +59,35 @@ class RegistrationChanged(NamedTuple):
     registered: bool
 
 
-Effect: TypeAlias = Send | RegistrationChanged
+class MetaEvent(NamedTuple):
+    """An effect: tell whoever listens to WAMP's meta events."""
+
+    topic: str
+    args: list[Any]
+
+
+Effect: TypeAlias = Send | RegistrationChanged | MetaEvent
+
+
+@attrs.frozen(kw_only=True)
+class CalleeFeatures:
+    """What a peer announced as a callee."""
+
+    cancels_calls: bool = False  #: takes INTERRUPT
+    yields_progress: bool = False  #: may be asked for progressive results
+
+
+@attrs.frozen(kw_only=True)
+class Member:
+    """A session that takes part, as dealer and broker know it."""
+
+    session_id: int
+    authid: str
+    authrole: str
+    callee: CalleeFeatures = CalleeFeatures()
+    may_disclose: bool = True  #: itself, when it asks to
+    may_learn_callers: bool = False  #: of all who call it, without their asking
+    local: bool = False  #: the daemon's own: unbounded, and always told who calls
 
 
 def job_id_of(message: Message) -> str | None:
@@ -79,6 +116,27 @@ def canceled(request_type: int, request: int, text: str) -> Message:
     return wamp.Error(request_type, request, CANCELED, args=[text])
 
 
+_ROLES = {
+    "broker": _roles.RoleBrokerFeatures(
+        pattern_based_subscription=True,
+        publisher_exclusion=True,
+        publisher_identification=True,
+        session_meta_api=True,
+        subscriber_blackwhite_listing=True,
+        subscription_meta_api=True,
+    ),
+    "dealer": _roles.RoleDealerFeatures(
+        call_canceling=True,
+        call_timeout=True,
+        caller_identification=True,
+        pattern_based_registration=True,
+        progressive_call_results=True,
+        registration_meta_api=True,
+        session_meta_api=True,
+    ),
+}
+
+
 def welcome(
     session_id: int,
     *,
@@ -91,10 +149,7 @@ def welcome(
     """A WELCOME that announces what the router does, and nothing else."""
     return wamp.Welcome(
         session_id,
-        {
-            "broker": _roles.RoleBrokerFeatures(publisher_exclusion=True),
-            "dealer": _roles.RoleDealerFeatures(call_canceling=True, progressive_call_results=True),
-        },
+        _ROLES,
         realm=realm,
         authid=authid,
         authrole=authrole,
@@ -104,10 +159,40 @@ def welcome(
     )
 
 
-def cancels_calls(hello: Message) -> bool:
-    """Did the peer announce that it takes INTERRUPT as a callee?"""
+def callee_features(hello: Message) -> CalleeFeatures:
+    """What the peer announced as a callee. Progressive results count only with cancelling: else
+    nobody could stop them when their caller has gone."""
     callee: Any = (hello.roles or {}).get("callee")
-    return bool(getattr(callee, "call_canceling", False))
+    cancels = bool(getattr(callee, "call_canceling", False))
+    yields = bool(getattr(callee, "progressive_call_results", False))
+    return CalleeFeatures(cancels_calls=cancels, yields_progress=cancels and yields)
+
+
+#: By message type, the option that asks for disclosure; Autobahn's messages don't know them.
+DISCLOSING = {
+    wamp.Call.MESSAGE_TYPE: "disclose_me",
+    wamp.Publish.MESSAGE_TYPE: "disclose_me",
+    wamp.Register.MESSAGE_TYPE: "disclose_caller",
+}
+
+
+def keep_disclosure(message: Message, options: Mapping[str, Any]) -> None:
+    """Notes on a parsed CALL, PUBLISH or REGISTER that its options ask for disclosure."""
+    name = DISCLOSING[message.MESSAGE_TYPE]
+    if options.get(name) is True:
+        # The one slot that Autobahn leaves to routers: it is never serialised.
+        message._router_internal = name
+
+
+def asks_disclosure(message: Message) -> bool:
+    """Did `keep_disclosure` note that?"""
+    return getattr(message, "_router_internal", None) is not None
+
+
+def iso_time(unix_s: float) -> str:
+    """ISO 8601 in UTC, with milliseconds."""
+    text = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
 
 
 def as_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

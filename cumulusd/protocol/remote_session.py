@@ -1,6 +1,6 @@
 """One remote session: its connection, state machine, codec, outbox and deadlines, put together."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -10,7 +10,7 @@ from cumulusd.protocol import messages
 from cumulusd.protocol.codec import BadUriError, Codec, CodecError
 from cumulusd.protocol.flow import Outbox
 from cumulusd.protocol.limits import Limits
-from cumulusd.protocol.messages import Message, wamp
+from cumulusd.protocol.messages import CalleeFeatures, Message, wamp
 from cumulusd.protocol.session import Finish, Ignore, Join, Reply, Route, Session, State
 
 #: Of the module: a class's own would hang the session on every event it logs.
@@ -41,8 +41,8 @@ class Connection(Protocol):
 class Hub(Protocol):
     """What a session tells its router."""
 
-    def joined(self, session: "RemoteSession", cancels_calls: bool) -> None:
-        """It has been welcomed: messages follow."""
+    def joined(self, session: "RemoteSession", callee: CalleeFeatures) -> None:
+        """It has been welcomed: messages follow. `callee`: what it can do as one."""
 
     def route(self, session_id: int, message: Message) -> None:
         """A message for dealer or broker."""
@@ -80,6 +80,8 @@ class RemoteSession:
         self._hub = hub
         self._limits = limits
         self._clock = clock
+        self._authmethod: str | None = None
+        self._authprovider: str | None = None
         self._close_deadline: IDelayedCall | None = None
         self._hello_deadline: IDelayedCall | None = clock.callLater(
             limits.hello_timeout_s, self._no_hello
@@ -101,6 +103,22 @@ class RemoteSession:
         """Who it is; None before WELCOME."""
         return self._machine.principal
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What WAMP's meta API tells of a session that has joined."""
+        assert self.principal is not None, "it has joined"
+        return {
+            "session": self.session_id,
+            "authid": self.principal.name,
+            "authrole": self.principal.role.value,
+            "authmethod": self._authmethod,
+            "authprovider": self._authprovider,
+            "transport": {
+                "peer": self._connection.peer_name,
+                "protocol": self._codec.subprotocol,
+            },
+        }
+
     def message_received(self, payload: bytes, is_binary: bool) -> None:
         """One WebSocket message of the peer. Raises nothing for whatever is in it."""
         if self._machine.state is State.CLOSED:
@@ -109,6 +127,8 @@ class RemoteSession:
             message = self._codec.decode(payload, is_binary)
         except BadUriError as error:
             if self._machine.state is State.JOINED:
+                if not error.wants_answer:
+                    return
                 self.send(
                     wamp.Error(
                         error.request_type, error.request, messages.INVALID_URI, args=[str(error)]
@@ -134,7 +154,7 @@ class RemoteSession:
             )
         self.outbox.send(payload)
 
-    def leave(self, reason: str, text: str) -> None:
+    def leave(self, reason: str, text: str | None) -> None:
         """We end the session: GOODBYE, then at most `close_timeout_s` for the peer's own."""
         step = self._machine.leave(reason, text)
         if isinstance(step, Reply):
@@ -173,7 +193,8 @@ class RemoteSession:
         match step:
             case Reply(message):
                 self.send(message)
-            case Join(message, cancels_calls):
+            case Join(message, callee):
+                self._authmethod, self._authprovider = message.authmethod, message.authprovider
                 self._stop_hello_deadline()
                 _log.info(
                     "session {session_id} of {principal} at {peer} joined",
@@ -182,7 +203,7 @@ class RemoteSession:
                     peer=self._connection.peer_name,
                 )
                 self.send(message)
-                self._hub.joined(self, cancels_calls)
+                self._hub.joined(self, callee)
             case Route(message):
                 self._hub.route(self.session_id, message)
             case Finish():

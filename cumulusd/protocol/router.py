@@ -15,23 +15,43 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from cumulus_wire import uris
-from cumulusd.errors import InvalidArgument, NotAuthorized, TooLarge
+from cumulusd.errors import InvalidArgument, TooLarge
 from cumulusd.identity import DAEMON, Authenticator, Principal, Role
 from cumulusd.protocol import messages
+from cumulusd.protocol.alarm import Alarm
 from cumulusd.protocol.auth import Secrets
-from cumulusd.protocol.authorize import ALLOWED, Action, OwnsJob, Table, is_allowed
+from cumulusd.protocol.authorize import ALLOWED, Action, OwnsJob, Table
 from cumulusd.protocol.broker import Broker
 from cumulusd.protocol.codec import Codec, CodecError
 from cumulusd.protocol.dealer import Dealer, ProtocolViolation
+from cumulusd.protocol.gate import Gate
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.local_session import LocalSession, internal_error
-from cumulusd.protocol.match import is_valid_uri
-from cumulusd.protocol.messages import Effect, Message, RegistrationChanged, error_reply, wamp
+from cumulusd.protocol.messages import (
+    CalleeFeatures,
+    Effect,
+    Member,
+    Message,
+    MetaEvent,
+    RegistrationChanged,
+    error_reply,
+    wamp,
+)
+from cumulusd.protocol.meta import MetaApi
+from cumulusd.protocol.patterns import EXACT
 from cumulusd.protocol.remote_session import Connection, MessageTooLarge, RemoteSession
+from cumulusd.protocol.roster import Roster
 from cumulusd.protocol.session import Session
 from cumulusd.protocol.transport import WampFactory, websocket_resource
 
 _LOCAL_SESSION_ID = 1  #: remote ones are drawn above it
+_LOCAL_MEMBER = Member(
+    session_id=_LOCAL_SESSION_ID,
+    authid=DAEMON.name,
+    authrole=DAEMON.role.value,
+    callee=CalleeFeatures(cancels_calls=True, yields_progress=True),
+    local=True,
+)
 _MAX_SESSION_ID = 2**53
 
 
@@ -71,22 +91,28 @@ class Router:
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
-        self._owns_job = owns_job
-        self._allowed = allowed
+        self._gate = Gate(
+            table=allowed, owns_job=owns_job, max_uri_chars=self._limits.max_uri_chars
+        )
         self._allow_plain_tokens = allow_plain_tokens
         self._secret = secret or Secrets()
         self._dealer = Dealer(
             max_calls_in_flight=self._limits.max_calls_in_flight,
             max_registrations=self._limits.max_registrations,
+            now=clock.seconds,
         )
-        self._broker = Broker(max_subscriptions=self._limits.max_subscriptions)
+        self._broker = Broker(max_subscriptions=self._limits.max_subscriptions, now=clock.seconds)
+        self._timeouts = Alarm(clock, self._dealer.next_timeout_at, self._time_out)
         self._connections: dict[int, RemoteSession] = {}
         self._joined: dict[int, RemoteSession] = {}
+        self._roster = Roster(self._joined)
+        self._meta = MetaApi(self._roster, self._dealer, self._broker)
         self._counts: Counter[str] = Counter()
         self._stopping = False
         self._all_ended: list[Deferred[None]] = []
         self._local = LocalSession(_LOCAL_SESSION_ID, wire=self, clock=clock)
-        self._dealer.join(_LOCAL_SESSION_ID, cancels_calls=True, local=True)
+        for part in (self._dealer, self._broker):
+            part.join(_LOCAL_MEMBER)
         self._actions: dict[type, Callable[[int, Message], list[Effect]]] = {
             wamp.Call: self._call,
             wamp.Register: self._register,
@@ -179,23 +205,31 @@ class Router:
 
     # remote_session.Hub and local_session.Wire
 
-    def joined(self, session: RemoteSession, cancels_calls: bool) -> None:
+    def joined(self, session: RemoteSession, callee: CalleeFeatures) -> None:
         """It has been welcomed: messages follow."""
         self._joined[session.session_id] = session
-        self._dealer.join(session.session_id, cancels_calls=cancels_calls)
+        member = self._roster.add(session, callee)
+        self._dealer.join(member)
+        self._broker.join(member)
+        if self._broker.topics:
+            self._announce(MetaEvent("wamp.session.on_join", [session.details]))
 
     def left(self, session: RemoteSession) -> None:
         """It takes no more part; may be told twice."""
         if session.session_id not in self._joined:
             return
         effects = self._dealer.leave(session.session_id)
-        self._broker.leave(session.session_id)
+        effects += self._broker.leave(session.session_id)
         del self._joined[session.session_id]
+        member = self._roster.remove(session)
+        self._timeouts.arm()
         for effect in effects:
             if isinstance(effect, RegistrationChanged):
                 self._tell_registration(effect, session)
             else:
-                self._deliver(effect.session_id, effect.message)
+                self._carry_out([effect])
+        gone = [member.session_id, member.authid, member.authrole]
+        self._announce(MetaEvent("wamp.session.on_leave", gone))
 
     def ended(self, session: RemoteSession) -> None:
         """Its connection is gone."""
@@ -219,6 +253,7 @@ class Router:
             self._joined[session_id].violation(str(error))
             return
         self._carry_out(effects)
+        self._timeouts.arm()
 
     def principal_of(self, session_id: int) -> Principal:
         """Who a session that has joined is."""
@@ -244,18 +279,26 @@ class Router:
     # Requests that need a permission
 
     def _call(self, session_id: int, message: Message) -> list[Effect]:
-        denied = self._denied(session_id, Action.CALL, message.procedure, message)
-        return denied or self._dealer.call(session_id, message)
-
-    def _register(self, session_id: int, message: Message) -> list[Effect]:
-        denied = self._denied(session_id, Action.REGISTER, message.procedure, message)
+        uri: str = message.procedure
+        denied = self._denied(session_id, Action.CALL, uri, message)
         if denied:
             return denied
-        self._supersede(session_id, message.procedure)
+        if uri.startswith(messages.RESERVED):
+            return [messages.Send(session_id, self._meta.call(session_id, message))]
+        return self._dealer.call(session_id, message)
+
+    def _register(self, session_id: int, message: Message) -> list[Effect]:
+        uri, policy = message.procedure, message.match or EXACT
+        denied = self._denied(session_id, Action.REGISTER, uri, message, policy)
+        if denied:
+            return denied
+        if policy == EXACT:
+            self._supersede(session_id, uri)
         return self._dealer.register(session_id, message)
 
     def _subscribe(self, session_id: int, message: Message) -> list[Effect]:
-        denied = self._denied(session_id, Action.SUBSCRIBE, message.topic, message)
+        policy = message.match or EXACT
+        denied = self._denied(session_id, Action.SUBSCRIBE, message.topic, message, policy)
         return denied or self._broker.subscribe(session_id, message)
 
     def _publish(self, session_id: int, message: Message) -> list[Effect]:
@@ -264,33 +307,11 @@ class Router:
             return denied if message.acknowledge else []  # WAMP answers no other
         return self._broker.publish(session_id, message)
 
-    def _denied(self, session_id: int, action: Action, uri: str, message: Message) -> list[Effect]:
-        """The ERROR for what is not allowed; empty when it is."""
-        kind = message.MESSAGE_TYPE
-        if not is_valid_uri(uri, self._limits.max_uri_chars):
-            text = f"not a URI of at most {self._limits.max_uri_chars} characters: {uri[:80]!r}"
-            error = wamp.Error(kind, message.request, messages.INVALID_URI, args=[text])
-            return [messages.Send(session_id, error)]
-        if session_id == _LOCAL_SESSION_ID:
-            return []
-        principal = self.principal_of(session_id)
-        if is_allowed(principal, action, uri, self._owns_job, self._allowed):
-            return []
-        self._log.info(
-            "{principal} ({role}) may not {action} {uri}",
-            principal=principal.name,
-            role=principal.role.value,
-            action=action.value,
-            uri=uri,
-            job_id=messages.job_id_of(message),
-        )
-        refused = NotAuthorized(
-            f"the token {principal.name!r} ({principal.role.value}) may not {action.value} {uri}",
-            job_id=messages.job_id_of(message),
-            hint="use a token whose role may",
-        )
-        reply = error_reply(kind, message.request, refused, uri=messages.NOT_AUTHORIZED)
-        return [messages.Send(session_id, reply)]
+    def _denied(
+        self, session_id: int, action: Action, uri: str, message: Message, policy: str = EXACT
+    ) -> list[Effect]:
+        refusal = self._gate.refusal(self.principal_of(session_id), action, uri, message, policy)
+        return [] if refusal is None else [messages.Send(session_id, refusal)]
 
     def _supersede(self, session_id: int, uri: str) -> None:
         """An agent that reconnects takes its procedures over from its own dead connection, which
@@ -312,12 +333,21 @@ class Router:
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, RegistrationChanged):
-                session = self._joined.get(effect.session_id)
-                if session is not None:
-                    self._tell_registration(effect, session)
-            else:
-                self._deliver(effect.session_id, effect.message)
+            match effect:
+                case messages.Send(session_id, message):
+                    self._deliver(session_id, message)
+                case RegistrationChanged(session_id):
+                    session = self._joined.get(session_id)
+                    if session is not None:
+                        self._tell_registration(effect, session)
+                case MetaEvent():
+                    self._announce(effect)
+
+    def _announce(self, event: MetaEvent) -> None:
+        self._carry_out(self._broker.announce(event.topic, event.args))
+
+    def _time_out(self) -> None:
+        self._carry_out(self._dealer.time_out())
 
     def _tell_registration(self, change: RegistrationChanged, session: RemoteSession) -> None:
         assert session.principal is not None, "only a session that has joined registers"

@@ -9,7 +9,7 @@ from cumulusd.identity import Authenticator, Principal
 from cumulusd.protocol import auth, messages
 from cumulusd.protocol.auth import Secrets
 from cumulusd.protocol.auth_verdicts import Proof
-from cumulusd.protocol.messages import Message, wamp
+from cumulusd.protocol.messages import CalleeFeatures, Message, wamp
 
 
 class State(Enum):
@@ -34,7 +34,7 @@ class Join:
     """Send this WELCOME; from now on the session takes part."""
 
     message: Message
-    cancels_calls: bool  #: takes INTERRUPT as a callee
+    callee: CalleeFeatures
 
 
 @attrs.frozen
@@ -94,7 +94,7 @@ class Session:
         self._secure = secure
         self._secret = secret or Secrets()
         self._proof: Proof | None = None  #: while CHALLENGED
-        self._cancels_calls = False
+        self._callee = CalleeFeatures()
 
     def receive(self, message: Message) -> Step:
         """What to do about a message of the peer."""
@@ -119,13 +119,13 @@ class Session:
             return Ignore()
         return self._abort(messages.PROTOCOL_VIOLATION, text)
 
-    def leave(self, reason: str, text: str) -> Reply | Finish | Ignore:
+    def leave(self, reason: str, text: str | None) -> Reply | Finish | Ignore:
         """We end the session: GOODBYE, or ABORT before it has joined."""
         if self.state is State.JOINED:
             self.state = State.CLOSING
             return Reply(wamp.Goodbye(reason=reason, message=text))
         if self.state in (State.OPENING, State.CHALLENGED):
-            return self._finish(wamp.Abort(reason, text), text)
+            return self._finish(wamp.Abort(reason, text), text or reason)
         return Ignore()
 
     def lost(self) -> None:
@@ -137,7 +137,7 @@ class Session:
             return self._finish(None, "it aborted")
         if not isinstance(message, wamp.Hello):
             return self.violation(f"HELLO must come first, not {_name(message)}")
-        self._cancels_calls = messages.cancels_calls(message)
+        self._callee = messages.callee_features(message)
         verdict = auth.judge_hello(
             message, self._authenticator, self._realm, secure=self._secure, secret=self._secret
         )
@@ -168,7 +168,7 @@ class Session:
             authmethod=verdict.method,
             authextra=verdict.authextra,
         )
-        return Join(welcome, self._cancels_calls)
+        return Join(welcome, self._callee)
 
     def _joined(self, message: Message) -> Step:
         if isinstance(message, wamp.Goodbye):

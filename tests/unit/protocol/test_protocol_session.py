@@ -7,7 +7,7 @@ from autobahn.wamp.role import RoleCalleeFeatures, RoleCallerFeatures
 from wamp_peers import CLIENT, with_tokens, without_tokens
 
 from cumulusd.identity import ANONYMOUS, Authenticator
-from cumulusd.protocol.messages import wamp
+from cumulusd.protocol.messages import CalleeFeatures, wamp
 from cumulusd.protocol.session import Finish, Ignore, Join, Reply, Route, Session, State
 
 
@@ -61,7 +61,7 @@ def test_an_open_daemon_welcomes_without_a_challenge(methods: list[str] | None) 
     assert (session.principal, session.state) == (ANONYMOUS, State.JOINED)
     assert (step.message.session, step.message.authrole) == (5, "admin")
     assert step.message.authmethod == "anonymous"
-    assert not step.cancels_calls
+    assert step.callee == CalleeFeatures()
 
 
 def test_an_open_daemon_takes_any_ticket() -> None:
@@ -115,7 +115,19 @@ def test_another_realm(realm: str | None) -> None:
 def test_a_callee_that_takes_interrupts_says_so() -> None:
     roles = {"callee": RoleCalleeFeatures(call_canceling=True)}
     step = make().receive(wamp.Hello("cumulus", roles))
-    assert isinstance(step, Join) and step.cancels_calls
+    assert isinstance(step, Join)
+    assert step.callee == CalleeFeatures(cancels_calls=True)
+
+
+def test_progress_without_interrupts_does_not_count() -> None:
+    both = RoleCalleeFeatures(call_canceling=True, progressive_call_results=True)
+    step = make().receive(wamp.Hello("cumulus", {"callee": both}))
+    assert isinstance(step, Join)
+    assert step.callee == CalleeFeatures(cancels_calls=True, yields_progress=True)
+    alone = RoleCalleeFeatures(progressive_call_results=True)
+    step = make().receive(wamp.Hello("cumulus", {"callee": alone}))
+    assert isinstance(step, Join)
+    assert step.callee == CalleeFeatures()
 
 
 @pytest.mark.parametrize("message", ROUTED, ids=lambda message: type(message).__name__)

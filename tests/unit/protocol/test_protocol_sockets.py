@@ -65,8 +65,27 @@ async def test_only_what_is_there_is_announced() -> None:
     kind, session_id, details = json.loads(bare.received[0])
     assert kind == 2 and 1 < session_id <= 2**53
     assert details["roles"] == {
-        "broker": {"features": {"publisher_exclusion": True}},
-        "dealer": {"features": {"call_canceling": True, "progressive_call_results": True}},
+        "broker": {
+            "features": {
+                "pattern_based_subscription": True,
+                "publisher_exclusion": True,
+                "publisher_identification": True,
+                "session_meta_api": True,
+                "subscriber_blackwhite_listing": True,
+                "subscription_meta_api": True,
+            }
+        },
+        "dealer": {
+            "features": {
+                "call_canceling": True,
+                "call_timeout": True,
+                "caller_identification": True,
+                "pattern_based_registration": True,
+                "progressive_call_results": True,
+                "registration_meta_api": True,
+                "session_meta_api": True,
+            }
+        },
     }
     assert not {"server", "agent", "x_cb_node"} & set(details)
 
