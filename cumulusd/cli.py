@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from cumulusd import __version__
 from cumulusd.cli_store import add_store, run_store
-from cumulusd.config import Config, ConfigError, load_config
+from cumulusd.config import Config, ConfigError, load_config, warnings
 from cumulusd.errors import CumulusError
 from cumulusd.provisioning import DEFAULT_LIFETIME_S, MAX_LIFETIME_S, Provisioning
 
@@ -59,6 +59,8 @@ def check_config(path: str) -> int:
         f"  platform    {config.platform.type}\n"
         f"  tokens      {len(config.tokens) or 'none: open to this machine'}\n"
     )
+    for warning in warnings(config):
+        sys.stderr.write(f"{path}: warning: {warning}\n")
     return 0
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from twisted.internet import endpoints
 
+from cumulusd import tls
 from cumulusd.config_chronos import ChronosSection
 from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
 from cumulusd.config_jobs import Jobs
@@ -146,17 +147,22 @@ class Config(Section):
 
     @field_validator("listen")
     @classmethod
-    def _endpoints_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _endpoints_parse(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        found = []
         for description in value:
+            if description.startswith(tls.SCHEME):
+                found.append(_tls_listener(description, info).description)
+                continue
+            found.append(description)
             try:
-                # Making an endpoint only reads the description (and certificates): no reactor yet.
+                # Making an endpoint only reads the description: no reactor yet.
                 endpoints.serverFromString(object(), description)  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise ValueError(
                     f"{description!r} is no endpoint ({type(error).__name__}: {error}); "
                     "for example tcp:50051:interface=127.0.0.1"
                 ) from None
-        return value
+        return tuple(found)
 
     @field_validator("state_dir")
     @classmethod
@@ -182,6 +188,37 @@ class Config(Section):
     def authenticator_tokens(self) -> list[tuple[str, Principal]]:
         """What `identity.Authenticator` takes."""
         return [(str(token.token_sha256), token.principal()) for token in self.tokens]
+
+
+def _tls_listener(description: str, info: ValidationInfo) -> tls.TlsListener:
+    folder: Path = (info.context or {}).get("folder", Path.cwd())
+    try:
+        listener = tls.parse_listener(description, folder)
+        tls.load_certificate(listener)
+    except tls.TlsUnusable as error:
+        raise ValueError(f"{description!r} can't be listened on: {error}") from None
+    return listener
+
+
+def warnings(config: Config) -> list[str]:
+    """What works and is probably not meant so, for the operator."""
+    if config.allow_plain_tokens or not config.tokens:
+        return []
+    found = [
+        f"listen: {one!r} is not encrypted and can be reached from other machines: tokens that come"
+        " there are refused. Listen on ssl: (docs/operations.md), or set `allow_plain_tokens: true`"
+        " on a network that is trusted"
+        for one in config.listen
+        if not one.startswith(tls.SCHEME) and not is_loopback(one)
+    ]
+    swarm = config.platform.swarm if config.platform.type == "swarm" else None
+    if swarm is not None and swarm.advertise_url.startswith("ws:"):
+        found.append(
+            f"platform.swarm.advertise_url: agents are to come to {swarm.advertise_url}, which is"
+            " not encrypted: their tokens are refused unless they come from this machine. Use wss://"
+            " (and advertise_ca), or set `allow_plain_tokens: true` on a network that is trusted"
+        )
+    return found
 
 
 def open_to_others(listen: Sequence[str]) -> str | None:

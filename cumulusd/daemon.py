@@ -38,12 +38,16 @@ class Options(usage.Options):
 
     config: Config
 
+    def load(self) -> Config:
+        """The configuration, from its file as it is now. Raises ConfigError."""
+        return load_config(self["config"], os.environ)
+
     def postOptions(self) -> None:
         """Loads the configuration; every fault goes to stderr, and the exit code is 78."""
         if self["config"] is None:
             raise usage.UsageError("name the configuration: --config FILE")
         try:
-            self.config = load_config(self["config"], os.environ)
+            self.config = self.load()
         except ConfigError as error:
             sys.stderr.write(f"cumulusd: the configuration can't be used:\n{error}\n")
             raise SystemExit(EXIT_CONFIG) from None
@@ -116,7 +120,8 @@ def make_service(options: Options) -> service.IService:
 
     twistd: Mapping[str, Any] = options.parent or {}  # twistd's own options
     root = Daemon(observer_for(options.config, twistd, sys.stdout), twistd.get("pidfile"))
-    tap.make_service(options.config).setServiceParent(root)  # type: ignore[no-untyped-call]
+    made = tap.make_service(options.config, reread=options.load)
+    made.setServiceParent(root)  # type: ignore[no-untyped-call]
     return cast(service.IService, root)
 
 

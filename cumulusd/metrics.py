@@ -46,6 +46,9 @@ class MetricsSnapshot:
     output_bytes: int = 0  #: the same of what jobs left to be downloaded
     store_commits: int = 0  #: since the start
     parts: Mapping[str, str] = attrs.field(factory=dict)  #: part -> "ok" or why not
+    #: listener -> when its certificate expires, in unix seconds
+    certificates: Mapping[str, float] = attrs.field(factory=dict)
+    reload_ok: bool = True  #: the last reload left nothing as it was
 
 
 class Metrics:
@@ -148,6 +151,17 @@ class _Now(Collector):
             "part",
             {part: int(why == "ok") for part, why in now.parts.items()},
         )
+        yield _by(
+            "cumulus_tls_certificate_expires_timestamp_seconds",
+            "When the certificate of that listener expires, in unix seconds",
+            "listener",
+            now.certificates,
+        )
+        yield _one(
+            "cumulus_reload_ok",
+            "0 where the last reload (SIGHUP) could not take everything; see the log",
+            int(now.reload_ok),
+        )
         yield from _devices(now.devices)
         yield _by(
             "cumulus_share_disagreements",
@@ -174,7 +188,7 @@ def _one(name: str, help: str, value: float) -> Metric:
     return GaugeMetricFamily(name, help, value=value)
 
 
-def _by(name: str, help: str, label: str, counts: Mapping[str, int]) -> Metric:
+def _by(name: str, help: str, label: str, counts: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, help, labels=[label])
     for key, count in sorted(counts.items()):
         family.add_metric([key], count)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from cumulusd.certificates import Certificates
 from cumulusd.disk import Disk
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
@@ -20,6 +21,7 @@ from cumulusd.jobs.watcher import Watcher
 from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
+from cumulusd.reloading import Reloads
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import CumulusSite
 from cumulusd.wiring import PlatformParts
@@ -50,6 +52,8 @@ class Parts:
     relay: Relay
     metrics: Metrics
     site: CumulusSite
+    certificates: Certificates
+    reloads: Reloads
 
     def health(self) -> dict[str, str]:
         """Part -> "ok" or what is wrong with it."""
@@ -96,6 +100,8 @@ class Parts:
             output_bytes=self.outputs.total_bytes,
             store_commits=self.store.stats.commits,
             parts=self.relay.health(),
+            certificates=self.certificates.expires_at(),
+            reload_ok=self.reloads.trouble is None,
         )
 
     def _disagreements(self, workers: Iterable[Node]) -> dict[str, int]:

@@ -16,19 +16,18 @@ PLAIN_TOKEN = (
 def is_secure(transport: Any) -> bool:
     """Does nobody on a network see what goes over this connection?
 
-    True for TLS, and for what doesn't leave this machine: unix sockets, loopback, an address of
-    our own. False also where it can't be told.
+    True for TLS, and for what doesn't leave this machine: unix sockets and loopback. False also
+    where it can't be told.
     """
     if ISSLTransport.providedBy(transport):
         return True
     try:
-        peer, host = transport.getPeer(), transport.getHost()
+        peer = transport.getPeer()
     except AttributeError:  # no connection any more
         return False
     if type(peer).__name__ == "UNIXAddress":
         return True
-    there, here = getattr(peer, "host", None), getattr(host, "host", None)
-    return is_loopback_address(there) or (there is not None and there == here)
+    return is_loopback_address(getattr(peer, "host", None))
 
 
 def is_loopback_address(text: Any) -> bool:

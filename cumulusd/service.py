@@ -1,6 +1,8 @@
 """The daemon as one service: its parts started in order, and stopped in the opposite one."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -8,13 +10,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from cumulusd import __version__
-from cumulusd.config import Config
+from cumulusd.config import Config, warnings
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.parts import Parts
-from cumulusd.tasks import wait_at_most
+from cumulusd.tasks import Tasks, wait_at_most
+from cumulusd.tls import SCHEME, parse_listener
 
 #: Each step of the ordered stop gets this long.
 _STOP_STEP_S = 5.0
@@ -27,14 +31,21 @@ class Cumulusd(Service):
     _log = Logger()
 
     def __init__(
-        self, config: Config, reactor: Any, assemble: Callable[[Config, Any], Parts]
+        self,
+        config: Config,
+        reactor: Any,
+        assemble: Callable[[Config, Any], Parts],
+        reread: Callable[[], Config] | None = None,
     ) -> None:
-        """`assemble` makes the parts of that configuration."""
+        """`assemble` makes the parts of that configuration; `reread` loads it anew, raising
+        ConfigError: with it, SIGHUP does so."""
         self._config = config
         self._reactor = reactor
         self._assemble = assemble
+        self._reread = reread
         self._parts: Parts | None = None
         self._ports: list[IListeningPort] = []
+        self._reloading = Tasks()
 
     def privilegedStartService(self) -> None:
         """Loads what is on disk, assembles, and listens; ends the process when it can't."""
@@ -44,8 +55,7 @@ class Cumulusd(Service):
         if inside is not None:
             self._listen(inside[0], parts.site, inside[1])
         for description in self._config.listen:
-            endpoint = serverFromString(self._reactor, description)  # type: ignore[no-untyped-call]
-            self._listen(endpoint, parts.site, description)
+            self._listen(self._endpoint(parts, description), parts.site, description)
 
     def startService(self) -> None:
         """Takes up the jobs that were found and begins to work."""
@@ -62,7 +72,12 @@ class Cumulusd(Service):
         parts.watcher.start()
         parts.history.start()
         parts.s3.start()
+        parts.certificates.start()
         parts.pool.start(parts.supervisor.placing.refresh)
+        for warning in warnings(self._config):
+            self._log.warn("{warning}", warning=warning)
+        if self._reread is not None:
+            signal.signal(signal.SIGHUP, self._hang_up)
         self._log.info(
             "cumulusd {version} is up: {platform} platform, listening on {listen},"
             " {live} job(s) taken up again",
@@ -71,6 +86,17 @@ class Cumulusd(Service):
             listen=", ".join(self._config.listen),
             live=len(live),
         )
+
+    async def reload(self) -> None:
+        """Reads the configuration again and hands it to the parts that take one while they run;
+        what goes wrong is logged, and shown by the metric `cumulus_reload_ok`."""
+        parts, reread = self._parts, self._reread
+        assert parts is not None and reread is not None
+
+        def read() -> Awaitable[Config]:
+            return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), reread)
+
+        await parts.reloads.reload(read)
 
     def stopService(self) -> Deferred[None]:
         """New work is refused, then parts end one after the other; fires when all have."""
@@ -83,6 +109,7 @@ class Cumulusd(Service):
         parts = self._parts
         parts.relay.close()
         steps: list[tuple[str, Callable[[], Any]]] = [
+            ("reloading", self._stop_reloading),
             ("listening", self._stop_listening),
             ("web", parts.site.stop),
             ("router", lambda: parts.router.stop(_STOP_STEP_S - 1.0)),
@@ -115,6 +142,28 @@ class Cumulusd(Service):
         )
 
     # -- inside
+
+    def _hang_up(self, number: int, frame: Any) -> None:
+        """SIGHUP, in whatever the process was doing: the reactor takes it from here."""
+        self._reactor.callFromThread(self._begin_reload)
+
+    def _begin_reload(self) -> None:
+        self._reloading.start(self.reload(), "reloading")
+
+    async def _stop_reloading(self) -> None:
+        assert self._parts is not None
+        self._parts.certificates.stop()
+        if self._reread is not None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        await self._reloading.stop()
+
+    def _endpoint(self, parts: Parts, description: str) -> IStreamServerEndpoint:
+        if description.startswith(SCHEME):
+            return parts.certificates.endpoint(parse_listener(description, Path("/")))
+        endpoint: IStreamServerEndpoint = serverFromString(  # type: ignore[no-untyped-call]
+            self._reactor, description
+        )
+        return endpoint
 
     def _count(self, before: JobRecord | None, after: JobRecord) -> None:
         """Tells the metrics of a job that came or ended."""

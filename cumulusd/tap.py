@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
+from cumulusd.certificates import Certificates
 from cumulusd.config import Config
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError
@@ -36,10 +38,12 @@ from cumulusd.protocol.auth import Secrets as LoginSecrets
 from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
+from cumulusd.reloading import Reloads
 from cumulusd.service import Cumulusd
 from cumulusd.spec import SpecLimits
 from cumulusd.steady_time import steady_wall_clock
 from cumulusd.submissions import SubmitLimits
+from cumulusd.tls import SCHEME, TlsUnusable, parse_listener
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import make_site
 from cumulusd.wiring import LocalParts, PlatformParts, installer_variables
@@ -50,8 +54,11 @@ _T = TypeVar("_T")
 _JOURNAL_SEGMENT_BYTES = 8 << 20
 
 
-def make_service(config: Config, reactor: Any = None) -> IService:
-    """The daemon as one service. `reactor`: None takes the running one."""
+def make_service(
+    config: Config, reactor: Any = None, *, reread: Callable[[], Config] | None = None
+) -> IService:
+    """The daemon as one service. `reactor`: None takes the running one. `reread` loads the
+    configuration anew, which SIGHUP then does; None: it has no file."""
     if reactor is None:
         from twisted.internet import reactor as running
 
@@ -59,7 +66,7 @@ def make_service(config: Config, reactor: Any = None) -> IService:
         # Twisted's timers go by the wall clock, which is set and jumps: a job must not be given up
         # for that. Nothing is scheduled yet.
         reactor.seconds = time.monotonic
-    return Cumulusd(config, reactor, assemble)
+    return Cumulusd(config, reactor, assemble, reread)
 
 
 def open_store(config: Config, reactor: Any) -> tuple[Store, list[JobRecord]]:
@@ -88,6 +95,24 @@ def platform_parts(
     from cumulusd.wiring_swarm import SwarmParts
 
     return SwarmParts(config, reactor, authenticator, instance_id, run_in_thread)
+
+
+def make_certificates(
+    config: Config,
+    reactor: Any,
+    wall_clock: Callable[[], float],
+    run_in_thread: RunInThread,
+) -> Certificates:
+    """Those of the listeners that speak TLS; ends the process when one can't be used any more."""
+    try:
+        return Certificates(
+            [parse_listener(one, Path("/")) for one in config.listen if one.startswith(SCHEME)],
+            clock=reactor,
+            wall_clock=wall_clock,
+            run_in_thread=run_in_thread,
+        )
+    except TlsUnusable as error:
+        raise SystemExit(f"cumulusd: can't listen: {error}") from error
 
 
 def assemble(config: Config, reactor: Any) -> Parts:
@@ -283,6 +308,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         allow_plain_tokens=config.allow_plain_tokens,
     )
+    certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
+    reloads = Reloads(config)
+    reloads.add("certificates", lambda config: certificates.reload())
     parts = Parts(
         store=store,
         disk=disk,
@@ -303,5 +331,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         relay=relay,
         metrics=metrics,
         site=site,
+        certificates=certificates,
+        reloads=reloads,
     )
     return parts

@@ -37,6 +37,9 @@ OURS: dict[str, str] = {
     "cumulusd.identity": "cumulus_wire cumulusd.errors",
     "cumulusd.tasks": "",
     "cumulusd.peers": "",
+    "cumulusd.tls": "",
+    "cumulusd.certificates": "cumulusd.tls",
+    "cumulusd.reloading": "cumulusd.config",
     "cumulusd.disk": "cumulusd.errors",
     "cumulusd.log": "",
     "cumulusd.metrics": "cumulus_wire",
@@ -46,7 +49,7 @@ OURS: dict[str, str] = {
     "cumulusd.config_jobs": "cumulusd.config_platform",
     "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_jobs"
-    " cumulusd.config_platform cumulusd.config_s3"
+    " cumulusd.config_platform cumulusd.config_s3 =cumulusd cumulusd.tls"
     " cumulusd.errors cumulusd.identity",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",

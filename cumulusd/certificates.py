@@ -1,0 +1,124 @@
+"""The certificates of the daemon's TLS listeners: renewed while it runs, watched to expire.
+
+A renewed certificate counts from the next connection on; those that are open go on with theirs.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IOpenSSLServerConnectionCreator,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from cumulusd.tls import Certificate, TlsListener, TlsUnusable, load_certificate
+
+DAY_S = 86_400.0
+#: A certificate that expires sooner is warned of, once a day.
+WARN_S = 14 * DAY_S
+
+
+class Certificates:
+    """One certificate a listener. `start` begins to watch them, `stop` ends it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        listeners: Iterable[TlsListener],
+        *,
+        clock: Any,
+        wall_clock: Callable[[], float],
+        run_in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    ) -> None:
+        """Reads all files; raises TlsUnusable. `clock`: the reactor; `wall_clock`: unix seconds."""
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._run_in_thread = run_in_thread
+        self._held = {one: _Held(load_certificate(one)) for one in listeners}
+        self._next_look: IDelayedCall | None = None
+
+    def endpoint(self, listener: TlsListener) -> IStreamServerEndpoint:
+        """What to listen with."""
+        endpoint: IStreamServerEndpoint = SSL4ServerEndpoint(  # type: ignore[no-untyped-call]
+            self._clock,
+            listener.port,
+            self._held[listener],
+            backlog=listener.backlog,
+            interface=listener.interface,
+        )
+        return endpoint
+
+    def expires_at(self) -> Mapping[str, float]:
+        """Where it listens -> when the certificate there expires, in unix seconds."""
+        return {one.name: held.certificate.expires_at for one, held in self._held.items()}
+
+    async def reload(self) -> None:
+        """Reads all files again. Raises TlsUnusable for those that can't be used: what was there is
+        used on; the others are renewed all the same."""
+        faults: list[str] = []
+        for listener, held in self._held.items():
+            try:
+                fresh: Certificate = await self._run_in_thread(partial(load_certificate, listener))
+            except TlsUnusable as error:
+                faults.append(f"{listener.name} keeps its certificate: {error}")
+                continue
+            renewed = fresh.expires_at != held.certificate.expires_at
+            held.certificate = fresh
+            self._log.info(
+                "the certificate of {listener} was read again{note}, it expires in {days:.0f} days",
+                listener=listener.name,
+                note="" if renewed else ", its expiry is as before",
+                days=(fresh.expires_at - self._wall_clock()) / DAY_S,
+            )
+        self._look()
+        if faults:
+            raise TlsUnusable("; ".join(faults))
+
+    def start(self) -> None:
+        """Looks at them now and once a day."""
+        self._look()
+        self._next_look = self._clock.callLater(DAY_S, self.start)
+
+    def stop(self) -> None:
+        """Looks no more."""
+        if self._next_look is not None and self._next_look.active():
+            self._next_look.cancel()
+
+    def _look(self) -> None:
+        now = self._wall_clock()
+        for listener, held in self._held.items():
+            left_s = held.certificate.expires_at - now
+            if left_s <= 0:
+                self._log.error(
+                    "the certificate {file} of {listener} has expired {days:.0f} days ago: clients"
+                    " refuse it; renew it, then send the daemon SIGHUP",
+                    file=str(listener.certificate),
+                    listener=listener.name,
+                    days=-left_s / DAY_S,
+                )
+            elif left_s < WARN_S:
+                self._log.warn(
+                    "the certificate {file} of {listener} expires in {days:.1f} days: renew it,"
+                    " then send the daemon SIGHUP",
+                    file=str(listener.certificate),
+                    listener=listener.name,
+                    days=left_s / DAY_S,
+                )
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Held:
+    """The certificate of one listener, as Twisted asks for it: once a connection."""
+
+    def __init__(self, certificate: Certificate) -> None:
+        self.certificate = certificate
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        return SSL.Connection(self.certificate.context, None)
