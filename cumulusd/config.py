@@ -28,6 +28,7 @@ from cumulusd.config_chronos import ChronosSection
 from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
 from cumulusd.config_jobs import Jobs
 from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
+from cumulusd.config_router import RouterSection
 from cumulusd.config_s3 import S3Section
 from cumulusd.identity import Principal, Role
 
@@ -142,6 +143,7 @@ class Config(Section):
     jobs: Jobs = Jobs()
     #: How long a ready worker whose agent is away still counts as one to wait for.
     agent_grace_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    router: RouterSection = RouterSection()
     log: Log = Log()
     tokens: Annotated[tuple[Token, ...], Field(strict=False, max_length=10_000)] = ()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -29,6 +29,20 @@ class DeviceShare:
 
 
 @attrs.frozen(kw_only=True)
+class RouterShare:
+    """The WAMP router. Counts of what happened are since the start."""
+
+    sessions_by_role: Mapping[str, int] = attrs.field(factory=dict)
+    connections: int = 0
+    queued_bytes: int = 0  #: waiting for slow peers
+    calls_in_flight: int = 0
+    refusals: Mapping[str, int] = attrs.field(factory=dict)  #: by reason, all there are
+    events_dropped: int = 0  #: for slow subscribers
+    messages: Mapping[str, int] = attrs.field(factory=dict)  #: by direction: in, out
+    bytes: Mapping[str, int] = attrs.field(factory=dict)  #: the same
+
+
+@attrs.frozen(kw_only=True)
 class MetricsSnapshot:
     """How things are now. Mappings go from a state's (or role's) name to a count."""
 
@@ -38,10 +52,7 @@ class MetricsSnapshot:
     agents_connected: int = 0
     devices: tuple[DeviceShare, ...] = ()
     disagreements: Mapping[str, int] = attrs.field(factory=dict)  #: by worker, all there are
-    sessions_by_role: Mapping[str, int] = attrs.field(factory=dict)
-    calls_in_flight: int = 0
-    events_dropped: int = 0  #: since the start, for slow subscribers
-    slow_peers_closed: int = 0  #: since the start
+    router: RouterShare = RouterShare()
     journal_bytes: int = 0  #: on disk at the daemon
     output_bytes: int = 0  #: the same of what jobs left to be downloaded
     store_commits: int = 0  #: since the start
@@ -138,10 +149,7 @@ class _Now(Collector):
         yield _one("cumulus_queue_length", "Jobs waiting to be placed", now.queue_length)
         yield _by("cumulus_workers", "Workers of the pool", "state", now.workers_by_state)
         yield _one("cumulus_agents_connected", "Agents connected", now.agents_connected)
-        yield _by("cumulus_sessions", "WAMP sessions", "role", now.sessions_by_role)
-        yield _one("cumulus_calls_in_flight", "WAMP calls not yet answered", now.calls_in_flight)
-        yield _one("cumulus_events_dropped", "Events dropped for slow readers", now.events_dropped)
-        yield _one("cumulus_slow_peers_closed", "Sessions closed as slow", now.slow_peers_closed)
+        yield from _router(now.router)
         yield _one("cumulus_journal_bytes", "Journals on disk", now.journal_bytes)
         yield _one("cumulus_output_bytes", "Outputs of jobs on disk", now.output_bytes)
         yield _one("cumulus_store_commits", "Commits of the job store", now.store_commits)
@@ -193,6 +201,44 @@ def _by(name: str, help: str, label: str, counts: Mapping[str, float]) -> Metric
     for key, count in sorted(counts.items()):
         family.add_metric([key], count)
     return family
+
+
+def _counted(name: str, help: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, help, labels=[label])
+    for key, count in sorted(counts.items()):
+        family.add_metric([key], count)
+    return family
+
+
+def _router(router: RouterShare) -> Iterator[Metric]:
+    yield _by("cumulus_sessions", "WAMP sessions", "role", router.sessions_by_role)
+    yield _one("cumulus_calls_in_flight", "WAMP calls not yet answered", router.calls_in_flight)
+    yield _one(
+        "cumulus_router_connections", "WebSockets of the router, joined or not", router.connections
+    )
+    yield _one(
+        "cumulus_router_queued_bytes", "What waits for peers to take it", router.queued_bytes
+    )
+    yield _counted(
+        "cumulus_router_refusals",
+        "Requests refused and sessions ended, by reason (docs/operations.md)",
+        "reason",
+        router.refusals,
+    )
+    yield CounterMetricFamily(
+        "cumulus_router_events_dropped",
+        "Events dropped for subscribers that are too slow",
+        value=router.events_dropped,
+    )
+    yield _counted(
+        "cumulus_router_messages", "WAMP messages by direction", "direction", router.messages
+    )
+    yield _counted(
+        "cumulus_router_bytes",
+        "Bytes of WAMP messages by direction, without WebSocket and TLS",
+        "direction",
+        router.bytes,
+    )
 
 
 def _devices(devices: tuple[DeviceShare, ...]) -> Iterator[Metric]:

@@ -18,7 +18,7 @@ from cumulusd.jobs.store import Store
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
-from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot
+from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot, RouterShare
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
 from cumulusd.reloading import Reloads
@@ -69,6 +69,7 @@ class Parts:
     def snapshot(self) -> MetricsSnapshot:
         """How things are now, for metrics."""
         placing, router = self.supervisor.placing, self.router.stats()
+        traffic = router.traffic
         agents = placing.agents()
         workers = [node for node in placing.nodes if node.is_worker]
         return MetricsSnapshot(
@@ -92,10 +93,16 @@ class Parts:
                 for device in agent.devices
             ),
             disagreements=self._disagreements(workers),
-            sessions_by_role={role.value: count for role, count in router.sessions.items()},
-            calls_in_flight=router.calls_in_flight,
-            events_dropped=router.events_dropped,
-            slow_peers_closed=router.slow_peers_closed,
+            router=RouterShare(
+                sessions_by_role={role.value: count for role, count in router.sessions.items()},
+                connections=router.connections,
+                queued_bytes=router.queued_bytes,
+                calls_in_flight=router.calls_in_flight,
+                refusals=router.refusals,
+                events_dropped=router.events_dropped,
+                messages={"in": traffic.messages_in, "out": traffic.messages_out},
+                bytes={"in": traffic.bytes_in, "out": traffic.bytes_out},
+            ),
             journal_bytes=self.journals.total_bytes,
             output_bytes=self.outputs.total_bytes,
             store_commits=self.store.stats.commits,

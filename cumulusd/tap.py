@@ -35,6 +35,7 @@ from cumulusd.login_secret import load_login_secret
 from cumulusd.metrics import Metrics, MetricsSnapshot
 from cumulusd.parts import Parts
 from cumulusd.protocol.auth import Secrets as LoginSecrets
+from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
@@ -178,6 +179,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     router = Router(
         clock=reactor,
         authenticator=authenticator,
+        limits=Limits(**config.router.model_dump()),
         owns_job=owns_job,
         allow_plain_tokens=config.allow_plain_tokens,
         secret=LoginSecrets(names=load_login_secret(state / "login_secret.json")),

@@ -12,6 +12,9 @@ above `hard_cap`            `overrun` is called: the connection must be ended
 ==========================  ====================================================
 
 A paused transport that takes nothing for `slow_peer_timeout_s` is an overrun too.
+
+Pongs wait here as well, at most one: a peer that pings and doesn't read would fill the transport
+with them. WebSocket lets the newest stand for all.
 """
 
 from collections import deque
@@ -22,6 +25,7 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from cumulusd.protocol.limits import Limits
+from cumulusd.protocol.tallies import Traffic
 
 
 @implementer(IPushProducer)
@@ -34,14 +38,22 @@ class Outbox:
         clock: IReactorTime,
         limits: Limits,
         write: Callable[[bytes], None],
+        write_pong: Callable[[bytes], None] = lambda payload: None,
         overrun: Callable[[str], None],
+        relieved: Callable[[], None] = lambda: None,
+        traffic: Traffic | None = None,
     ) -> None:
-        """`write` hands one message to the transport and never raises; `overrun(why)` is called
-        once, when the peer is too slow, and must lead to `lose()`."""
+        """`write` and `write_pong` hand one message or pong to the transport and never raise;
+        `overrun(why)` is called once, when the peer is too slow, after `lose()`; `relieved` each
+        time it comes down to the low watermark. What is handed over is counted in `traffic`."""
         self._clock = clock
         self._limits = limits
         self._write = write
+        self._write_pong = write_pong
         self._overrun = overrun
+        self._relieved = relieved
+        self._traffic = traffic or Traffic()
+        self._owed_pong: bytes | None = None
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._paused = False
@@ -55,6 +67,11 @@ class Outbox:
     def queued_bytes(self) -> int:
         """Bytes that wait here, not counting what the transport has."""
         return self._queued_bytes
+
+    @property
+    def waiting(self) -> bool:
+        """The transport has enough: what is sent now isn't handed over at once."""
+        return self._paused or bool(self._queue)
 
     @property
     def above_high(self) -> bool:
@@ -71,6 +88,8 @@ class Outbox:
         if self._lost:
             return
         if not self._paused and not self._queue:
+            self._traffic.messages_out += 1
+            self._traffic.bytes_out += len(payload)
             self._write(payload)
             return
         self._queue.append(payload)
@@ -81,6 +100,15 @@ class Outbox:
             waiting = self._queued_bytes
             self.lose()
             self._overrun(f"{waiting} bytes wait for it, over the cap")
+
+    def owe_pong(self, payload: bytes) -> None:
+        """Answers a ping, now or when the transport takes it; then only the newest."""
+        if self._lost:
+            return
+        if self._paused:
+            self._owed_pong = payload
+        else:
+            self._write_pong(payload)
 
     async def drained(self) -> None:
         """Returns when the connection takes more. Raises CancelledError when it is lost.
@@ -111,6 +139,7 @@ class Outbox:
         self._lost = True
         self._queue.clear()
         self._queued_bytes = 0
+        self._owed_pong = None
         self._when_empty = None
         self._stop_deadline()
         waiters, self._waiters = self._waiters, []
@@ -129,12 +158,18 @@ class Outbox:
         """The transport has sent all it had."""
         self._paused = False
         self._stop_deadline()
+        if self._owed_pong is not None:
+            pong, self._owed_pong = self._owed_pong, None
+            self._write_pong(pong)
         while self._queue and not self._paused:
             payload = self._queue.popleft()
             self._queued_bytes -= len(payload)
+            self._traffic.messages_out += 1
+            self._traffic.bytes_out += len(payload)
             self._write(payload)  # may pause us again
         if self._over and self._queued_bytes <= self._limits.low_watermark_bytes:
             self._over = False
+            self._relieved()
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 waiter.callback(None)

@@ -1,7 +1,5 @@
 """What a session asks for is judged here before dealer or broker sees it."""
 
-from twisted.logger import Logger
-
 from cumulusd.errors import NotAuthorized
 from cumulusd.identity import DAEMON, Principal
 from cumulusd.protocol import messages
@@ -15,8 +13,6 @@ _NOTHING_TO_OFFER = (Action.REGISTER, Action.PUBLISH)
 
 class Gate:
     """The table of permissions and the form of URIs, applied."""
-
-    _log = Logger()
 
     def __init__(self, *, table: Table, owns_job: OwnsJob, max_uri_chars: int) -> None:
         self._table = table
@@ -51,14 +47,6 @@ class Gate:
         if allowed:
             return None
         what = uri if policy == EXACT else f"the {policy} pattern {uri!r}"
-        self._log.info(
-            "{principal} ({role}) may not {action} {what}",
-            principal=principal.name,
-            role=principal.role.value,
-            action=action.value,
-            what=what,
-            job_id=messages.job_id_of(message),
-        )
         hint = "use a token whose role may"
         if policy != EXACT:
             hint = "ask for no more than your role may: not everything it matches is allowed"

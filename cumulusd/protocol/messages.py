@@ -25,6 +25,7 @@ NO_AUTH_METHOD = "wamp.error.no_auth_method"
 NOT_AUTHENTICATED = "wamp.error.not_authenticated"
 NOT_AUTHORIZED = "wamp.error.not_authorized"
 PROTOCOL_VIOLATION = "wamp.error.protocol_violation"
+PAYLOAD_SIZE_EXCEEDED = "wamp.error.payload_size_exceeded"
 INVALID_URI = "wamp.error.invalid_uri"
 OPTION_NOT_ALLOWED = "wamp.error.option_not_allowed"
 OPTION_DISALLOWED_DISCLOSE_ME = "wamp.error.option_disallowed.disclose_me"
@@ -109,6 +110,26 @@ def error_reply(
     kwargs = error.as_dict()
     del kwargs["error"]
     return wamp.Error(request_type, request, uri or error.uri, args=[error.message], kwargs=kwargs)
+
+
+class MarkedEvent(wamp.Message):  # type: ignore[misc]  # it is Any
+    """An EVENT that tells its subscriber how many of the subscription before it were dropped."""
+
+    #: The key in EVENT's details.
+    DROPPED = "x_cumulus_dropped"
+
+    def __init__(self, event: Message, dropped: int) -> None:
+        """`dropped` is how many, at least 1."""
+        super().__init__()
+        self.event = event
+        self.subscription = event.subscription
+        self.dropped = dropped
+
+    def marshal(self) -> list[Any]:
+        """The raw message."""
+        kind, subscription, publication, details, *payload = self.event.marshal()
+        marked = {**details, self.DROPPED: self.dropped}
+        return [kind, subscription, publication, marked, *payload]
 
 
 def canceled(request_type: int, request: int, text: str) -> Message:

@@ -1,41 +1,31 @@
 """One remote session: its connection, state machine, codec, outbox and deadlines, put together."""
 
+import secrets
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
+from cumulusd.errors import TooMany
 from cumulusd.identity import Principal
 from cumulusd.protocol import messages
+from cumulusd.protocol.bounded_log import BoundedLog
 from cumulusd.protocol.codec import BadUriError, Codec, CodecError
+from cumulusd.protocol.connection import Connection
 from cumulusd.protocol.flow import Outbox
+from cumulusd.protocol.inbox import Inbox
 from cumulusd.protocol.limits import Limits
-from cumulusd.protocol.messages import CalleeFeatures, Message, wamp
+from cumulusd.protocol.messages import CalleeFeatures, MarkedEvent, Message, wamp
+from cumulusd.protocol.missed import Missed
 from cumulusd.protocol.session import Finish, Ignore, Join, Reply, Route, Session, State
+from cumulusd.protocol.tallies import Tallies
 
-#: Of the module: a class's own would hang the session on every event it logs.
-_log = Logger()
-
-
-class Connection(Protocol):
-    """What a session needs of its transport. None of these raises."""
-
-    @property
-    def peer_name(self) -> str:
-        """Who is there, for logs."""
-
-    @property
-    def secure(self) -> bool:
-        """Nobody on a network reads along: TLS, loopback, a unix socket."""
-
-    def write_message(self, payload: bytes, is_binary: bool) -> None:
-        """Hands one message to the transport; dropped when the connection is closing."""
-
-    def close(self) -> None:
-        """Closes it after what was written."""
-
-    def abort(self) -> None:
-        """Closes it now."""
+#: What an ABORT of ours says -> how it is counted; any other: `violation`.
+_REASONS = {
+    messages.NO_SUCH_REALM: "realm",
+    messages.NO_AUTH_METHOD: "authentication",
+    messages.NOT_AUTHENTICATED: "authentication",
+}
 
 
 class Hub(Protocol):
@@ -54,7 +44,15 @@ class Hub(Protocol):
         """Its connection is gone."""
 
     def count(self, what: str) -> None:
-        """Something of `RouterStats` happened once."""
+        """Something was refused or ended, for one of `tallies.REFUSALS`."""
+
+    @property
+    def tallies(self) -> Tallies:
+        """What is counted, of all sessions."""
+
+    @property
+    def notices(self) -> BoundedLog:
+        """The log of what peers cause."""
 
 
 class MessageTooLarge(CodecError):
@@ -82,6 +80,10 @@ class RemoteSession:
         self._clock = clock
         self._authmethod: str | None = None
         self._authprovider: str | None = None
+        self.source = connection.source
+        self._tallies = hub.tallies
+        self._traffic = hub.tallies.traffic
+        self._missed = Missed(max_bytes=limits.low_watermark_bytes)
         self._close_deadline: IDelayedCall | None = None
         self._hello_deadline: IDelayedCall | None = clock.callLater(
             limits.hello_timeout_s, self._no_hello
@@ -90,7 +92,17 @@ class RemoteSession:
             clock=clock,
             limits=limits,
             write=lambda payload: connection.write_message(payload, codec.binary),
+            write_pong=connection.write_pong,
             overrun=self._overrun,
+            relieved=self._relieved,
+            traffic=self._traffic,
+        )
+        self.inbox = Inbox(
+            clock=clock,
+            limits=limits,
+            pause=connection.pause_reading,
+            resume=connection.resume_reading,
+            flooded=self._flooded,
         )
 
     @property
@@ -121,12 +133,16 @@ class RemoteSession:
 
     def message_received(self, payload: bytes, is_binary: bool) -> None:
         """One WebSocket message of the peer. Raises nothing for whatever is in it."""
+        self._traffic.messages_in += 1
+        self._traffic.bytes_in += len(payload)
+        self.inbox.take()
         if self._machine.state is State.CLOSED:
             return
         try:
             message = self._codec.decode(payload, is_binary)
         except BadUriError as error:
             if self._machine.state is State.JOINED:
+                self._tallies.refused("uri")
                 if not error.wants_answer:
                     return
                 self.send(
@@ -154,6 +170,32 @@ class RemoteSession:
             )
         self.outbox.send(payload)
 
+    def send_event(self, event: Message) -> None:
+        """Sends an event, or drops it while the peer is too slow; the next one tells how many of
+        its subscription it missed. One that has no form in the session's serialisation is dropped
+        too, and CodecError raised."""
+        if self.outbox.lost:
+            return
+        if self.outbox.above_high:
+            self._tallies.events_dropped += 1
+            self._missed.drop(event, len(self._codec.encode(event)))
+            return
+        if self._missed:
+            dropped = self._missed.take(event.subscription)
+            if dropped:
+                self.send(MarkedEvent(event, dropped))
+                return
+        self.send(event)
+
+    def event_lost(self, event: Message) -> None:
+        """That event could not be sent."""
+        self._tallies.events_dropped += 1
+        self._missed.drop(event, None)
+
+    def unsubscribed(self, subscription: int) -> None:
+        """It wants no more of that subscription, nor what it missed."""
+        self._missed.take(subscription)
+
     def leave(self, reason: str, text: str | None) -> None:
         """We end the session: GOODBYE, then at most `close_timeout_s` for the peer's own."""
         step = self._machine.leave(reason, text)
@@ -166,17 +208,93 @@ class RemoteSession:
         """The peer broke the protocol: ABORT with the text, then the connection is closed."""
         self._take(self._machine.violation(text))
 
-    def abort(self, why: str) -> None:
-        """Ends the connection at once."""
-        _log.info(
-            "session {session_id} of {principal} at {peer} aborted: {why}",
-            session_id=self.session_id,
-            principal=self._who(),
-            peer=self._connection.peer_name,
-            why=why,
-        )
+    def refuse(self, reason: str, error: TooMany) -> None:
+        """It is one too many: ABORT before it has joined, then the connection is closed."""
+        self._refused(reason, error.message)
+        self._take(self._machine.leave(error.uri, error.message))
+
+    def broken(self, reason: str, uri: str, text: str) -> None:
+        """What came is no WebSocket of ours: counts, logs, and says ABORT if that can still be
+        said. The transport closes with a code of its own."""
+        step = self._machine.fail(uri, text)
+        if not isinstance(step, Finish):
+            return
+        self._refused(reason, text)
+        self._stop_hello_deadline()
+        self._hub.left(self)
+        self._arm_close_deadline()
+        if not self.outbox.waiting and step.message is not None:
+            self.send(step.message)
+        self.outbox.lose()
+
+    def abort(self, reason: str, why: str) -> None:
+        """Ends the connection at once; `reason` is one of `tallies.REFUSALS`."""
+        self._refused(reason, why)
         self.outbox.lose()
         self._connection.abort()
+
+    def failed(self) -> None:
+        """What the peer sent met a fault of ours, the exception being handled."""
+        self._hub.notices.failure(
+            "internal", self._source(), "message of {peer} failed", peer=self._connection.peer_name
+        )
+        self.abort("internal", "an internal error of the router")
+
+    def request_refused(self, error: Message) -> None:
+        """The peer may not do what it asked for: counted, and logged within bounds."""
+        if error.error == messages.INVALID_URI:
+            self._hub.count("uri")
+            return
+        self._hub.count("not_authorized")
+        self._hub.notices.info(
+            "not_authorized",
+            self._source(),
+            "{principal} at {peer}: {text}",
+            principal=self._who(),
+            peer=self._connection.peer_name,
+            text=error.args[0],
+            job_id=messages.job_id_of(error),
+        )
+
+    def refused_form(self, kind: str, job_id: str | None, error: CodecError) -> None:
+        """A message for this peer has no form that it could be sent in."""
+        self._hub.count("message_form")
+        self._hub.notices.warn(
+            "message_form",
+            self._source(),
+            "{kind} not sent to session {session_id}: {error}",
+            kind=kind,
+            session_id=self.session_id,
+            error=str(error),
+            job_id=job_id,
+        )
+
+    def error_withheld(self, message: Message) -> str:
+        """Logs an ERROR that can't be sent; the id that it is found by."""
+        log_id = secrets.token_hex(8)
+        self._hub.notices.error(
+            "error_withheld",
+            self._source(),
+            "the ERROR ({log_id}) was {uri}: {details!r:.1000}",
+            log_id=log_id,
+            uri=message.error,
+            details=message.kwargs or message.args,
+            job_id=messages.job_id_of(message),
+        )
+        return log_id
+
+    def hold_for(self, slow: "RemoteSession") -> None:
+        """Reads no more of this peer until that session, which it sends to, takes more or ends."""
+        why = slow.session_id
+        if not self.inbox.is_held_for(why):
+            self.inbox.hold(why)
+            drained = Deferred.fromCoroutine(slow.outbox.drained())
+            drained.addBoth(lambda _: self.inbox.release(why))
+
+    def ping_received(self, payload: bytes) -> None:
+        """The peer asks for a pong."""
+        self.inbox.take()
+        self.outbox.owe_pong(payload)
 
     def connection_lost(self) -> None:
         """The connection is gone: frees timers and buffers, leaves dealer and broker."""
@@ -186,6 +304,8 @@ class RemoteSession:
             self._close_deadline.cancel()
             self._close_deadline = None
         self.outbox.lose()
+        self.inbox.lose()
+        self._missed.clear()
         self._hub.left(self)
         self._hub.ended(self)
 
@@ -196,7 +316,9 @@ class RemoteSession:
             case Join(message, callee):
                 self._authmethod, self._authprovider = message.authmethod, message.authprovider
                 self._stop_hello_deadline()
-                _log.info(
+                self._hub.notices.info(
+                    "joined",
+                    self._source(),
                     "session {session_id} of {principal} at {peer} joined",
                     session_id=self.session_id,
                     principal=self._who(),
@@ -213,14 +335,8 @@ class RemoteSession:
 
     def _finish(self, step: Finish) -> None:
         if step.fault:
-            self._hub.count("refused_sessions" if self.principal is None else "violations")
-            _log.warn(
-                "session {session_id} of {principal} at {peer} refused: {why}",
-                session_id=self.session_id,
-                principal=self._who(),
-                peer=self._connection.peer_name,
-                why=step.why,
-            )
+            said = step.message.reason if isinstance(step.message, wamp.Abort) else ""
+            self._refused(_REASONS.get(said, "violation"), step.why)
         self._stop_hello_deadline()
         self._hub.left(self)
         self._arm_close_deadline()
@@ -236,17 +352,17 @@ class RemoteSession:
 
     def _not_closed(self) -> None:
         self._close_deadline = None
-        self.abort(f"it did not close within {self._limits.close_timeout_s:g} s")
+        self.abort("close_timeout", f"it did not close within {self._limits.close_timeout_s:g} s")
 
     def _no_hello(self) -> None:
         self._hello_deadline = None
-        self._hub.count("refused_sessions")
-        self._take(
-            self._machine.leave(
-                messages.NOT_AUTHENTICATED,
-                f"the session was not opened within {self._limits.hello_timeout_s:g} s",
-            )
+        challenged = self._machine.state is State.CHALLENGED
+        text = (
+            f"the session was not opened within {self._limits.hello_timeout_s:g} s: "
+            f"send {'AUTHENTICATE' if challenged else 'HELLO'} sooner"
         )
+        self._refused("authentication_timeout" if challenged else "hello_timeout", text)
+        self._take(self._machine.leave(messages.NOT_AUTHENTICATED, text))
 
     def _stop_hello_deadline(self) -> None:
         if self._hello_deadline is not None:
@@ -254,8 +370,37 @@ class RemoteSession:
             self._hello_deadline = None
 
     def _overrun(self, why: str) -> None:
-        self._hub.count("slow_peers_closed")
-        self.abort(f"too slow: {why}")
+        self._refused("slow_peer", f"too slow: {why}")
+        self._connection.abort()
+
+    def _relieved(self) -> None:
+        if self._machine.state is State.JOINED:
+            for event, dropped in self._missed.newest():
+                self.send(MarkedEvent(event, dropped) if dropped else event)
+
+    def _flooded(self, why: str) -> None:
+        self._refused("message_rate", why)
+        self.inbox.lose()
+        self._take(self._machine.fail(TooMany(why).uri, why))
+
+    def _refused(self, reason: str, why: str) -> None:
+        """Counts, and logs within bounds, that the peer was refused something or ended."""
+        self._hub.count(reason)
+        if self.principal is None:
+            self._tallies.refused_sessions += 1
+        self._hub.notices.warn(
+            reason,
+            self._source(),
+            "session {session_id} of {principal} at {peer} ended ({reason}): {why}",
+            session_id=self.session_id,
+            principal=self._who(),
+            peer=self._connection.peer_name,
+            reason=reason,
+            why=why,
+        )
+
+    def _source(self) -> str:
+        return self.source or "this machine"
 
     def _who(self) -> str:
         return self.principal.name if self.principal is not None else "nobody yet"

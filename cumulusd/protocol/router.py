@@ -6,27 +6,29 @@ for whoever waits for it; it never harms another session.
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from cumulus_wire import uris
-from cumulusd.errors import InvalidArgument, TooLarge
+from cumulusd.errors import TooMany
 from cumulusd.identity import DAEMON, Authenticator, Principal, Role
 from cumulusd.protocol import messages
+from cumulusd.protocol.admission import Admission, Denial
 from cumulusd.protocol.alarm import Alarm
 from cumulusd.protocol.auth import Secrets
 from cumulusd.protocol.authorize import ALLOWED, Action, OwnsJob, Table
+from cumulusd.protocol.bounded_log import BoundedLog
 from cumulusd.protocol.broker import Broker
 from cumulusd.protocol.codec import Codec, CodecError
+from cumulusd.protocol.connection import Connection
 from cumulusd.protocol.dealer import Dealer, ProtocolViolation
 from cumulusd.protocol.gate import Gate
 from cumulusd.protocol.limits import Limits
-from cumulusd.protocol.local_session import LocalSession, internal_error
+from cumulusd.protocol.local_session import LocalSession
 from cumulusd.protocol.messages import (
     CalleeFeatures,
     Effect,
@@ -34,15 +36,16 @@ from cumulusd.protocol.messages import (
     Message,
     MetaEvent,
     RegistrationChanged,
-    error_reply,
     wamp,
 )
 from cumulusd.protocol.meta import MetaApi
 from cumulusd.protocol.patterns import EXACT
-from cumulusd.protocol.remote_session import Connection, MessageTooLarge, RemoteSession
+from cumulusd.protocol.remote_session import RemoteSession
 from cumulusd.protocol.roster import Roster
 from cumulusd.protocol.session import Session
+from cumulusd.protocol.tallies import RouterStats, Tallies
 from cumulusd.protocol.transport import WampFactory, websocket_resource
+from cumulusd.protocol.undeliverable import apologies
 
 _LOCAL_SESSION_ID = 1  #: remote ones are drawn above it
 _LOCAL_MEMBER = Member(
@@ -53,20 +56,7 @@ _LOCAL_MEMBER = Member(
     local=True,
 )
 _MAX_SESSION_ID = 2**53
-
-
-@attrs.frozen(kw_only=True)
-class RouterStats:
-    """What the router has and did, for metrics. Counts are since its start."""
-
-    sessions: Mapping[Role, int]  #: remote sessions that have joined
-    connections: int  #: open ones, joined or not
-    calls_in_flight: int
-    topics: int  #: with at least one subscriber
-    events_dropped: int  #: to sessions too slow, or without a form in their serialisation
-    slow_peers_closed: int
-    violations: int  #: sessions ended for breaking the protocol
-    refused_sessions: int  #: not authenticated, wrong realm, or no valid HELLO
+_TOO_MANY = TooMany("").uri
 
 
 class Router:
@@ -107,7 +97,11 @@ class Router:
         self._joined: dict[int, RemoteSession] = {}
         self._roster = Roster(self._joined)
         self._meta = MetaApi(self._roster, self._dealer, self._broker)
-        self._counts: Counter[str] = Counter()
+        self._admission = Admission(self._limits)
+        self.tallies = Tallies()
+        self.notices = BoundedLog(
+            clock, self._log, lines_per_minute=self._limits.log_lines_per_minute
+        )
         self._stopping = False
         self._all_ended: list[Deferred[None]] = []
         self._local = LocalSession(_LOCAL_SESSION_ID, wire=self, clock=clock)
@@ -122,7 +116,7 @@ class Router:
             wamp.Yield: self._dealer.yield_,
             wamp.Error: self._dealer.error,
             wamp.Unregister: self._dealer.unregister,
-            wamp.Unsubscribe: self._broker.unsubscribe,
+            wamp.Unsubscribe: self._unsubscribe,
         }
 
     def websocket_resource(self) -> IResource:
@@ -145,12 +139,13 @@ class Router:
         return RouterStats(
             sessions={role: roles[role] for role in Role if role is not Role.DAEMON},
             connections=len(self._connections),
+            queued_bytes=sum(each.outbox.queued_bytes for each in self._connections.values()),
             calls_in_flight=self._dealer.calls_in_flight,
             topics=self._broker.topics,
-            events_dropped=self._counts["events_dropped"],
-            slow_peers_closed=self._counts["slow_peers_closed"],
-            violations=self._counts["violations"],
-            refused_sessions=self._counts["refused_sessions"],
+            events_dropped=self.tallies.events_dropped,
+            refusals=self.tallies.refusals,
+            refused_sessions=self.tallies.refused_sessions,
+            traffic=self.tallies.traffic,
         )
 
     async def stop(self, timeout_s: float) -> None:
@@ -161,6 +156,7 @@ class Router:
         for session in list(self._connections.values()):
             session.leave(messages.SYSTEM_SHUTDOWN, "the daemon is stopping; reconnect later")
         if not self._connections:
+            self.notices.close()
             return
         gone: Deferred[None] = Deferred()
         self._all_ended.append(gone)
@@ -170,16 +166,27 @@ class Router:
         finally:
             if timer.active():
                 timer.cancel()
+            self.notices.close()
 
     # transport.Reception
 
-    def refusal(self) -> str | None:
-        """Why no connection is taken now; None when one is."""
+    def refusal(self, source: str | None) -> Denial | None:
+        """Why no connection of that source is taken now; None when one is."""
         if self._stopping:
-            return "the daemon is stopping"
-        if len(self._connections) >= self._limits.max_connections:
-            return "too many connections"
-        return None
+            return Denial("stopping", "the daemon is stopping; try again later")
+        return self._admission.refusal(source)
+
+    def handshake_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
+        """A connection was not taken."""
+        self.count(reason)
+        self.notices.warn(
+            reason,
+            source or "this machine",
+            "connection of {peer} refused ({reason}): {why}",
+            peer=peer,
+            reason=reason,
+            why=why,
+        )
 
     def connected(self, connection: Connection, codec: Codec) -> RemoteSession:
         """A connection is open; its session."""
@@ -201,6 +208,9 @@ class Router:
             clock=self._clock,
         )
         self._connections[session_id] = session
+        denial = self._admission.enter(session_id, session.source)
+        if denial is not None:
+            session.refuse(denial.reason, TooMany(denial.text))
         return session
 
     # remote_session.Hub and local_session.Wire
@@ -234,14 +244,15 @@ class Router:
     def ended(self, session: RemoteSession) -> None:
         """Its connection is gone."""
         self._connections.pop(session.session_id, None)
+        self._admission.leave(session.session_id)
         if not self._connections:
             waiting, self._all_ended = self._all_ended, []
             for gone in waiting:
                 gone.callback(None)
 
     def count(self, what: str) -> None:
-        """Something of `RouterStats` happened once."""
-        self._counts[what] += 1
+        """Something was refused or ended, for one of `tallies.REFUSALS`."""
+        self.tallies.refused(what)
 
     def route(self, session_id: int, message: Message) -> None:
         """Takes a message of a session to dealer or broker, and carries out what they decide."""
@@ -254,6 +265,9 @@ class Router:
             return
         self._carry_out(effects)
         self._timeouts.arm()
+        # Events are dropped for who is slow; everything else comes no faster than it is taken.
+        if session_id != _LOCAL_SESSION_ID and type(message) is not wamp.Publish:
+            self._hold_back(session_id, effects)
 
     def principal_of(self, session_id: int) -> Principal:
         """Who a session that has joined is."""
@@ -285,7 +299,7 @@ class Router:
             return denied
         if uri.startswith(messages.RESERVED):
             return [messages.Send(session_id, self._meta.call(session_id, message))]
-        return self._dealer.call(session_id, message)
+        return self._counted("calls_in_flight", self._dealer.call(session_id, message))
 
     def _register(self, session_id: int, message: Message) -> list[Effect]:
         uri, policy = message.procedure, message.match or EXACT
@@ -294,12 +308,17 @@ class Router:
             return denied
         if policy == EXACT:
             self._supersede(session_id, uri)
-        return self._dealer.register(session_id, message)
+        return self._counted("registrations", self._dealer.register(session_id, message))
 
     def _subscribe(self, session_id: int, message: Message) -> list[Effect]:
         policy = message.match or EXACT
         denied = self._denied(session_id, Action.SUBSCRIBE, message.topic, message, policy)
-        return denied or self._broker.subscribe(session_id, message)
+        return denied or self._counted("subscriptions", self._broker.subscribe(session_id, message))
+
+    def _unsubscribe(self, session_id: int, message: Message) -> list[Effect]:
+        if session_id != _LOCAL_SESSION_ID:
+            self._joined[session_id].unsubscribed(message.subscription)
+        return self._broker.unsubscribe(session_id, message)
 
     def _publish(self, session_id: int, message: Message) -> list[Effect]:
         denied = self._denied(session_id, Action.PUBLISH, message.topic, message)
@@ -307,11 +326,22 @@ class Router:
             return denied if message.acknowledge else []  # WAMP answers no other
         return self._broker.publish(session_id, message)
 
+    def _counted(self, limit: str, effects: list[Effect]) -> list[Effect]:
+        """Counts a request that dealer or broker refused for its session's limit."""
+        answer = getattr(effects[0], "message", None) if effects else None
+        if isinstance(answer, wamp.Error) and answer.error == _TOO_MANY:
+            self.count(limit)
+        return effects
+
     def _denied(
         self, session_id: int, action: Action, uri: str, message: Message, policy: str = EXACT
     ) -> list[Effect]:
         refusal = self._gate.refusal(self.principal_of(session_id), action, uri, message, policy)
-        return [] if refusal is None else [messages.Send(session_id, refusal)]
+        if refusal is None:
+            return []
+        if session_id != _LOCAL_SESSION_ID:
+            self._joined[session_id].request_refused(refusal)
+        return [messages.Send(session_id, refusal)]
 
     def _supersede(self, session_id: int, uri: str) -> None:
         """An agent that reconnects takes its procedures over from its own dead connection, which
@@ -330,6 +360,17 @@ class Router:
         holder.leave(messages.SUPERSEDED, "the same agent connected again")
 
     # Effects
+
+    def _hold_back(self, sender_id: int, effects: list[Effect]) -> None:
+        """Reads no more of a sender while the session it sends to is above its high watermark."""
+        for effect in effects:
+            if not isinstance(effect, messages.Send):
+                continue
+            target = self._joined.get(effect.session_id)
+            if target is not None and target.outbox.above_high and effect.session_id != sender_id:
+                sender = self._joined.get(sender_id)
+                if sender is not None:
+                    sender.hold_for(target)
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -360,56 +401,16 @@ class Router:
         session = self._joined.get(session_id)
         if session is None:
             return
-        if isinstance(message, wamp.Event) and session.outbox.above_high:
-            self.count("events_dropped")
-            return
         try:
-            session.send(message)
+            if isinstance(message, wamp.Event):
+                session.send_event(message)
+            else:
+                session.send(message)
         except CodecError as error:
-            self._undeliverable(session, message, error)
+            self._carry_out(apologies(self._dealer, session, message, error))
         except Exception:
-            self._log.failure("sending to session {session_id} failed", session_id=session_id)
-            session.abort("an internal error of the router")
-
-    def _undeliverable(self, session: RemoteSession, message: Message, error: CodecError) -> None:
-        """The message has no form for this session: whoever waits for it is told."""
-        kind = type(message).__name__.upper()
-        self._log.warn(
-            "{kind} not sent to session {session_id}: {error}",
-            kind=kind,
-            session_id=session.session_id,
-            error=str(error),
-            job_id=messages.job_id_of(message),
-        )
-        refused = (TooLarge if isinstance(error, MessageTooLarge) else InvalidArgument)(
-            f"the {kind} can't be sent: {error}", job_id=messages.job_id_of(message)
-        )
-        match message:
-            case wamp.Result():
-                self._carry_out(
-                    self._dealer.refuse_result(session.session_id, message.request, refused)
-                )
-            case wamp.Invocation():
-                self._carry_out(
-                    self._dealer.refuse_invocation(session.session_id, message.request, refused)
-                )
-            case wamp.Error():
-                log_id = secrets.token_hex(8)
-                self._log.error(
-                    "the ERROR ({log_id}) was {uri}: {details!r:.1000}",
-                    log_id=log_id,
-                    uri=message.error,
-                    details=message.kwargs or message.args,
-                    job_id=messages.job_id_of(message),
-                )
-                opaque = internal_error("the request", log_id, messages.job_id_of(message))
-                reply = error_reply(message.request_type, message.request, opaque)
-                self._deliver(session.session_id, reply)
-            case wamp.Event():
-                self.count("events_dropped")
-            case _:
-                session.abort(f"a {kind} could not be sent")
+            session.failed()
 
     def _abort_all(self) -> None:
         for session in list(self._connections.values()):
-            session.abort("the daemon stops and it did not say goodbye in time")
+            session.abort("close_timeout", "the daemon stops and it did not say goodbye in time")

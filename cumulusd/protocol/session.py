@@ -119,6 +119,12 @@ class Session:
             return Ignore()
         return self._abort(messages.PROTOCOL_VIOLATION, text)
 
+    def fail(self, uri: str, text: str) -> Finish | Ignore:
+        """The session ends, however far it was, for a reason that isn't WAMP's: ABORT."""
+        if self.state is State.CLOSED:
+            return Ignore()
+        return self._finish(wamp.Abort(uri, text), text)
+
     def leave(self, reason: str, text: str | None) -> Reply | Finish | Ignore:
         """We end the session: GOODBYE, or ABORT before it has joined."""
         if self.state is State.JOINED:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from autobahn.exception import Disconnected
 from autobahn.twisted import resource as _resource
 from autobahn.twisted import websocket as _websocket
+from autobahn.util import encode_truncate
 from autobahn.websocket import types as _types
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -18,6 +19,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from cumulusd.peers import is_secure
+from cumulusd.protocol import messages
+from cumulusd.protocol.admission import Denial, source_of
 from cumulusd.protocol.codec import CODECS, Codec
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.remote_session import RemoteSession
@@ -34,14 +37,19 @@ ServerProtocol: Any = _websocket.WebSocketServerProtocol
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 #: A message may come in pieces; each costs memory beside its bytes, even an empty one.
 _MAX_FRAMES = 4096
+#: So many pieces of a message that isn't whole are joined: each costs more than its bytes.
+_MAX_PIECES = 1024
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Reception(Protocol):
     """The router, as connections see it."""
 
-    def refusal(self) -> str | None:
-        """Why no connection is taken now; None when one is."""
+    def refusal(self, source: str | None) -> Denial | None:
+        """Why no connection of that source is taken now; None when one is."""
+
+    def handshake_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
+        """A connection was not taken; `reason` is one of `tallies.REFUSALS`."""
 
     def connected(self, connection: "WampConnection", codec: Codec) -> RemoteSession:
         """A connection is open; its session."""
@@ -81,6 +89,10 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self._ping: IDelayedCall | None = None
         self._heard_at = 0.0
         self._frames = 0
+        self._refused_as = "handshake"
+        self._partial_since: float | None = None  #: a message that isn't whole yet
+        self.frame_data: list[bytes] | None = None
+        self.message_data: list[bytes] | None = None
 
     # What remote_session.Connection asks for
 
@@ -94,6 +106,19 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         """Nobody on a network reads along: TLS, loopback, a unix socket."""
         return is_secure(self.transport)
 
+    @property
+    def source(self) -> str | None:
+        """What counts as its address (`admission.source_of`)."""
+        return source_of(getattr(self.transport.getPeer(), "host", None))
+
+    def pause_reading(self) -> None:
+        """Reads no more until `resume_reading`; the kernel then holds the peer."""
+        self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        self.transport.resumeProducing()
+
     def write_message(self, payload: bytes, is_binary: bool) -> None:
         """Hands one message to the transport; dropped when the connection is closing."""
         try:
@@ -101,6 +126,10 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         except Disconnected:
             # It is closing, which Autobahn tells only by raising; connectionLost follows.
             _log.debug("not sent, {peer} is closing", peer=self.peer_name)
+
+    def write_pong(self, payload: bytes) -> None:
+        """Hands one pong to the transport; dropped when the connection is closing."""
+        self.sendPong(payload)
 
     def close(self) -> None:
         """Says good-bye by WebSocket's own closing handshake; bounded."""
@@ -125,12 +154,24 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         """Any byte shows that the peer lives."""
         self._heard_at = self.factory.clock.seconds()
         super().dataReceived(data)
+        if self.state != self.STATE_OPEN or not (
+            self.inside_message or self.current_frame is not None or self.data
+        ):
+            self._partial_since = None
+            return
+        if self._partial_since is None:
+            self._partial_since = self._heard_at
+        if self.frame_data is not None and len(self.frame_data) > _MAX_PIECES:
+            self.frame_data = [b"".join(self.frame_data)]
+        if self.message_data is not None and len(self.message_data) > _MAX_PIECES:
+            self.message_data = [b"".join(self.message_data)]
 
     def onConnect(self, request: Any) -> str:
         """Chooses the serialisation, or refuses. The client's order of preference counts."""
-        refusal = self.factory.reception.refusal()
+        refusal = self.factory.reception.refusal(self.source)
         if refusal is not None:
-            raise ConnectionDeny(ConnectionDeny.SERVICE_UNAVAILABLE, refusal)
+            self._refused_as = refusal.reason
+            raise ConnectionDeny(ConnectionDeny.SERVICE_UNAVAILABLE, refusal.text)
         headers: Mapping[str, str] = request.headers
         if request.origin and not is_same_host(
             request.origin, headers.get("host"), loopback_only=self.factory.loopback_only()
@@ -168,21 +209,67 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         """A piece of a message is coming."""
         self._frames += 1
         super().onMessageFrameBegin(length)
-        if self._frames > _MAX_FRAMES and not self.failedByMe:
-            self._max_message_size_exceeded(
-                self._frames, _MAX_FRAMES, f"a message in more than {_MAX_FRAMES} frames"
-            )
+        if self._frames == 1 or self.failedByMe:
+            return
+        if self._session is not None:
+            self._session.inbox.take()
+        if self._frames > _MAX_FRAMES:
+            text = f"a message in more than {_MAX_FRAMES} frames: send fewer, larger ones"
+            self._fail("message_fragments", self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG, text)
 
     def onMessage(self, payload: bytes, is_binary: bool) -> None:
         """One WAMP message. Whatever goes wrong ends this connection, never the daemon's work."""
+        self._partial_since = None
         session = self._session
         if session is None:
             return
         try:
             session.message_received(payload, is_binary)
         except Exception:
-            _log.failure("message of {peer} failed", peer=self.peer_name)
-            session.abort("an internal error of the router")
+            session.failed()
+
+    def onPing(self, payload: bytes) -> None:
+        """Answered through the outbox, which bounds what a peer that doesn't read costs."""
+        if self._session is not None:
+            self._session.ping_received(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """`dataReceived` has noted it; unasked ones count as messages do."""
+        if self._session is not None:
+            self._session.inbox.take()
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        """Answers a handshake that isn't taken; Autobahn's own would log without bound."""
+        self.wasNotCleanReason = reason
+        self.factory.reception.handshake_refused(
+            self.source, self.peer_name, self._refused_as, reason
+        )
+        self.sendHttpErrorResponse(code, reason, responseHeaders)
+        self.dropConnection(abort=False)
+
+    def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
+        text = (
+            f"a message of {size} bytes or more: at most {limit} are taken "
+            "(router.max_message_bytes); send it in parts"
+        )
+        self._fail("message_size", self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG, text)
+
+    def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
+        self._fail("violation", code, reason)
+
+    def _fail(self, reason: str, code: int, text: str) -> None:
+        """What came breaks WebSocket or a bound: ABORT and a close frame say so."""
+        if self.state == self.STATE_CLOSED:
+            return
+        self.failedByMe = True
+        if self.state == self.STATE_CLOSING:
+            self.dropConnection(abort=False)
+            return
+        if self._session is not None:
+            is_size = code == self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG
+            uri = messages.PAYLOAD_SIZE_EXCEEDED if is_size else messages.PROTOCOL_VIOLATION
+            self._session.broken(reason, uri, text)
+        self.sendCloseFrame(code, encode_truncate(text, 123))
 
     def sendCloseFrame(
         self, code: Any = None, reasonUtf8: Any = None, isReply: bool = False
@@ -206,12 +293,20 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             transport.dataBuffer = b""
             transport._tempDataBuffer.clear()
             transport._tempDataLen = 0
+        # And so does this end of it.
+        self.data = b""
+        self.frame_data = self.message_data = self.control_frame_data = None
         if session is not None:
             session.connection_lost()
 
     def _handshake_overdue(self) -> None:
         self._handshake_deadline = None
-        _log.info("no opening handshake of {peer} in time", peer=self.peer_name)
+        self.factory.reception.handshake_refused(
+            self.source,
+            self.peer_name,
+            "handshake_timeout",
+            f"no opening handshake within {self.factory.limits.hello_timeout_s:g} s",
+        )
         self.abort()
 
     def _send_ping(self) -> None:
@@ -222,13 +317,25 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         )
 
     def _check_ping(self, sent_at: float) -> None:
-        limits = self.factory.limits
-        if self._heard_at < sent_at:
-            self._ping = None
-            if self._session is not None:
-                self._session.abort(f"no answer to a ping within {limits.ping_timeout_s:g} s")
+        limits, session = self.factory.limits, self._session
+        self._ping = None
+        if session is None:
+            return
+        silent_since = session.inbox.silent_since(self._heard_at)
+        if silent_since is not None and silent_since < sent_at:
+            text = f"no answer to a ping within {limits.ping_timeout_s:g} s"
+            session.abort("ping_timeout", text)
             return
         self._ping = self.factory.clock.callLater(limits.ping_interval_s, self._send_ping)
+        if self._partial_since is None:
+            return
+        partial_since = session.inbox.silent_since(self._partial_since)
+        if partial_since is not None and self._heard_at - partial_since > limits.message_timeout_s:
+            text = (
+                f"a message did not become whole within {limits.message_timeout_s:g} s "
+                "(router.message_timeout_s): send it in parts, or over a faster line"
+            )
+            self._fail("message_timeout", self.CLOSE_STATUS_CODE_POLICY_VIOLATION, text)
 
     @staticmethod
     def _stop(timer: IDelayedCall | None) -> None:

@@ -47,9 +47,10 @@ OURS: dict[str, str] = {
     "cumulusd.config_platform": "",
     "cumulusd.config_chronos": "cumulusd.config_platform",
     "cumulusd.config_jobs": "cumulusd.config_platform",
+    "cumulusd.config_router": "cumulusd.config_platform",
     "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_jobs"
-    " cumulusd.config_platform cumulusd.config_s3 =cumulusd cumulusd.tls"
+    " cumulusd.config_platform cumulusd.config_router cumulusd.config_s3 =cumulusd cumulusd.tls"
     " cumulusd.errors cumulusd.identity",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",

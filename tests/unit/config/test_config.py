@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cumulusd.config import Config, ConfigError, is_loopback, load_config
 from cumulusd.identity import Authenticator, Role
+from cumulusd.protocol.limits import Limits
 
 ROOT = Path(__file__).parents[3]
 SECRET = "a-long-random-token-0123456789"
@@ -289,6 +291,32 @@ def test_the_shipped_configuration(tmp_path: Path) -> None:
     assert config.platform.local.python == python
     assert config.platform.local.count_cpu_devices
     assert config.tokens == () and all(map(is_loopback, config.listen))
+
+
+def test_the_routers_bounds_are_those_of_its_limits(tmp_path: Path) -> None:
+    """Key by key, with the same defaults; the shipped file shows all of them."""
+    assert Limits(**load(tmp_path, "").router.model_dump()) == Limits()
+    text = (ROOT / "etc" / "cumulusd.yaml").read_text()
+    section = text[text.index("# router:") : text.index("# log:")]
+    shown = yaml.safe_load("\n".join(line[2:] for line in section.splitlines()))["router"]
+    assert shown == load(tmp_path, "").router.model_dump()
+    config = load(tmp_path, "router: {max_uri_chars: 300, max_messages_per_s: 0}\n")
+    limits = Limits(**config.router.model_dump())
+    assert (limits.max_uri_chars, limits.max_messages_per_s) == (300, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{hard_cap_bytes: 1048576, high_watermark_bytes: 2097152}", "must be in that order"),
+        ("{max_message_bytes: 5}", "greater than or equal to 1048576"),
+        ("{max_connection: 5}", "did you mean 'max_connections'"),
+        ("{ping_timeout_s: 0}", "greater than or equal to 0.1"),
+    ],
+)
+def test_the_routers_bounds_are_bounded(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        load(tmp_path, f"router: {text}\n")
 
 
 def test_loading_installs_no_reactor(tmp_path: Path) -> None:

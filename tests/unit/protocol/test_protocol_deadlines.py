@@ -26,7 +26,10 @@ class Wire:
     peer_name = "memory"
     secure = True
 
-    def __init__(self) -> None:
+    def __init__(self, source: str | None = None) -> None:
+        self.source = source
+        self.reading = True
+        self.pongs: list[bytes] = []
         self.sent: list[Any] = []
         self.closing = False
         self.aborted = False
@@ -34,6 +37,15 @@ class Wire:
 
     def write_message(self, payload: bytes, is_binary: bool) -> None:
         self.sent.append(JSON.decode(payload, is_binary))
+
+    def write_pong(self, payload: bytes) -> None:
+        self.pongs.append(payload)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def close(self) -> None:
         self.closing = True
@@ -135,7 +147,8 @@ def test_stop_is_bounded() -> None:
     stopping = Deferred.fromCoroutine(setup.router.stop(2.0))
     assert isinstance(wires[0].sent[-1], wamp.Goodbye)
     assert isinstance(wires[1].sent[-1], wamp.Abort)
-    assert setup.router.refusal() == "the daemon is stopping"
+    refusal = setup.router.refusal(None)
+    assert refusal is not None and refusal.reason == "stopping"
     assert not stopping.called
     setup.clock.advance(2.0)
     assert stopping.called and all(wire.aborted for wire in wires)

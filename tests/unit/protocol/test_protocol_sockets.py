@@ -189,14 +189,3 @@ async def test_the_subprotocol_must_be_one_of_ours() -> None:
             await server.bare("wamp.2.ubjson")
         with pytest.raises(Refused):
             await server.bare("chat")
-
-
-@pytest_twisted.ensureDeferred
-async def test_connections_are_bounded() -> None:
-    async with serving(limits=Limits(max_connections=1)) as server:
-        first = await server.bare()
-        with pytest.raises(Refused):
-            await server.bare()
-        first.drop()
-        await until(lambda: server.router.stats().connections == 0)
-        assert not (await server.bare()).gone

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
-from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot
+from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot, RouterShare
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -63,7 +63,15 @@ def test_gauges_come_from_the_snapshot() -> None:
                 DeviceShare(hostname="lab", device_index=0, units_total=10_000, units_free=2_500),
             ),
             disagreements={"lab": 2, "attic": 0},
-            sessions_by_role={"client": 4},
+            router=RouterShare(
+                sessions_by_role={"client": 4},
+                connections=5,
+                queued_bytes=6,
+                refusals={"uri": 7, "slow_peer": 0},
+                events_dropped=8,
+                messages={"in": 9, "out": 10},
+                bytes={"in": 11, "out": 12},
+            ),
             journal_bytes=77,
             output_bytes=78,
             parts={"store": "ok", "platform": "away"},
@@ -78,6 +86,13 @@ def test_gauges_come_from_the_snapshot() -> None:
     assert found["cumulus_share_disagreements", ("lab",)] == 2
     assert found["cumulus_share_disagreements", ("attic",)] == 0
     assert found["cumulus_sessions", ("client",)] == 4
+    assert found["cumulus_router_connections", ()] == 5
+    assert found["cumulus_router_queued_bytes", ()] == 6
+    assert found["cumulus_router_refusals_total", ("uri",)] == 7
+    assert found["cumulus_router_refusals_total", ("slow_peer",)] == 0
+    assert found["cumulus_router_events_dropped_total", ()] == 8
+    assert found["cumulus_router_messages_total", ("in",)] == 9
+    assert found["cumulus_router_bytes_total", ("out",)] == 12
     assert found["cumulus_journal_bytes", ()] == 77
     assert found["cumulus_output_bytes", ()] == 78
     assert found["cumulus_part_ok", ("platform",)] == 0
