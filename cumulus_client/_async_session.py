@@ -25,9 +25,10 @@ class AsyncSession:
         *,
         profile: str | None = None,
         allow_pickle: bool = True,
+        api_key_name: str | None = None,
     ) -> None:
         """As of `CumulusClient`."""
-        connection = connection_to(server_url, api_key, profile)
+        connection = connection_to(server_url, api_key, profile, api_key_name=api_key_name)
         self.server_url = connection.server_url
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)

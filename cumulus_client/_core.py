@@ -48,14 +48,20 @@ MAYBE_ACCEPTED = (
 Say = Callable[[str], None]
 
 
-def connection_to(server_url: str | None, api_key: str | None, profile: str | None) -> Connection:
+def connection_to(
+    server_url: str | None,
+    api_key: str | None,
+    profile: str | None,
+    *,
+    api_key_name: str | None = None,
+) -> Connection:
     """Not opened yet; what isn't given is found as `_profiles.settings` says. Raises ValueError."""
     if server_url is not None and not isinstance(server_url, str):
         raise TypeError(f"server_url must be a str, not {type(server_url).__name__}")
     from cumulus_client._profiles import settings  # not before it is needed: imports are light
 
-    found = settings(server_url, api_key, profile)
-    return Connection(found.server_url, found.api_key)
+    found = settings(server_url, api_key, profile, api_key_name=api_key_name)
+    return Connection(found.server_url, found.api_key, api_key_name=found.api_key_name)
 
 
 class ClientCore:

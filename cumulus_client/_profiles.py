@@ -7,9 +7,11 @@ The file is `$XDG_CONFIG_HOME/cumulus/config.toml` (`~/.config` without that var
     [profiles.lab]
     server_url = "https://gpu.example.org"
     api_key = "..."
+    api_key_name = "ann"
 
-What is given goes before `CUMULUS_SERVER_URL`, `CUMULUS_API_KEY` and `CUMULUS_PROFILE`, those
-before the file. A key of the file is sent to its own profile's server and to no other.
+What is given goes before `CUMULUS_SERVER_URL`, `CUMULUS_API_KEY` (with `CUMULUS_API_KEY_NAME`) and
+`CUMULUS_PROFILE`, those before the file. A key's name is that of the place where the key was found.
+A key of the file is sent to its own profile's server and to no other.
 """
 
 import contextlib
@@ -31,7 +33,7 @@ DEFAULT_PROFILE = "default"
 #: No configuration is longer; something else stands at that path.
 MAX_FILE_BYTES = 1 << 20
 
-_KEYS = ("server_url", "api_key")
+_KEYS = ("server_url", "api_key", "api_key_name")
 
 
 class ProfileError(ValueError):
@@ -45,6 +47,7 @@ class Profile:
     name: str
     server_url: str
     api_key: str | None = None
+    api_key_name: str | None = None  #: what the daemon calls the key
 
     def __repr__(self) -> str:
         key = None if self.api_key is None else "..."
@@ -71,6 +74,7 @@ class Settings:
     server_url: str
     api_key: str | None
     origin: str
+    api_key_name: str | None = None
 
     def __repr__(self) -> str:
         key = None if self.api_key is None else "..."
@@ -95,6 +99,7 @@ def settings(
     api_key: str | None = None,
     profile: str | None = None,
     *,
+    api_key_name: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The daemon's URL and key: what is given, else the environment's, else the file's, else this
@@ -122,16 +127,14 @@ def settings(
     else:
         url, origin = DEFAULT_SERVER_URL, "the default"
     url = normalise_url(url)
-    profile_key = None
+    found: list[tuple[str | None, str | None]] = [
+        (env_key, environ.get("CUMULUS_API_KEY_NAME") or None)
+    ]
     if chosen is not None and normalise_url(chosen.server_url) == url:
-        profile_key = chosen.api_key
-    if api_key:
-        key: str | None = api_key
-    elif profile:
-        key = profile_key or env_key
-    else:
-        key = env_key or profile_key
-    return Settings(server_url=url, api_key=key, origin=origin)
+        found.insert(0 if profile else 1, (chosen.api_key, chosen.api_key_name))
+    found.insert(0, (api_key or None, None))
+    key, name = next((each for each in found if each[0]), (None, None))
+    return Settings(server_url=url, api_key=key, origin=origin, api_key_name=api_key_name or name)
 
 
 def _chosen(
@@ -220,7 +223,12 @@ def _profile(name: str, table: Any) -> Profile:
         url = normalise_url(table["server_url"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Profile(name=name, server_url=url, api_key=table.get("api_key") or None)
+    return Profile(
+        name=name,
+        server_url=url,
+        api_key=table.get("api_key") or None,
+        api_key_name=table.get("api_key_name") or None,
+    )
 
 
 def render(held: Profiles) -> str:
@@ -233,6 +241,8 @@ def render(held: Profiles) -> str:
         lines.append(f"server_url = {_quoted(profile.server_url)}")
         if profile.api_key is not None:
             lines.append(f"api_key = {_quoted(profile.api_key)}")
+        if profile.api_key_name is not None:
+            lines.append(f"api_key_name = {_quoted(profile.api_key_name)}")
     return "\n".join(lines) + "\n"
 
 

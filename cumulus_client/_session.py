@@ -28,13 +28,16 @@ class BlockingSession:
         *,
         profile: str | None = None,
         allow_pickle: bool = True,
+        api_key_name: str | None = None,
     ) -> None:
         """`server_url`: `http://host` (port 50051 unless it names one) or `https://host` (443).
         What isn't given comes from `CUMULUS_SERVER_URL` and `CUMULUS_API_KEY`, else from a profile
         of `cumulus login`: that called `profile`, `CUMULUS_PROFILE`'s or the default one.
         `allow_pickle`: open pickled results of jobs that this object submitted (opening a pickle
-        runs code). Nothing is sent yet. Raises ValueError for a URL or profile that is none."""
-        connection = connection_to(server_url, api_key, profile)
+        runs code). `api_key_name`: what the daemon calls the key (`CUMULUS_API_KEY_NAME`, or the
+        profile's); with it the key isn't sent over connections that others can read, but proven.
+        Nothing is sent yet. Raises ValueError for a URL or profile that is none."""
+        connection = connection_to(server_url, api_key, profile, api_key_name=api_key_name)
         self.server_url = connection.server_url
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)

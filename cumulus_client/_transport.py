@@ -34,12 +34,12 @@ def _serializers() -> list[Any]:
 
 
 async def open_transport(
-    url: str, *, api_key: str | None, shown_url: str
+    url: str, *, api_key: str | None, shown_url: str, api_key_name: str | None = None
 ) -> tuple[CallerSession, asyncio.Transport]:
     """Connects. The session's `joined` fires when it can be used; the transport is the caller's
     to abort. Raises OSError, ssl.SSLError, NoTls."""
     loop = asyncio.get_running_loop()
-    session = CallerSession(loop, url=shown_url, api_key=api_key)
+    session = CallerSession(loop, url=shown_url, api_key=api_key, api_key_name=api_key_name)
 
     class Protocol(WampWebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
         def onClose(self, wasClean: bool, code: int, reason: str | None) -> None:

@@ -5,8 +5,9 @@ progressive results through an errback chain; a caller needs eleven message type
 """
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autobahn.wamp import message as wamp_message
 from autobahn.wamp import role as wamp_role
@@ -21,12 +22,17 @@ from cumulus_client.exceptions import (
 )
 from cumulus_wire import uris
 
+if TYPE_CHECKING:
+    from cumulus_client._scram import ScramLogin
+
 # Autobahn's message classes are untyped.
 message: Any = wamp_message
 role: Any = wamp_role
 
 Progress = Callable[[dict[str, Any]], None]
 
+#: None of the methods that were offered is one for this connection.
+_METHOD_ERRORS = {"wamp.error.no_auth_method", "wamp.error.no_matching_auth_method"}
 _AUTH_ERRORS = {
     "wamp.error.not_authenticated",
     "wamp.error.authentication_failed",
@@ -63,11 +69,16 @@ class CallerSession:
         *,
         url: str,
         api_key: str | None,
+        api_key_name: str | None = None,
         realm: str = uris.REALM,
     ) -> None:
+        """With `api_key_name` the key isn't sent where others on the network could read it."""
         self._loop = loop
         self._url = url
         self._api_key = api_key
+        self._api_key_name = api_key_name
+        self._scram: ScramLogin | None = None  #: while and after it logs in so
+        self._answering: asyncio.Task[None] | None = None
         self._realm = realm
         self._calls: dict[int, _Call] = {}
         self._cancelled: set[int] = set()  # cancelled here, the last answer still to come
@@ -93,6 +104,17 @@ class CallerSession:
         self._transport = transport
         # An open daemon takes a key for nothing and is welcome to choose anonymous.
         methods = ["anonymous"] if self._api_key is None else ["ticket", "anonymous"]
+        authid, authextra = None if self._api_key is None else "client", None
+        if self._api_key is not None and self._api_key_name and _others_can_read(transport):
+            from cumulus_client import _scram
+
+            try:
+                self._scram = _scram.ScramLogin(self._api_key_name, self._api_key)
+            except _scram.ScramFault as error:
+                self._distrust(error)
+                return
+            methods, authid = [_scram.METHOD], self._api_key_name
+            authextra = self._scram.authextra
         transport.send(
             message.Hello(
                 realm=self._realm,
@@ -102,7 +124,8 @@ class CallerSession:
                     )
                 },
                 authmethods=methods,
-                authid=None if self._api_key is None else "client",
+                authid=authid,
+                authextra=authextra,
             )
         )
 
@@ -148,9 +171,16 @@ class CallerSession:
 
     def _handshake(self, msg: Any) -> None:
         if isinstance(msg, message.Welcome):
+            if self._scram is not None and not self._is_the_daemon(self._scram, msg):
+                return
             self._session_id, self._authid = msg.session, msg.authid
             if not self.joined.done():
                 self.joined.set_result(None)
+        elif isinstance(msg, message.Challenge) and self._scram is not None:
+            # Nothing else was offered: whatever it asks for, the key isn't sent.
+            if self._answering is None:
+                answer = self._answer(self._scram, msg.extra or {})
+                self._answering = self._loop.create_task(answer)
         elif isinstance(msg, message.Challenge):
             if msg.method != "ticket" or self._api_key is None:
                 self._refused(
@@ -164,6 +194,38 @@ class CallerSession:
         else:
             raise ProtocolError(f"unexpected {type(msg).__name__} before the session is open")
 
+    async def _answer(self, login: "ScramLogin", extra: Mapping[str, Any]) -> None:
+        from cumulus_client._scram import ScramFault
+
+        try:
+            signature, extra = await login.answer(extra)
+        except ScramFault as error:
+            self._distrust(error)
+            return
+        if not self.closed.done():
+            self._send(message.Authenticate(signature, dict(extra)))
+
+    def _is_the_daemon(self, login: "ScramLogin", welcome: Any) -> bool:
+        from cumulus_client._scram import ScramFault
+
+        try:
+            login.check(welcome.authextra)
+        except ScramFault as error:
+            self._distrust(error)
+            return False
+        return True
+
+    def _distrust(self, why: Exception) -> None:
+        """No session with that one."""
+        self._refused(
+            NotAuthenticated(
+                f"the login at {self._url} as {self._api_key_name!r} failed here: {why}",
+                hint="it may be no daemon of yours, or somebody between you and it; use https://",
+            )
+        )
+        self._send(message.Abort("wamp.error.authentication_failed"))
+        self._transport.close()
+
     def _abort_error(self, reason: str, text: str | None) -> CumulusError:
         said = f": {text}" if text else f" ({reason})"
         if reason in _AUTH_ERRORS:
@@ -171,6 +233,18 @@ class CallerSession:
                 return NotAuthenticated(
                     f"{self._url} wants an API key and none was given{said}",
                     hint="pass api_key=... or set CUMULUS_API_KEY",
+                )
+            if reason in _METHOD_ERRORS:
+                return NotAuthenticated(
+                    f"{self._url} takes no API key over this connection{said}",
+                    hint="use https://, or name the key (api_key_name=... or CUMULUS_API_KEY_NAME):"
+                    " then it needn't be sent",
+                )
+            if self._scram is not None:
+                return NotAuthenticated(
+                    f"{self._url} does not accept this API key as {self._api_key_name!r}{said}",
+                    hint="check the key and its name (api_key_name=... or CUMULUS_API_KEY_NAME) "
+                    "with the daemon's operator",
                 )
             return NotAuthenticated(
                 f"{self._url} does not accept this API key{said}",
@@ -192,6 +266,8 @@ class CallerSession:
         """Ends the session: every call under way raises ConnectionLost. Idempotent."""
         if not self.closed.done():
             self.closed.set_result(reason)
+        if self._answering is not None:
+            self._answering.cancel()
         self._refused(ConnectionFailed(f"{self._url}: {reason} before the session was open"))
         calls, self._calls = self._calls, {}
         self._cancelled.clear()
@@ -271,3 +347,19 @@ class CallerSession:
             except ConnectionLost:
                 pass
         self.fail("closed by this client")
+
+
+def _others_can_read(transport: Any) -> bool:
+    """Does what is sent over that connection leave this machine unencrypted?"""
+    tcp = transport.transport
+    if tcp.get_extra_info("sslcontext") is not None:
+        return False
+    peer, own = tcp.get_extra_info("peername"), tcp.get_extra_info("sockname")
+    if not isinstance(peer, tuple):
+        return False  # a unix socket
+    try:
+        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    except ValueError:
+        return True
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return not (mapped.is_loopback or (isinstance(own, tuple) and own[0] == peer[0]))

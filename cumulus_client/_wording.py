@@ -78,6 +78,8 @@ COMMAND_LINE = Words(
     {
         "in the job's `requirements`": "by --with, or in a file for -r",
         "pass api_key=... or set CUMULUS_API_KEY": "set CUMULUS_API_KEY, or run `cumulus login`",
+        "(api_key_name=... or CUMULUS_API_KEY_NAME)": "(CUMULUS_API_KEY_NAME, or `cumulus login "
+        "--name`)",
         "(api_key=... or CUMULUS_API_KEY)": "(CUMULUS_API_KEY, or what `cumulus login` kept)",
         "CUMULUS_SERVER_URL or server_url names it": "CUMULUS_SERVER_URL, --server or "
         "`cumulus login` names it",

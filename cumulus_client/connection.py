@@ -86,6 +86,7 @@ class Connection:
         server_url: str,
         api_key: str | None,
         *,
+        api_key_name: str | None = None,
         connect_timeout_s: float = 10.0,
         call_timeout_s: float = 60.0,
         reconnect_timeout_s: float = 3600.0,
@@ -93,6 +94,7 @@ class Connection:
         self.server_url = normalise_url(server_url)
         self.reconnect_timeout_s = reconnect_timeout_s
         self._api_key = api_key
+        self._api_key_name = api_key_name
         self._connect_timeout_s = connect_timeout_s
         self._call_timeout_s = call_timeout_s
         self._session: CallerSession | None = None
@@ -156,7 +158,10 @@ class Connection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 session, transport = await open_transport(
-                    websocket_url(where), api_key=self._api_key, shown_url=where
+                    websocket_url(where),
+                    api_key=self._api_key,
+                    api_key_name=self._api_key_name,
+                    shown_url=where,
                 )
                 await session.joined
         except TimeoutError:

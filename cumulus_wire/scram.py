@@ -33,8 +33,9 @@ MAX_ARGON2_ITERATIONS = 4096
 MAX_ARGON2_MEMORY_KIB = 256 * 1024
 #: Passes times KiB: some ten seconds of a slow core.
 MAX_ARGON2_WORK_KIB = 4 * 1024 * 1024
+#: Less makes guessing easy for who listens in, or poses as the daemon.
+MIN_ARGON2_WORK_KIB = 4 * 1024
 MAX_PBKDF2_ITERATIONS = 2_000_000
-#: A cheaper one makes guessing easy for who listens in.
 MIN_PBKDF2_ITERATIONS = 4096
 
 

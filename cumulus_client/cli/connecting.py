@@ -19,7 +19,7 @@ def client_of(options: argparse.Namespace) -> CumulusClient:
     """The client, not connected yet. Raises UsageError."""
     try:
         found = settings(options.server, options.api_key, options.profile)
-        return CumulusClient(found.server_url, found.api_key)
+        return CumulusClient(found.server_url, found.api_key, api_key_name=found.api_key_name)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

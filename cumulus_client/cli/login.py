@@ -33,6 +33,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="read the key from stdin: pass show cumulus | cumulus login --api-key-stdin ...",
     )  # fmt: skip
     parser.add_argument(
+        "--name", metavar="NAME",
+        help="what the daemon calls the key; with it, the key is not sent over connections that "
+        "others can read",
+    )  # fmt: skip
+    parser.add_argument(
         "--make-default", action="store_true",
         help="what commands use that name no other; the first one is it anyway",
     )  # fmt: skip
@@ -52,7 +57,7 @@ def _login(options: argparse.Namespace) -> int:
         attempts -= 1
         key = _key(options, url)
         try:
-            with CumulusClient(url, key) as client:
+            with CumulusClient(url, key, api_key_name=options.name) as client:
                 info = client.get_server_info()
             break
         except NotAuthenticated as error:
@@ -60,7 +65,7 @@ def _login(options: argparse.Namespace) -> int:
                 raise
             warn(error.message)
     held = held.with_profile(
-        Profile(name=options.profile, server_url=url, api_key=key),
+        Profile(name=options.profile, server_url=url, api_key=key, api_key_name=options.name),
         make_default=options.make_default,
     )
     try:
@@ -126,7 +131,7 @@ def _asked(ask: Callable[[], str]) -> str:
 LOGIN = Verb(
     name="login",
     about="keep a daemon's URL and key in the configuration file",
-    usage="cumulus login [--profile NAME] [--server-url URL] [--api-key-stdin]",
+    usage="cumulus login [--profile NAME] [--server-url URL] [--name NAME] [--api-key-stdin]",
     description="Asks for the daemon's URL and your key, tries them, and writes them as a profile "
     "into\n$XDG_CONFIG_HOME/cumulus/config.toml (~/.config without that), readable by you alone.",
     arguments=_arguments,

@@ -58,6 +58,35 @@ def test_what_goes_before_what(
     assert "k-lab" not in repr(found)
 
 
+@pytest.mark.parametrize(
+    ("given", "variables", "key", "name"),
+    [
+        ({}, {}, "k-work", "ann"),
+        ({"api_key": "k"}, {}, "k", None),
+        ({"api_key": "k", "api_key_name": "bob"}, {}, "k", "bob"),
+        ({"api_key_name": "bob"}, {}, "k-work", "bob"),
+        ({}, {"CUMULUS_API_KEY": "k-env"}, "k-env", None),
+        ({}, {"CUMULUS_API_KEY": "k-env", "CUMULUS_API_KEY_NAME": "eve"}, "k-env", "eve"),
+        ({"api_key": "k"}, {"CUMULUS_API_KEY_NAME": "eve"}, "k", None),
+        ({}, {"CUMULUS_API_KEY_NAME": "eve"}, "k-work", "ann"),
+        ({"profile": "work"}, {"CUMULUS_API_KEY": "k-env"}, "k-work", "ann"),
+        ({"server_url": "http://elsewhere"}, {}, None, None),
+    ],
+)
+def test_a_keys_name_is_that_of_where_it_was_found(
+    tmp_path: Path,
+    given: dict[str, str],
+    variables: dict[str, str],
+    key: str | None,
+    name: str | None,
+) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    work = Profile(name="work", server_url="http://w", api_key="k-work", api_key_name="ann")
+    _profiles.save(_profiles.config_path(environ), Profiles(profiles={"work": work}))
+    found = settings(**given, environ={**environ, **variables})
+    assert (found.api_key, found.api_key_name) == (key, name)
+
+
 def test_without_a_file_it_is_this_machine(tmp_path: Path) -> None:
     found = settings(environ={"HOME": str(tmp_path)})
     assert (found.server_url, found.api_key) == ("http://127.0.0.1:50051", None)
