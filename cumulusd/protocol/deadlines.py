@@ -14,22 +14,22 @@ class Deadlines(Generic[K]):
     """At most one deadline for each key, in seconds of whatever clock its owner goes by."""
 
     def __init__(self) -> None:
-        self._due_at: dict[K, float] = {}
+        self._entries: dict[K, tuple[float, int, K]] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._due_at)
+        return len(self._entries)
 
     def set(self, key: K, due_at: float) -> None:
         """Sets or moves the key's deadline."""
-        self._due_at[key] = due_at
-        heapq.heappush(self._heap, (due_at, next(self._numbers), key))
+        entry = self._entries[key] = (due_at, next(self._numbers), key)
+        heapq.heappush(self._heap, entry)
         self._sweep()
 
     def discard(self, key: K) -> None:
         """The key has none any more."""
-        if self._due_at.pop(key, None) is not None:
+        if self._entries.pop(key, None) is not None:
             self._sweep()
 
     def next_at(self) -> float | None:
@@ -43,14 +43,14 @@ class Deadlines(Generic[K]):
         due = []
         while (at := self.next_at()) is not None and at <= now:
             key = heapq.heappop(self._heap)[2]
-            del self._due_at[key]
+            del self._entries[key]
             due.append(key)
         return due
 
     def _is_live(self, entry: tuple[float, int, K]) -> bool:
-        return self._due_at.get(entry[2]) == entry[0]
+        return self._entries.get(entry[2]) is entry
 
     def _sweep(self) -> None:
-        if len(self._heap) > 2 * len(self._due_at) + _SLACK:
+        if len(self._heap) > 2 * len(self._entries) + _SLACK:
             self._heap = [entry for entry in self._heap if self._is_live(entry)]
             heapq.heapify(self._heap)
