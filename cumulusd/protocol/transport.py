@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from autobahn.exception import Disconnected
 from autobahn.twisted import resource as _resource
 from autobahn.twisted import websocket as _websocket
 from autobahn.util import encode_truncate
@@ -19,11 +18,16 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from cumulusd.peers import is_secure
+<<<<<<< Updated upstream
 from cumulusd.protocol import messages
 from cumulusd.protocol.admission import Denial, source_of
+=======
+from cumulusd.protocol import frames
+>>>>>>> Stashed changes
 from cumulusd.protocol.codec import CODECS, Codec
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.remote_session import RemoteSession
+from cumulusd.protocol.writer import Turn, Writer
 
 #: Of the module: a class's own would hang the connection on every event it logs.
 _log = Logger()
@@ -37,8 +41,14 @@ ServerProtocol: Any = _websocket.WebSocketServerProtocol
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 #: A message may come in pieces; each costs memory beside its bytes, even an empty one.
 _MAX_FRAMES = 4096
+<<<<<<< Updated upstream
 #: So many pieces of a message that isn't whole are joined: each costs more than its bytes.
 _MAX_PIECES = 1024
+=======
+#: A message of which more is missing goes to Autobahn, which keeps its pieces apart and joins them
+#: once; of shorter ones the beginning is kept here.
+_MOST_WAITED_BYTES = 16 * 1024
+>>>>>>> Stashed changes
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -83,16 +93,21 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def __init__(self) -> None:
         super().__init__()
         self._codec: Codec | None = None
+        self._writer: Writer | None = None
         self._session: RemoteSession | None = None
         self._handshake_deadline: IDelayedCall | None = None
         self._close_deadline: IDelayedCall | None = None
         self._ping: IDelayedCall | None = None
         self._heard_at = 0.0
         self._frames = 0
+<<<<<<< Updated upstream
         self._refused_as = "handshake"
         self._partial_since: float | None = None  #: a message that isn't whole yet
         self.frame_data: list[bytes] | None = None
         self.message_data: list[bytes] | None = None
+=======
+        self.data = b""
+>>>>>>> Stashed changes
 
     # What remote_session.Connection asks for
 
@@ -121,11 +136,11 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
 
     def write_message(self, payload: bytes, is_binary: bool) -> None:
         """Hands one message to the transport; dropped when the connection is closing."""
-        try:
-            self.sendMessage(payload, is_binary)
-        except Disconnected:
-            # It is closing, which Autobahn tells only by raising; connectionLost follows.
+        writer = self._writer
+        if self.state != self.STATE_OPEN or writer is None:
             _log.debug("not sent, {peer} is closing", peer=self.peer_name)
+            return
+        writer.write(frames.header(len(payload), is_binary), payload)
 
     def write_pong(self, payload: bytes) -> None:
         """Hands one pong to the transport; dropped when the connection is closing."""
@@ -137,6 +152,8 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
 
     def abort(self) -> None:
         """Ends the TCP connection now; what waits in it is lost."""
+        if self._writer is not None:
+            self._writer.drop()
         self.wasClean = False
         self.wasNotCleanReason = "aborted by the router"
         self.dropConnection(abort=True)
@@ -153,6 +170,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def dataReceived(self, data: bytes) -> None:
         """Any byte shows that the peer lives."""
         self._heard_at = self.factory.clock.seconds()
+<<<<<<< Updated upstream
         super().dataReceived(data)
         if self.state != self.STATE_OPEN or not (
             self.inside_message or self.current_frame is not None or self.data
@@ -165,6 +183,15 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             self.frame_data = [b"".join(self.frame_data)]
         if self.message_data is not None and len(self.message_data) > _MAX_PIECES:
             self.message_data = [b"".join(self.message_data)]
+=======
+        self.factory.turn.run(self._read, data)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Autobahn's own frames (close, ping, pong) keep their place after what was written."""
+        if self._writer is not None:
+            self._writer.flush()
+        super().sendData(data, sync, chopsize)
+>>>>>>> Stashed changes
 
     def onConnect(self, request: Any) -> str:
         """Chooses the serialisation, or refuses. The client's order of preference counts."""
@@ -193,6 +220,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self._stop(self._handshake_deadline)
         self._handshake_deadline = None
         self._session = self.factory.reception.connected(self, self._codec)
+        self._writer = Writer(self.transport, self.factory.turn)
         # HTTPChannel is still the transport's producer: without this our pauses would be its.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self._session.outbox, True)
@@ -286,6 +314,8 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         for timer in (self._handshake_deadline, self._close_deadline, self._ping):
             self._stop(timer)
         session, self._session = self._session, None
+        if self._writer is not None:
+            self._writer.drop()
         super().connectionLost(reason)
         # A dead transport lives until the garbage collector finds its cycle; its buffer need not.
         transport = self.transport
@@ -298,6 +328,35 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self.frame_data = self.message_data = self.control_frame_data = None
         if session is not None:
             session.connection_lost()
+
+    def _read(self, data: bytes) -> None:
+        """Takes whole messages here; leaves everything else to Autobahn, and what follows it."""
+        if (
+            self.state != self.STATE_OPEN
+            or self.current_frame is not None
+            or self.inside_message
+            or self._session is None
+        ):
+            self._dataReceived(data)
+            return
+        buffer = self.data + data if self.data else data
+        limit = self.factory.limits.max_message_bytes
+        at = 0
+        while (
+            isinstance(frame := frames.read(buffer, at, limit), frames.Frame)
+            and self.state == self.STATE_OPEN
+        ):
+            at = frame.end
+            self.onMessage(frame.payload, frame.is_binary)
+        self.data = buffer[at:]
+        waits = isinstance(frame, frames.Incomplete) and frame.missing_bytes <= _MOST_WAITED_BYTES
+        if self.data and not waits:
+            self.consumeData()
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        if self._writer is not None and not abort:
+            self._writer.flush()
+        super()._closeConnection(abort)
 
     def _handshake_overdue(self) -> None:
         self._handshake_deadline = None
@@ -359,6 +418,7 @@ class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
         super().__init__(protocols=list(CODECS), server="", reactor=clock)
         self.clock = clock
         self.limits = limits
+        self.turn = Turn(clock)
         self.reception = reception
         self.loopback_only = loopback_only
         self.setProtocolOptions(
