@@ -24,47 +24,79 @@ OwnsJob = Callable[[Principal, str], bool]
 #: The pattern of a router that is open to all, as tests and benchmarks have it.
 ANYTHING = "{anything}"
 
-_READING = (
-    uris.JOB_GET,
-    uris.JOB_LIST,
-    uris.JOB_ATTACH,
-    uris.JOB_RESULT,
-    uris.JOB_CHECKPOINTS,
-    uris.JOB_OUTPUTS,
-    uris.JOB_OUTPUT,
-    uris.WORKER_LIST,
-    uris.SERVER_INFO,
-)
-_USING = ("cumulus.package.*", "cumulus.job.*", uris.WORKER_LIST, uris.SERVER_INFO)
-#: WAMP's meta API: who is there, and what is offered and listened to.
-_META = ("wamp.session.*", "wamp.subscription.*", "wamp.registration.*")
-_META_READING = (
-    *("wamp.session.count", "wamp.session.list", "wamp.session.get"),
-    *("wamp.subscription.*", "wamp.registration.*"),
-)
-_META_TOPICS = ("wamp.session.**", "wamp.subscription.**", "wamp.registration.**")
-_ALL_TOPICS = (
-    *(uris.job_status_topic("{any_job}"), uris.TOPIC_JOBS, uris.TOPIC_WORKERS),
-    *_META_TOPICS,
-)
-
 #: Role and action to URI patterns.
 Table = Mapping[tuple[Role, Action], tuple[str, ...]]
 
-#: `*` and `{any_job}` take one component, a last `**` one or more; `{own_job}` a job of the
-#: principal's owner, `{own_node}` the node that the agent stands for, `{verb}` one of AGENT_VERBS.
-#: The daemon's own session is not asked. Nobody remote may publish, or call an agent.
-ALLOWED: Table = MappingProxyType(
-    {
-        (Role.CLIENT, Action.CALL): _USING,
-        (Role.CLIENT, Action.SUBSCRIBE): (uris.job_status_topic("{own_job}"),),
-        (Role.VIEWER, Action.CALL): (*_READING, *_META_READING),
-        (Role.VIEWER, Action.SUBSCRIBE): _ALL_TOPICS,
-        (Role.ADMIN, Action.CALL): (*_USING, *_META),
-        (Role.ADMIN, Action.SUBSCRIBE): _ALL_TOPICS,
-        (Role.AGENT, Action.REGISTER): (uris.agent_procedure("{own_node}", "{verb}"),),
-    }
+_CALL, _SUBSCRIBE, _REGISTER = Action.CALL, Action.SUBSCRIBE, Action.REGISTER
+_SUBMITTERS = (Role.CLIENT, Role.ADMIN)
+_PEOPLE = (Role.CLIENT, Role.ADMIN, Role.VIEWER)
+_OPERATORS = (Role.ADMIN, Role.VIEWER)
+_ADMIN = (Role.ADMIN,)
+
+#: The whole table. In a URI, `*` and `{any_job}` take one component, a last `**` one or more;
+#: `{own_job}` a job of the principal's owner, `{own_node}` the node that the agent stands for,
+#: `{verb}` one of AGENT_VERBS. Of whose job a procedure speaks is in its arguments, and judged
+#: where it is answered. The daemon's own session is not asked. Nobody remote may publish, or call
+#: an agent.
+ROWS: tuple[tuple[Action, str, tuple[Role, ...]], ...] = (
+    (_CALL, uris.PACKAGE_CHECK, _SUBMITTERS),
+    (_CALL, uris.PACKAGE_PUT, _SUBMITTERS),
+    (_CALL, uris.PACKAGE_COMMIT, _SUBMITTERS),
+    (_CALL, uris.JOB_SUBMIT, _SUBMITTERS),
+    (_CALL, uris.JOB_CANCEL, _SUBMITTERS),
+    (_CALL, uris.JOB_PAUSE, _SUBMITTERS),
+    (_CALL, uris.JOB_RESUME, _SUBMITTERS),
+    (_CALL, uris.JOB_DELETE, _SUBMITTERS),
+    (_CALL, uris.JOB_GET, _PEOPLE),
+    (_CALL, uris.JOB_LIST, _PEOPLE),
+    (_CALL, uris.JOB_ATTACH, _PEOPLE),
+    (_CALL, uris.JOB_RESULT, _PEOPLE),
+    (_CALL, uris.JOB_CHECKPOINTS, _PEOPLE),
+    (_CALL, uris.JOB_OUTPUTS, _PEOPLE),
+    (_CALL, uris.JOB_OUTPUT, _PEOPLE),
+    (_CALL, uris.WORKER_LIST, _PEOPLE),
+    (_CALL, uris.SERVER_INFO, _PEOPLE),
+    # WAMP's meta API: who is there, and what is offered and listened to.
+    (_CALL, "wamp.session.count", _OPERATORS),
+    (_CALL, "wamp.session.list", _OPERATORS),
+    (_CALL, "wamp.session.get", _OPERATORS),
+    (_CALL, "wamp.session.kill", _ADMIN),
+    (_CALL, "wamp.session.kill_by_authid", _ADMIN),
+    (_CALL, "wamp.session.kill_by_authrole", _ADMIN),
+    (_CALL, "wamp.session.kill_all", _ADMIN),
+    (_CALL, "wamp.registration.list", _OPERATORS),
+    (_CALL, "wamp.registration.lookup", _OPERATORS),
+    (_CALL, "wamp.registration.match", _OPERATORS),
+    (_CALL, "wamp.registration.get", _OPERATORS),
+    (_CALL, "wamp.registration.list_callees", _OPERATORS),
+    (_CALL, "wamp.registration.count_callees", _OPERATORS),
+    (_CALL, "wamp.subscription.list", _OPERATORS),
+    (_CALL, "wamp.subscription.lookup", _OPERATORS),
+    (_CALL, "wamp.subscription.match", _OPERATORS),
+    (_CALL, "wamp.subscription.get", _OPERATORS),
+    (_CALL, "wamp.subscription.list_subscribers", _OPERATORS),
+    (_CALL, "wamp.subscription.count_subscribers", _OPERATORS),
+    (_SUBSCRIBE, uris.job_status_topic("{own_job}"), (Role.CLIENT,)),
+    (_SUBSCRIBE, uris.job_status_topic("{any_job}"), _OPERATORS),
+    (_SUBSCRIBE, uris.TOPIC_JOBS, _OPERATORS),
+    (_SUBSCRIBE, uris.TOPIC_WORKERS, _OPERATORS),
+    (_SUBSCRIBE, "wamp.session.**", _OPERATORS),
+    (_SUBSCRIBE, "wamp.subscription.**", _OPERATORS),
+    (_SUBSCRIBE, "wamp.registration.**", _OPERATORS),
+    (_REGISTER, uris.agent_procedure("{own_node}", "{verb}"), (Role.AGENT,)),
 )
+
+
+def _by_role() -> Table:
+    table: dict[tuple[Role, Action], tuple[str, ...]] = {}
+    for action, uri, roles in ROWS:
+        for role in roles:
+            table[role, action] = (*table.get((role, action), ()), uri)
+    return MappingProxyType(table)
+
+
+#: The same, as it is asked.
+ALLOWED = _by_role()
 
 
 def is_allowed(
