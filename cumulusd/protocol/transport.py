@@ -18,12 +18,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from cumulusd.peers import is_secure
-<<<<<<< Updated upstream
-from cumulusd.protocol import messages
+from cumulusd.protocol import frames, messages
 from cumulusd.protocol.admission import Denial, source_of
-=======
-from cumulusd.protocol import frames
->>>>>>> Stashed changes
 from cumulusd.protocol.codec import CODECS, Codec
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.remote_session import RemoteSession
@@ -41,14 +37,11 @@ ServerProtocol: Any = _websocket.WebSocketServerProtocol
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 #: A message may come in pieces; each costs memory beside its bytes, even an empty one.
 _MAX_FRAMES = 4096
-<<<<<<< Updated upstream
 #: So many pieces of a message that isn't whole are joined: each costs more than its bytes.
 _MAX_PIECES = 1024
-=======
 #: A message of which more is missing goes to Autobahn, which keeps its pieces apart and joins them
 #: once; of shorter ones the beginning is kept here.
 _MOST_WAITED_BYTES = 16 * 1024
->>>>>>> Stashed changes
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -100,14 +93,11 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self._ping: IDelayedCall | None = None
         self._heard_at = 0.0
         self._frames = 0
-<<<<<<< Updated upstream
         self._refused_as = "handshake"
         self._partial_since: float | None = None  #: a message that isn't whole yet
         self.frame_data: list[bytes] | None = None
         self.message_data: list[bytes] | None = None
-=======
         self.data = b""
->>>>>>> Stashed changes
 
     # What remote_session.Connection asks for
 
@@ -170,8 +160,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def dataReceived(self, data: bytes) -> None:
         """Any byte shows that the peer lives."""
         self._heard_at = self.factory.clock.seconds()
-<<<<<<< Updated upstream
-        super().dataReceived(data)
+        self.factory.turn.run(self._read, data)
         if self.state != self.STATE_OPEN or not (
             self.inside_message or self.current_frame is not None or self.data
         ):
@@ -183,15 +172,12 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             self.frame_data = [b"".join(self.frame_data)]
         if self.message_data is not None and len(self.message_data) > _MAX_PIECES:
             self.message_data = [b"".join(self.message_data)]
-=======
-        self.factory.turn.run(self._read, data)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn's own frames (close, ping, pong) keep their place after what was written."""
         if self._writer is not None:
             self._writer.flush()
         super().sendData(data, sync, chopsize)
->>>>>>> Stashed changes
 
     def onConnect(self, request: Any) -> str:
         """Chooses the serialisation, or refuses. The client's order of preference counts."""
