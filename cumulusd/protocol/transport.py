@@ -205,8 +205,8 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         assert self._codec is not None, "onConnect chose it"
         self._stop(self._handshake_deadline)
         self._handshake_deadline = None
-        self._session = self.factory.reception.connected(self, self._codec)
         self._writer = Writer(self.transport, self.factory.turn)
+        self._session = self.factory.reception.connected(self, self._codec)
         # HTTPChannel is still the transport's producer: without this our pauses would be its.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self._session.outbox, True)

@@ -20,16 +20,28 @@ MAX_BYTES = 70_000
 class Session:
     """What a connection needs of its session; keeps what comes."""
 
-    def __init__(self) -> None:
-        self.outbox = self
-        self.received: list[tuple[bytes, bool]] = []
-        self.ended = False
+    def __init__(self, connection: WampConnection) -> None:
+        self.outbox = self.inbox = self
+        self.seen: list[Any] = []
+        self._connection = connection
 
     def message_received(self, payload: bytes, is_binary: bool) -> None:
-        self.received.append((payload, is_binary))
+        self.seen.append((payload, is_binary))
+
+    def ping_received(self, payload: bytes) -> None:
+        self._connection.write_pong(payload)
+
+    def take(self) -> None:
+        self.seen.append("more to count")
+
+    def broken(self, *why: str) -> None:
+        self.seen.append(why)
+
+    def failed(self) -> None:
+        raise AssertionError
 
     def connection_lost(self) -> None:
-        self.ended = True
+        self.seen.append("lost")
 
 
 class Transport(StringTransport):
@@ -43,8 +55,11 @@ class Reception:
     def refusal(self, *_: Any) -> None:
         return None
 
+    def handshake_refused(self, *_: Any) -> None:
+        raise AssertionError
+
     def connected(self, connection: WampConnection, codec: Codec) -> Any:
-        return Session()
+        return Session(connection)
 
 
 class Plain(WampConnection):
@@ -127,7 +142,7 @@ def test_any_stream_cut_anywhere_is_taken_as_autobahn_takes_it(
             connection.dataReceived(rest[:cut])
             rest = rest[cut:]
         connection.dataReceived(rest)
-    assert quick._session.received == plain._session.received
+    assert quick._session.seen == plain._session.seen
     assert quick.transport.value() == plain.transport.value()
     assert quick.state == plain.state
 
