@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from autobahn.exception import Disconnected
 from autobahn.websocket.protocol import WebSocketProtocol
-from raw_peer import RawPeer, frame
+from raw_peer import Peer, frame
 from twisted.internet.task import deferLater
 from wamp_peers import MIB, Bare, Refused, Server, joined_bare, nothing, reactor, serving, until
 
@@ -98,8 +98,8 @@ async def test_a_message_too_big_is_told_by_abort_and_by_the_close_code() -> Non
 @pytest_twisted.ensureDeferred
 async def test_a_message_in_too_many_fragments() -> None:
     async with serving(limits=Limits(close_timeout_s=0.3)) as server:
-        with RawPeer(server.port_number) as peer:
-            await peer.join()
+        with Peer(server.port_number) as peer:
+            await peer.joins()
             peer.send(frame(b"", fin=False) + 4096 * frame(b"", 0, fin=False))
             await until(peer.read)
             abort, close = peer.messages()
@@ -116,8 +116,8 @@ async def test_a_message_that_never_becomes_whole() -> None:
         message_timeout_s=0.2, ping_interval_s=0.05, ping_timeout_s=0.05, close_timeout_s=0.2
     )
     async with serving(limits=limits) as server:
-        with RawPeer(server.port_number) as peer:
-            await peer.join()
+        with Peer(server.port_number) as peer:
+            await peer.joins()
             peer.send(frame(b"[", length=100_000))
             while not peer.read():
                 peer.send(b" ")
@@ -221,9 +221,9 @@ async def test_a_flood_of_connections_is_refused_before_they_are_websockets() ->
     limits = Limits(max_connections=1, close_timeout_s=60)
     async with serving(limits=limits) as server:
         await server.join()
-        peers = [RawPeer(server.port_number) for _ in range(TURNED_AWAY_AT_ONCE)]
+        peers = [Peer(server.port_number) for _ in range(TURNED_AWAY_AT_ONCE)]
         for peer in peers:
-            await peer.open()  # and it doesn't even close
+            await peer.opens()  # and it doesn't even close
         with pytest.raises(Refused, match="503"):
             await server.bare()
         counted = server.router.stats().refusals
