@@ -1,4 +1,4 @@
-"""What a peer that doesn't read costs the router's process: measured from outside, in its memory."""
+"""What a peer that doesn't read costs the router, measured from outside in its process's memory."""
 
 import os
 import subprocess
