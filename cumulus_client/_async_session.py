@@ -1,6 +1,7 @@
 """An asyncio client's own connection, and what is asked over it."""
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,9 +27,12 @@ class AsyncSession:
         profile: str | None = None,
         allow_pickle: bool = True,
         api_key_name: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """As of `CumulusClient`."""
-        connection = connection_to(server_url, api_key, profile, api_key_name=api_key_name)
+        connection = connection_to(
+            server_url, api_key, profile, api_key_name=api_key_name, ca_file=ca_file
+        )
         self.server_url = connection.server_url
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)

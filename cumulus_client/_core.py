@@ -54,14 +54,20 @@ def connection_to(
     profile: str | None,
     *,
     api_key_name: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
 ) -> Connection:
     """Not opened yet; what isn't given is found as `_profiles.settings` says. Raises ValueError."""
     if server_url is not None and not isinstance(server_url, str):
         raise TypeError(f"server_url must be a str, not {type(server_url).__name__}")
     from cumulus_client._profiles import settings  # not before it is needed: imports are light
 
-    found = settings(server_url, api_key, profile, api_key_name=api_key_name)
-    return Connection(found.server_url, found.api_key, api_key_name=found.api_key_name)
+    found = settings(server_url, api_key, profile, api_key_name=api_key_name, ca_file=ca_file)
+    return Connection(
+        found.server_url,
+        found.api_key,
+        api_key_name=found.api_key_name,
+        ca_file=found.ca_file,
+    )
 
 
 class ClientCore:

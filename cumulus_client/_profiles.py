@@ -8,10 +8,12 @@ The file is `$XDG_CONFIG_HOME/cumulus/config.toml` (`~/.config` without that var
     server_url = "https://gpu.example.org"
     api_key = "..."
     api_key_name = "ann"
+    ca_file = "lab-ca.pem"
 
-What is given goes before `CUMULUS_SERVER_URL`, `CUMULUS_API_KEY` (with `CUMULUS_API_KEY_NAME`) and
-`CUMULUS_PROFILE`, those before the file. A key's name is that of the place where the key was found.
-A key of the file is sent to its own profile's server and to no other.
+What is given goes before `CUMULUS_SERVER_URL`, `CUMULUS_API_KEY` (with `CUMULUS_API_KEY_NAME`),
+`CUMULUS_CA_FILE` and `CUMULUS_PROFILE`, those before the file. A key's name is that of the place
+where the key was found. A key of the file is sent to its own profile's server and to no other; by
+its CA file that server is known and no other.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ DEFAULT_PROFILE = "default"
 #: No configuration is longer; something else stands at that path.
 MAX_FILE_BYTES = 1 << 20
 
-_KEYS = ("server_url", "api_key", "api_key_name")
+_KEYS = ("server_url", "api_key", "api_key_name", "ca_file")
 
 
 class ProfileError(ValueError):
@@ -46,12 +48,9 @@ class Profile:
 
     name: str
     server_url: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     api_key_name: str | None = None  #: what the daemon calls the key
-
-    def __repr__(self) -> str:
-        key = None if self.api_key is None else "..."
-        return f"Profile(name={self.name!r}, server_url={self.server_url!r}, api_key={key!r})"
+    ca_file: str | None = None  #: as written: a relative path starts at the file's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +71,10 @@ class Settings:
     """The daemon to speak to. `origin`: where the URL was found, in words."""
 
     server_url: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     origin: str
     api_key_name: str | None = None
-
-    def __repr__(self) -> str:
-        key = None if self.api_key is None else "..."
-        return f"Settings(server_url={self.server_url!r}, api_key={key!r}, origin={self.origin!r})"
+    ca_file: str | None = None
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -98,14 +94,16 @@ def settings(
     server_url: str | None = None,
     api_key: str | None = None,
     profile: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
     *,
     api_key_name: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The daemon's URL and key: what is given, else the environment's, else the file's, else this
-    machine's daemon. `profile`: the name of one in the file, which goes before the environment.
+    """The daemon's URL, key and CA file: what is given, else the environment's, else the file's,
+    else this machine's daemon. `profile`: the name of one in the file, which goes before the
+    environment.
 
-    Raises ProfileError; ValueError for a URL that is none.
+    Raises ProfileError; ValueError for a URL that is none, or a CA file that can't be read.
     """
     environ = os.environ if environ is None else environ
     path = config_path(environ)
@@ -134,7 +132,45 @@ def settings(
         found.insert(0 if profile else 1, (chosen.api_key, chosen.api_key_name))
     found.insert(0, (api_key or None, None))
     key, name = next((each for each in found if each[0]), (None, None))
-    return Settings(server_url=url, api_key=key, origin=origin, api_key_name=api_key_name or name)
+    return Settings(
+        server_url=url,
+        api_key=key,
+        origin=origin,
+        api_key_name=api_key_name or name,
+        ca_file=_ca_file(ca_file, environ, profile, chosen, path, url),
+    )
+
+
+def _ca_file(
+    given: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    profile: str | None,
+    chosen: Profile | None,
+    path: Path,
+    url: str,
+) -> str | None:
+    """As `settings` says, of an https URL by its absolute path. Raises ValueError."""
+    ours = None
+    if chosen is not None and chosen.ca_file and normalise_url(chosen.server_url) == url:
+        ours = str(path.parent / Path(chosen.ca_file).expanduser())
+    named = environ.get("CUMULUS_CA_FILE") or None
+    found = (ours or named) if profile else (named or ours)
+    if given is not None:
+        found = os.fspath(given)
+    return found if found is None or not url.startswith("https:") else _readable(found)
+
+
+def _readable(ca_file: str) -> str:
+    """Its absolute path. Raises ValueError."""
+    path = os.path.abspath(os.path.expanduser(ca_file))
+    try:
+        with open(path, "rb"):
+            return path
+    except OSError as error:
+        raise ValueError(
+            f"the CA file {path} can't be read: {error.strerror or error} (ca_file=... or "
+            "CUMULUS_CA_FILE names it)"
+        ) from None
 
 
 def _chosen(
@@ -228,6 +264,7 @@ def _profile(name: str, table: Any) -> Profile:
         server_url=url,
         api_key=table.get("api_key") or None,
         api_key_name=table.get("api_key_name") or None,
+        ca_file=table.get("ca_file") or None,
     )
 
 
@@ -243,6 +280,8 @@ def render(held: Profiles) -> str:
             lines.append(f"api_key = {_quoted(profile.api_key)}")
         if profile.api_key_name is not None:
             lines.append(f"api_key_name = {_quoted(profile.api_key_name)}")
+        if profile.ca_file is not None:
+            lines.append(f"ca_file = {_quoted(profile.ca_file)}")
     return "\n".join(lines) + "\n"
 
 

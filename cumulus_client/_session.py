@@ -1,6 +1,7 @@
 """A client's own connection, and what is asked over it about jobs, workers and the daemon."""
 
 import concurrent.futures
+import os
 import weakref
 from collections.abc import Coroutine
 from types import TracebackType
@@ -29,6 +30,7 @@ class BlockingSession:
         profile: str | None = None,
         allow_pickle: bool = True,
         api_key_name: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """`server_url`: `http://host` (port 50051 unless it names one) or `https://host` (443).
         What isn't given comes from `CUMULUS_SERVER_URL` and `CUMULUS_API_KEY`, else from a profile
@@ -36,8 +38,12 @@ class BlockingSession:
         `allow_pickle`: open pickled results of jobs that this object submitted (opening a pickle
         runs code). `api_key_name`: what the daemon calls the key (`CUMULUS_API_KEY_NAME`, or the
         profile's); with it the key isn't sent over connections that others can read, but proven.
-        Nothing is sent yet. Raises ValueError for a URL or profile that is none."""
-        connection = connection_to(server_url, api_key, profile, api_key_name=api_key_name)
+        `ca_file`: a PEM file with the certificates by which an https daemon is known, and no
+        others; else `CUMULUS_CA_FILE`, the profile's, what this machine trusts. Nothing is sent
+        yet. Raises ValueError for a URL, profile or CA file that is none."""
+        connection = connection_to(
+            server_url, api_key, profile, api_key_name=api_key_name, ca_file=ca_file
+        )
         self.server_url = connection.server_url
         self._io = IoThread()
         self._core = ClientCore(connection, allow_pickle=allow_pickle)

@@ -9,6 +9,7 @@ from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocket
 from autobahn.wamp import serializer
 from autobahn.websocket.util import parse_url
 
+from cumulus_client._tls import speaks_http, trusting
 from cumulus_client._wire_session import CallerSession
 from cumulus_client.connection import MAX_MESSAGE_BYTES, PING_INTERVAL_S, PING_TIMEOUT_S
 
@@ -34,10 +35,16 @@ def _serializers() -> list[Any]:
 
 
 async def open_transport(
-    url: str, *, api_key: str | None, shown_url: str, api_key_name: str | None = None
+    url: str,
+    *,
+    api_key: str | None,
+    shown_url: str,
+    api_key_name: str | None = None,
+    ca_file: str | None = None,
 ) -> tuple[CallerSession, asyncio.Transport]:
     """Connects. The session's `joined` fires when it can be used; the transport is the caller's
-    to abort. Raises OSError, ssl.SSLError, NoTls."""
+    to abort. `ca_file`: as of `_tls.trusting`. Raises OSError, ssl.SSLError, NoTls,
+    ConnectionFailed."""
     loop = asyncio.get_running_loop()
     session = CallerSession(loop, url=shown_url, api_key=api_key, api_key_name=api_key_name)
 
@@ -64,7 +71,7 @@ async def open_transport(
         autoPingSize=12,
     )
     secure, host, port, *_ = parse_url(url)
-    context = ssl.create_default_context() if secure else None
+    context = trusting(ca_file) if secure else None
     connecting = asyncio.ensure_future(
         loop.create_connection(
             factory, host, port, ssl=context, server_hostname=host if secure else None
@@ -74,8 +81,10 @@ async def open_transport(
         await _look_for_plain_http(connecting, host, port)
     try:
         transport, _protocol = await connecting
+    except ssl.SSLCertVerificationError:
+        raise
     except ssl.SSLError:
-        if await _speaks_http(host, port):
+        if await speaks_http(host, port):
             raise NoTls from None
         raise
     except asyncio.CancelledError:
@@ -91,26 +100,9 @@ async def _look_for_plain_http(connecting: "asyncio.Future[Any]", host: str, por
     when `connecting` is done or may still succeed; raises NoTls, and cancels it."""
     try:
         await asyncio.wait([connecting], timeout=TLS_PATIENCE_S)
-        if not connecting.done() and await _speaks_http(host, port):
+        if not connecting.done() and await speaks_http(host, port):
             raise NoTls
     except BaseException:
         connecting.cancel()
         await asyncio.wait([connecting])
         raise
-
-
-async def _speaks_http(host: str, port: int) -> bool:
-    """Is that an HTTP server that takes requests without TLS? (One with TLS answers them with 400,
-    if at all.)"""
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(TLS_PATIENCE_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(f"HEAD /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            status = await reader.readline()
-    except (OSError, ValueError):  # TimeoutError is an OSError
-        return False
-    finally:
-        if writer is not None:
-            writer.close()
-    return status.startswith(b"HTTP/") and status.split()[1:2] != [b"400"]

@@ -97,6 +97,11 @@ class CallerSession:
         """Calls can be made."""
         return self._session_id is not None and not self.closed.done()
 
+    @property
+    def reached(self) -> bool:
+        """The server opened the WebSocket."""
+        return self._transport is not None
+
     # --- what Autobahn's transport calls -----------------------------------------------------
 
     def onOpen(self, transport: Any) -> None:

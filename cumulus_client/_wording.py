@@ -81,6 +81,7 @@ COMMAND_LINE = Words(
         "(api_key_name=... or CUMULUS_API_KEY_NAME)": "(CUMULUS_API_KEY_NAME, or `cumulus login "
         "--name`)",
         "(api_key=... or CUMULUS_API_KEY)": "(CUMULUS_API_KEY, or what `cumulus login` kept)",
+        "ca_file=... or CUMULUS_CA_FILE": "--ca-file FILE or CUMULUS_CA_FILE",
         "CUMULUS_SERVER_URL or server_url names it": "CUMULUS_SERVER_URL, --server or "
         "`cumulus login` names it",
         'files={"place/in/the/job": path}': "--file place/in/the/job=path",

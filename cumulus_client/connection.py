@@ -87,11 +87,14 @@ class Connection:
         api_key: str | None,
         *,
         api_key_name: str | None = None,
+        ca_file: str | None = None,
         connect_timeout_s: float = 10.0,
         call_timeout_s: float = 60.0,
         reconnect_timeout_s: float = 3600.0,
     ) -> None:
+        """`ca_file`: the certificates by which an https daemon is known; None: this machine's."""
         self.server_url = normalise_url(server_url)
+        self.ca_file = ca_file
         self.reconnect_timeout_s = reconnect_timeout_s
         self._api_key = api_key
         self._api_key_name = api_key_name
@@ -146,6 +149,7 @@ class Connection:
     async def _connect(self) -> "CallerSession":
         """One attempt, bounded by `connect_timeout_s`."""
         try:
+            from cumulus_client._tls import not_trusted
             from cumulus_client._transport import NoTls, open_transport
         except RuntimeError as error:  # txaio: one framework a process
             raise ConnectionFailed(
@@ -155,6 +159,7 @@ class Connection:
             ) from error
         where = self.server_url
         transport: Any = None
+        session: CallerSession | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 session, transport = await open_transport(
@@ -162,6 +167,7 @@ class Connection:
                     api_key=self._api_key,
                     api_key_name=self._api_key_name,
                     shown_url=where,
+                    ca_file=self.ca_file,
                 )
                 await session.joined
         except TimeoutError:
@@ -178,13 +184,11 @@ class Connection:
                 hint=f"use {plain}, or an https proxy before the daemon",
             ) from None
         except ssl.SSLError as error:
-            raise ConnectionFailed(
-                f"no TLS connection with {where}: {error.reason or error}",
-                hint="check that the daemon speaks https and that its certificate is trusted here "
-                "(SSL_CERT_FILE names an own CA)",
-            ) from error
-        except CumulusError:
+            raise not_trusted(where, self.ca_file, error) from error
+        except CumulusError as error:
             _abort(transport)
+            if session is not None and not session.reached and where.startswith("http:"):
+                await self._look_for_tls(error)
             raise
         except OSError as error:
             raise ConnectionFailed(
@@ -196,6 +200,17 @@ class Connection:
             raise
         self._transport = transport
         return session
+
+    async def _look_for_tls(self, error: CumulusError) -> None:
+        """An http URL led to no WebSocket: raises ConnectionFailed if TLS is spoken there."""
+        from cumulus_client._tls import speaks_tls
+
+        parts = urlsplit(self.server_url)
+        if await speaks_tls(str(parts.hostname), parts.port or DEFAULT_PORT):
+            raise ConnectionFailed(
+                f"{self.server_url} does not speak http, only https",
+                hint=f"use https{self.server_url.removeprefix('http')}",
+            ) from error
 
     async def call(self, procedure: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The answer of a procedure that may safely be called twice: it is repeated when the

@@ -18,8 +18,13 @@ LAST = "last"
 def client_of(options: argparse.Namespace) -> CumulusClient:
     """The client, not connected yet. Raises UsageError."""
     try:
-        found = settings(options.server, options.api_key, options.profile)
-        return CumulusClient(found.server_url, found.api_key, api_key_name=found.api_key_name)
+        found = settings(options.server, options.api_key, options.profile, ca_file=options.ca_file)
+        return CumulusClient(
+            found.server_url,
+            found.api_key,
+            api_key_name=found.api_key_name,
+            ca_file=found.ca_file,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
 

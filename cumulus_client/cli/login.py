@@ -2,14 +2,16 @@
 
 import argparse
 import getpass
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from cumulus_client._profiles import DEFAULT_PROFILE, Profile, config_path, load, save
 from cumulus_client.cli.displays import warn
 from cumulus_client.cli.exits import EXIT_UNAVAILABLE
 from cumulus_client.cli.output import print_json
-from cumulus_client.cli.parser import UsageError, Verb, add_json
+from cumulus_client.cli.parser import UsageError, Verb, add_ca_file, add_json
 from cumulus_client.client import CumulusClient
 from cumulus_client.connection import normalise_url
 from cumulus_client.exceptions import NotAuthenticated
@@ -41,6 +43,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--make-default", action="store_true",
         help="what commands use that name no other; the first one is it anyway",
     )  # fmt: skip
+    add_ca_file(parser)
     add_json(parser)
 
 
@@ -52,20 +55,29 @@ def _login(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     before = held.profiles.get(options.profile)
     url = _url(options, None if before is None else before.server_url)
+    ca_file = _ca_file(options, url, before)
     attempts = 1 if options.api_key_stdin or not sys.stdin.isatty() else _ATTEMPTS
     while True:
         attempts -= 1
         key = _key(options, url)
         try:
-            with CumulusClient(url, key, api_key_name=options.name) as client:
+            with CumulusClient(url, key, api_key_name=options.name, ca_file=ca_file) as client:
                 info = client.get_server_info()
             break
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         except NotAuthenticated as error:
             if not attempts:
                 raise
             warn(error.message)
     held = held.with_profile(
-        Profile(name=options.profile, server_url=url, api_key=key, api_key_name=options.name),
+        Profile(
+            name=options.profile,
+            server_url=url,
+            api_key=key,
+            api_key_name=options.name,
+            ca_file=ca_file,
+        ),
         make_default=options.make_default,
     )
     try:
@@ -95,6 +107,16 @@ def _url(options: argparse.Namespace, before: str | None) -> str:
         return normalise_url(url)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _ca_file(options: argparse.Namespace, url: str, before: Profile | None) -> str | None:
+    """By its whole path, so that it is found from everywhere."""
+    given = options.ca_file or os.environ.get("CUMULUS_CA_FILE")
+    if given:
+        return os.path.abspath(os.path.expanduser(given))
+    if before is None or before.ca_file is None or before.server_url != url:
+        return None
+    return str(config_path().parent / Path(before.ca_file).expanduser())
 
 
 def _key(options: argparse.Namespace, url: str) -> str | None:
@@ -131,7 +153,8 @@ def _asked(ask: Callable[[], str]) -> str:
 LOGIN = Verb(
     name="login",
     about="keep a daemon's URL and key in the configuration file",
-    usage="cumulus login [--profile NAME] [--server-url URL] [--name NAME] [--api-key-stdin]",
+    usage="cumulus login [--profile NAME] [--server-url URL] [--ca-file FILE] [--name NAME] "
+    "[--api-key-stdin]",
     description="Asks for the daemon's URL and your key, tries them, and writes them as a profile "
     "into\n$XDG_CONFIG_HOME/cumulus/config.toml (~/.config without that), readable by you alone.",
     arguments=_arguments,

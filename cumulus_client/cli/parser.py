@@ -122,6 +122,16 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         help="the key (default: CUMULUS_API_KEY, else the profile's; other users of this machine "
         "see what is written here, and those not)",
     )  # fmt: skip
+    add_ca_file(group)
+
+
+def add_ca_file(parser: argparse._ActionsContainer) -> None:
+    """By which certificates an https daemon is known."""
+    parser.add_argument(
+        "--ca-file", metavar="FILE",
+        help="a PEM file with the CA of an https daemon (default: CUMULUS_CA_FILE, else the "
+        "profile's, else what this machine trusts)",
+    )  # fmt: skip
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "as JSON, for programs") -> None:
