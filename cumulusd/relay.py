@@ -123,7 +123,7 @@ class Relay:
     def receive(self, who: Principal) -> Incoming:
         """A package whose hash isn't known, for `submit_posted`. Raises as `check_upload` does."""
         self._submissions.check_upload(who)
-        return self._packages.receive(self._submissions.check_disk)
+        return self._packages.receive(who.owner, self._submissions.check_disk)
 
     async def submit_posted(
         self, who: Principal, spec_value: Any, job_id: Any, faults: Sequence[Mapping[str, str]]
@@ -312,7 +312,7 @@ class Relay:
                 f"The package has {size_bytes} bytes, {self._limits.spec.package_max_bytes} may be",
                 hint="leave data out of the package and fetch it inside the job",
             )
-        present, _ = self._packages.check(sha256, size_bytes)
+        present, _ = self._packages.check(who.owner, sha256, size_bytes)
         offset = 0 if present else self._packages.uploaded(who.owner, sha256)
         return {"present": present, "offset": offset, "chunk_bytes": PACKAGE_CHUNK_BYTES}
 

@@ -96,7 +96,7 @@ class Submissions:
         try:
             self.check_open(who)
             if posted and not found:
-                spec_value = await self._with_contents(spec_value)
+                spec_value = await self._with_contents(who, spec_value)
             record = await self._submit(who, spec_value, used_id, found, job_id is not None)
         except CumulusError as error:
             error.job_id = error.job_id or used_id
@@ -152,7 +152,8 @@ class Submissions:
             if known is not None:
                 return known
         self.check_disk()
-        if not self._packages.check(spec.package_sha256, spec.package_size_bytes)[0]:
+        package = (spec.package_sha256, spec.package_size_bytes)
+        if not self._packages.check(who.owner, *package)[0]:
             raise NotFound(
                 f"The package {spec.package_sha256[:12]}… was not uploaded",
                 hint="upload it with cumulus.package.put and .commit first",
@@ -191,13 +192,13 @@ class Submissions:
             raise invalid_spec(faults)
         return spec
 
-    async def _with_contents(self, spec_value: Any) -> Any:
+    async def _with_contents(self, who: Principal, spec_value: Any) -> Any:
         """The specification, and what the package's own files say of it. Raises InvalidArgument."""
         package = spec_value.get("package") if isinstance(spec_value, Mapping) else None
         sha256 = package.get("sha256") if isinstance(package, Mapping) else None
         if not isinstance(sha256, str):
             return spec_value  # which is refused for that
-        contents: PackageContents = await self._packages.look(sha256, look_inside)
+        contents: PackageContents = await self._packages.look(who.owner, sha256, look_inside)
         given = spec_value.get("requirements", [])
         if not contents.requirements or not isinstance(given, list):
             return spec_value

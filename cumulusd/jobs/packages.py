@@ -1,8 +1,8 @@
 """Uploaded code packages, by the SHA-256 of their bytes.
 
 A package is one file `<root>/<sha256>.zip`; an upload is a file in `<root>/uploads/` per owner and
-hash until its commit, and can be continued after a restart. Whoever names the hash of a package has
-it already, so a known package is `present` for every owner.
+hash until its commit, and can be continued after a restart. A package is there only for the owners
+that brought it (`package_owners`).
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Set
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from twisted.logger import Logger
 from cumulus_wire.link import MAX_BODY_BYTES
 from cumulusd.errors import Conflict, InvalidArgument, NotFound, TooLarge, TooMany
 from cumulusd.jobs.incoming import Incoming
+from cumulusd.jobs.package_owners import PackageOwners, name_for
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.segments import write_at
 from cumulusd.jobs.store import StoreFailed
@@ -67,17 +69,18 @@ class Packages:
         self._received = 0
         for folder in (root, self._uploads, self._checking):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owners = PackageOwners(root / "owners")
         for path in self._checking.iterdir():
             path.unlink()  # a commit that a crash interrupted; its client begins again
         for path in self._uploads.glob(f"{_RECEIVED}*"):
             path.unlink()
 
-    def check(self, sha256: str, size_bytes: int) -> tuple[bool, int]:
-        """(the package is here, how much of it is: all or nothing). Raises InvalidArgument,
-        TooLarge. A package that was asked for is kept for a while, see `prune`.
+    def check(self, owner: str, sha256: str, size_bytes: int) -> tuple[bool, int]:
+        """(this owner has brought the package, how much of it is here: all or nothing). Raises
+        InvalidArgument, TooLarge. A package that was asked for is kept for a while, see `prune`.
         """
         self._validate(sha256, size_bytes)
-        present = self._present(sha256, size_bytes)
+        present = self._present(owner, sha256, size_bytes)
         return present, size_bytes if present else 0
 
     def uploaded(self, owner: str, sha256: str) -> int:
@@ -93,7 +96,7 @@ class Packages:
         """
         self._validate(sha256, offset + len(data))
         whole = _size_bytes(self._package_path(sha256))
-        if whole is not None:
+        if whole is not None and self._owners.has(owner, sha256):
             return whole
         path = self._upload_path(owner, sha256)
         held = _size_bytes(path) or 0
@@ -119,7 +122,7 @@ class Packages:
         """
         self._validate(sha256, size_bytes)
         async with self._commit_lock:
-            if self._present(sha256, size_bytes):
+            if self._present(owner, sha256, size_bytes):
                 return
             path = self._upload_path(owner, sha256)
             held = _size_bytes(path) or 0
@@ -137,6 +140,7 @@ class Packages:
                 if found is None:
                     now = self._wall_clock()
                     os.utime(self._package_path(sha256), (now, now))
+                    self._owners.add(owner, sha256)
             except OSError as error:
                 raise self._disk_error("stored", error) from error
         if found is not None:
@@ -146,7 +150,7 @@ class Packages:
                 f"{size_bytes} bytes with {sha256} were announced",
             )
 
-    def receive(self, check_disk: Callable[[], None] = lambda: None) -> Incoming:
+    def receive(self, owner: str, check_disk: Callable[[], None] = lambda: None) -> Incoming:
         """A new upload of a package whose hash is not known yet. Raises TooMany, StoreFailed.
 
         `check_disk` raises CumulusError when nothing more may be written; it is asked each time.
@@ -165,16 +169,18 @@ class Packages:
                 path,
                 in_thread=self._in_receiving_thread,
                 check_room=check_room,
-                adopt=self._adopt,
+                adopt=partial(self._adopt, owner),
                 disk_error=lambda error: self._disk_error("stored", error),
             )
         except OSError as error:
             raise self._disk_error("stored", error) from error
 
-    async def look(self, sha256: str, look: Callable[[Path], _T]) -> _T:
-        """What `look`, which may block, makes of that package's file. Raises NotFound, StoreFailed
-        and what it raises."""
+    async def look(self, owner: str, sha256: str, look: Callable[[Path], _T]) -> _T:
+        """What `look`, which may block, makes of that package's file. Raises NotFound, also when
+        this owner hasn't brought it, StoreFailed and what it raises."""
         self._validate(sha256, 0)
+        if not self._owners.has(owner, sha256):
+            raise _not_here(sha256)
         path = self._package_path(sha256)
         try:
             return await self._run_in_thread(lambda: look(path))
@@ -210,6 +216,7 @@ class Packages:
             for path in self._root.glob("*.zip"):
                 if path.stem not in in_use:
                     freed += self._prune_file(path, now - max_age_s)
+            self._owners.keep_only({path.stem for path in self._root.glob("*.zip")})
             for path in self._uploads.iterdir():
                 freed += self._prune_file(path, now - max_age_s)
         except OSError as error:
@@ -234,8 +241,7 @@ class Packages:
         return self._root / f"{sha256}.zip"
 
     def _upload_path(self, owner: str, sha256: str) -> Path:
-        # Owners' names may hold anything, also what no file name may.
-        return self._uploads / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}-{sha256}"
+        return self._uploads / name_for(owner, sha256)
 
     def _validate(self, sha256: str, size_bytes: int) -> None:
         if not _SHA256.fullmatch(sha256):
@@ -253,10 +259,10 @@ class Packages:
                 hint="Leave data out of the package, or raise the daemon's limit.",
             )
 
-    def _present(self, sha256: str, size_bytes: int) -> bool:
+    def _present(self, owner: str, sha256: str, size_bytes: int) -> bool:
         path = self._package_path(sha256)
         held = _size_bytes(path)
-        if held is None:
+        if held is None or not self._owners.has(owner, sha256):
             return False
         if held != size_bytes:
             raise _invalid("size_bytes", f"The package {sha256} has {held} bytes, not {size_bytes}")
@@ -274,14 +280,15 @@ class Packages:
         finally:
             self._receiving.release()
 
-    async def _adopt(self, path: Path, sha256: str, size_bytes: int) -> None:
+    async def _adopt(self, owner: str, path: Path, sha256: str, size_bytes: int) -> None:
         """Makes a received file, which is durable under its own name, the package."""
         async with self._commit_lock:
             try:
-                if not self._present(sha256, size_bytes):
+                if not self._present(owner, sha256, size_bytes):
                     await self._run_in_thread(lambda: _move(path, self._package_path(sha256)))
                 now = self._wall_clock()
                 os.utime(self._package_path(sha256), (now, now))
+                self._owners.add(owner, sha256)
             except OSError as error:
                 raise self._disk_error("stored", error) from error
 

@@ -19,6 +19,7 @@ from cumulusd.errors import CumulusError, InvalidArgument
 from cumulusd.jobs import machine
 from cumulusd.jobs.journal import Journal
 from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.package_owners import PackageOwners
 from tests.sim import sim_invariants, sim_oracle
 from tests.sim.sim_clients import PACKAGE, PACKAGE_SHA256, Facts, Reader, Submitter
 from tests.sim.sim_clock import SimClock
@@ -235,6 +236,9 @@ class World:
         self.disk.root.mkdir(parents=True)
         (self.disk.root / "packages").mkdir()
         (self.disk.root / "packages" / f"{PACKAGE_SHA256}.zip").write_bytes(PACKAGE)
+        owners = PackageOwners(self.disk.root / "packages" / "owners")
+        for job in self.plan.jobs:
+            owners.add(job.owner, PACKAGE_SHA256)
         self.workers_root.mkdir()
         for number, devices in enumerate(self.plan.devices):
             node_id = f"n{number}"

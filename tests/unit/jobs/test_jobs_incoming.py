@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, ensureDeferred
 
 from cumulusd.errors import CumulusError, InvalidArgument, NotFound, TooLarge, TooMany
 from cumulusd.jobs import incoming
+from cumulusd.jobs.package_owners import name_for
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.store import StoreFailed
 
@@ -38,30 +39,30 @@ def descriptors() -> int:
 
 def test_it_becomes_a_package_by_its_hash(tmp_path: Path) -> None:
     held = packages(tmp_path)
-    upload = held.receive()
+    upload = held.receive("ann")
     for begin in range(0, len(DATA), 1000):
         result_of(upload.write(DATA[begin : begin + 1000]))
     assert held.total_bytes == len(DATA)
     assert result_of(upload.commit()) == (HASH, len(DATA))
     upload.discard()
-    assert held.check(HASH, len(DATA)) == (True, len(DATA))
+    assert held.check("ann", HASH, len(DATA)) == (True, len(DATA))
     assert result_of(held.read(HASH, 0, 10_000))[0] == DATA
-    assert files(tmp_path) == [f"{HASH}.zip"]
+    assert sorted(files(tmp_path)) == sorted([f"{HASH}.zip", name_for("ann", HASH)])
 
 
 def test_a_package_that_is_here_already_is_kept(tmp_path: Path) -> None:
     held = packages(tmp_path)
     for _ in range(2):
-        upload = held.receive()
+        upload = held.receive("ann")
         result_of(upload.write(DATA))
         assert result_of(upload.commit()) == (HASH, len(DATA))
-    assert files(tmp_path) == [f"{HASH}.zip"]
+    assert sorted(files(tmp_path)) == sorted([f"{HASH}.zip", name_for("ann", HASH)])
 
 
 @pytest.mark.parametrize("when", ["made", "written"])
 def test_a_discarded_one_leaves_nothing(tmp_path: Path, when: str) -> None:
     held, before = packages(tmp_path), descriptors()
-    upload = held.receive()
+    upload = held.receive("ann")
     if when == "written":
         result_of(upload.write(DATA))
     upload.discard()
@@ -74,7 +75,7 @@ def test_a_discarded_one_leaves_nothing(tmp_path: Path, when: str) -> None:
 def test_one_discarded_while_a_thread_writes_leaves_nothing(tmp_path: Path) -> None:
     threads = Threads(held=True)
     held, before = packages(tmp_path, run_in_thread=threads), descriptors()
-    upload = held.receive()
+    upload = held.receive("ann")
     writing = ensureDeferred(upload.write(DATA))
     writing.cancel()
     with pytest.raises(CancelledError):
@@ -87,7 +88,7 @@ def test_one_discarded_while_a_thread_writes_leaves_nothing(tmp_path: Path) -> N
 
 def test_an_empty_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        result_of(packages(tmp_path).receive().commit())
+        result_of(packages(tmp_path).receive("ann").commit())
     assert refused.value.details["faults"] == [{"key": "code", "message": "is empty"}]
     assert files(tmp_path) == []
 
@@ -97,10 +98,10 @@ def test_an_empty_one_is_refused(tmp_path: Path) -> None:
 )
 def test_bounds(tmp_path: Path, size: int, error: type[CumulusError]) -> None:
     held = packages(tmp_path)
-    others = [held.receive() for _ in range(2)]
+    others = [held.receive("ann") for _ in range(2)]
     for other in others:
         result_of(other.write(b"x" * 9_000))
-    upload = held.receive()
+    upload = held.receive("ann")
     with pytest.raises(error):
         result_of(upload.write(b"x" * size))
     for other in others:
@@ -114,7 +115,7 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at
         raise OSError(errno.ENOSPC, "No space left on device")
 
     held, before = packages(tmp_path), descriptors()
-    upload = held.receive()
+    upload = held.receive("ann")
     if at == "write":
         monkeypatch.setattr(incoming, "write_at", refuse)
         with pytest.raises(StoreFailed, match="No space left"):
@@ -128,7 +129,7 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at
 
 
 def test_what_a_crash_left_goes_at_the_next_start(tmp_path: Path) -> None:
-    upload = packages(tmp_path).receive()
+    upload = packages(tmp_path).receive("ann")
     result_of(upload.write(DATA))
     packages(tmp_path)
     assert files(tmp_path) == []
@@ -137,11 +138,11 @@ def test_what_a_crash_left_goes_at_the_next_start(tmp_path: Path) -> None:
 
 def test_looking_into_a_package(tmp_path: Path) -> None:
     held = packages(tmp_path)
-    upload = held.receive()
+    upload = held.receive("ann")
     result_of(upload.write(DATA))
     result_of(upload.commit())
-    assert result_of(held.look(HASH, lambda path: path.read_bytes())) == DATA
+    assert result_of(held.look("ann", HASH, lambda path: path.read_bytes())) == DATA
     with pytest.raises(NotFound):
-        result_of(held.look("0" * 64, lambda path: path.read_bytes()))
+        result_of(held.look("ann", "0" * 64, lambda path: path.read_bytes()))
     with pytest.raises(StoreFailed):
-        result_of(held.look(HASH, lambda path: os.listdir(path)))
+        result_of(held.look("ann", HASH, lambda path: os.listdir(path)))

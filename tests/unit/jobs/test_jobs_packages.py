@@ -47,21 +47,60 @@ def upload(held: Packages, data: bytes, owner: str = "ann") -> str:
 
 def test_an_upload_in_pieces(tmp_path: Path) -> None:
     held = packages(tmp_path)
-    assert held.check(HASH, len(DATA)) == (False, 0)
+    assert held.check("ann", HASH, len(DATA)) == (False, 0)
     assert held.uploaded("ann", HASH) == 0
     assert result_of(held.put("ann", HASH, 0, DATA[:2000])) == 2000
     assert held.uploaded("ann", HASH) == 2000
     assert result_of(held.put("ann", HASH, 2000, DATA[2000:])) == len(DATA)
-    assert held.check(HASH, len(DATA)) == (False, 0)
+    assert held.check("ann", HASH, len(DATA)) == (False, 0)
     result_of(held.commit("ann", HASH, len(DATA)))
     result_of(held.commit("ann", HASH, len(DATA)))
-    assert held.check(HASH, len(DATA)) == (True, len(DATA))
+    assert held.check("ann", HASH, len(DATA)) == (True, len(DATA))
     assert result_of(held.read(HASH, 0, 10**6)) == (DATA, len(DATA))
     assert result_of(held.read(HASH, 100, 7)) == (DATA[100:107], len(DATA))
     assert result_of(held.read(HASH, len(DATA), 7)) == (b"", len(DATA))
     assert held.total_bytes == len(DATA)
-    # It is there for everybody, and uploads nothing more.
-    assert result_of(held.put("ben", HASH, 0, DATA[:5])) == len(DATA)
+    # Its owner uploads nothing more.
+    assert result_of(held.put("ann", HASH, 0, DATA[:5])) == len(DATA)
+
+
+def test_a_package_is_there_for_who_brought_it(tmp_path: Path) -> None:
+    """Nobody else can use it, or find out that it is there: not by asking, sizes, uploads."""
+    held = packages(tmp_path)
+    upload(held, DATA)
+    missing = "0" * 64
+    for sha256 in (HASH, missing):
+        assert held.check("ben", sha256, len(DATA)) == (False, 0)
+        assert held.check("ben", sha256, 5) == (False, 0)
+        assert held.uploaded("ben", sha256) == 0
+        assert result_of(held.put("ben", sha256, 0, DATA[:5])) == 5
+        with pytest.raises(Conflict):
+            result_of(held.put("ben", sha256, 0, DATA[:5]))
+        with pytest.raises(Conflict):
+            result_of(held.commit("ben", sha256, len(DATA)))
+        with pytest.raises(NotFound, match="not here"):
+            result_of(held.look("ben", sha256, Path.read_bytes))
+    wrong = hashlib.sha256(DATA[:5]).hexdigest()
+    with pytest.raises(InvalidArgument, match=wrong):
+        result_of(held.commit("ben", HASH, 5))
+    assert result_of(held.read(HASH, 0, 10**6))[0] == DATA, "what ann brought stays"
+    upload(held, DATA, "ben")
+    assert held.check("ben", HASH, len(DATA)) == (True, len(DATA))
+    held = packages(tmp_path)
+    assert held.check("ben", HASH, len(DATA)) == held.check("ann", HASH, len(DATA))
+    assert held.check("eve", HASH, len(DATA)) == (False, 0)
+    begun = len(DATA[:5])  # of the hash that nothing has
+    assert held.total_bytes == len(DATA) + begun, "its bytes are kept once"
+
+
+def test_who_brought_a_package_goes_with_it(tmp_path: Path) -> None:
+    held = packages(tmp_path, wall_clock=lambda: 0.0)
+    upload(held, DATA)
+    kept = upload(held, b"kept")
+    assert result_of(held.prune({kept}, 10_000.0, 100.0)) == len(DATA)
+    assert [path.name.rpartition("-")[2] for path in (tmp_path / "owners").iterdir()] == [kept]
+    upload(held, DATA, "ben")
+    assert held.check("ann", HASH, len(DATA)) == (False, 0)
 
 
 def test_an_upload_goes_on_after_a_restart_and_owners_do_not_mix(tmp_path: Path) -> None:
@@ -74,7 +113,10 @@ def test_an_upload_goes_on_after_a_restart_and_owners_do_not_mix(tmp_path: Path)
     result_of(held.put("ann", HASH, 2000, DATA[2000:]))
     result_of(held.commit("ann", HASH, len(DATA)))
     assert result_of(held.read(HASH, 0, 10**6))[0] == DATA
-    assert {each.name for each in tmp_path.iterdir()} == {f"{HASH}.zip", "uploads", "checking"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        f"{HASH}.zip",
+        *("uploads", "checking", "owners"),
+    }
 
 
 @pytest.mark.parametrize("offset", [0, 1999, 2001])
@@ -105,7 +147,7 @@ def test_what_is_not_what_was_announced_is_thrown_away(tmp_path: Path, wrong: by
     assert hashlib.sha256(wrong).hexdigest() in caught.value.message
     assert caught.value.details["faults"][0]["key"] == "sha256"
     assert held.uploaded("ann", HASH) == 0
-    assert held.check(HASH, len(DATA)) == (False, 0)
+    assert held.check("ann", HASH, len(DATA)) == (False, 0)
     assert held.total_bytes == 0
     assert upload(held, DATA) == HASH
 
@@ -114,14 +156,14 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
     held = packages(tmp_path)
     upload(held, DATA)
     with pytest.raises(InvalidArgument, match="not 5"):
-        held.check(HASH, 5)
+        held.check("ann", HASH, 5)
 
 
 @pytest.mark.parametrize("sha256", ["", "../../etc/passwd", HASH.upper(), HASH[:-1], HASH + "0"])
 def test_what_is_no_hash_is_refused(tmp_path: Path, sha256: str) -> None:
     held = packages(tmp_path)
     calls = (
-        lambda: held.check(sha256, 1),
+        lambda: held.check("ann", sha256, 1),
         lambda: held.uploaded("ann", sha256),
         lambda: result_of(held.put("ann", sha256, 0, b"x")),
         lambda: result_of(held.commit("ann", sha256, 1)),
@@ -135,7 +177,7 @@ def test_what_is_no_hash_is_refused(tmp_path: Path, sha256: str) -> None:
 def test_bounds(tmp_path: Path) -> None:
     held = packages(tmp_path)
     with pytest.raises(TooLarge) as caught:
-        held.check(HASH, 10_001)
+        held.check("ann", HASH, 10_001)
     assert caught.value.details["max_bytes"] == 10_000
     with pytest.raises(TooLarge):
         result_of(held.put("ann", HASH, 0, b"x" * 10_001))
@@ -181,11 +223,13 @@ def test_pruning_keeps_what_is_used_or_was_asked_for(tmp_path: Path) -> None:
     result_of(held.put("ann", HASH, 0, b"started"))
     result_of(held.put("ben", HASH, 0, b"going on"))
     wall.now += 3000
-    assert held.check(asked, 5)[0]
+    assert held.check("ann", asked, 5)[0]
     result_of(held.put("ben", HASH, 8, b"!"))
     assert result_of(held.prune({used}, wall.now, 5000)) == 0
     assert result_of(held.prune({used}, wall.now, 2000)) == len(b"old!") + len(b"started")
-    assert [held.check(each, size)[0] for each, size in ((used, 4), (old, 4), (asked, 5))] == [
+    assert [
+        held.check("ann", each, size)[0] for each, size in ((used, 4), (old, 4), (asked, 5))
+    ] == [
         True,
         False,
         True,
@@ -200,7 +244,7 @@ def test_a_crash_during_a_commit_leaves_nothing_half(tmp_path: Path) -> None:
     waiting = ensureDeferred(held.commit("ann", HASH, len(DATA)))
     assert not waiting.called
     held = packages(tmp_path)
-    assert held.check(HASH, len(DATA)) == (False, 0)
+    assert held.check("ann", HASH, len(DATA)) == (False, 0)
     assert held.total_bytes == 0
     upload(held, DATA)
 

@@ -77,8 +77,9 @@ class Office:
 
     async def start(self) -> None:
         await self.world.start()
-        await self.relay.package_put(ANN, SHA, 0, CODE)
-        await self.relay.package_commit(ANN, SHA, len(CODE))
+        for who in (ANN, BOB):
+            await self.relay.package_put(who, SHA, 0, CODE)
+            await self.relay.package_commit(who, SHA, len(CODE))
 
     async def submit(self, who: Principal = ANN, **spec: Any) -> str:
         view = await self.relay.submit(who, a_spec(**spec))
