@@ -68,7 +68,7 @@ class ResultCollector:
                 self._attempt_over = True
                 continue
             # An attempt that was killed has no EXIT; the next one begins with its set-up.
-            begins = record.kind is Kind.STATUS and record.json().get("phase") == "setup"
+            begins = record.kind is Kind.STATUS and record.said().get("phase") == "setup"
             if self._attempt_over or begins:  # what the attempt before left is void
                 self._attempt_over = False
                 self._data.clear()

@@ -20,6 +20,8 @@ _FIELD = re.compile(
 UV_CHATTER = re.compile(
     r"\s*(Using (CPython|PyPy|GraalPy|Python)\b.*|Creating virtual environment\b.*)"
 )
+#: No installing takes longer: what a record says beyond it is forged.
+_MAX_TOLD_S = 1e9
 _UV_FAILED = re.compile(r"(uv .*? failed \([^)]*\)):[ \n]*(.*)", re.DOTALL)
 
 
@@ -135,18 +137,35 @@ def requirements_told(status: Mapping[str, Any]) -> str | None:
     if status.get("cached"):
         return "requirements: cached"
     took_s = status.get("build_s")
-    known = isinstance(took_s, int | float)
+    known = isinstance(took_s, int | float) and 0 <= took_s < _MAX_TOLD_S
     return f"requirements: installed in {took_s:.1f} s" if known else "requirements: installed"
+
+
+def fraction_told(progress: Mapping[str, Any]) -> float | None:
+    """How far a PROGRESS record says that the code is, 0 to 1; None: it doesn't."""
+    fraction = progress.get("fraction")
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        return None
+    # Compared before it is made a float: a job may write a number larger than any.
+    return 1.0 if fraction >= 1 else float(fraction) if fraction > 0 else 0.0
+
+
+def message_told(progress: Mapping[str, Any]) -> str:
+    """What it says beside that; empty: nothing."""
+    message = progress.get("message")
+    return message if isinstance(message, str) else ""
 
 
 def gap_told(record: Record) -> str:
     """What a GAP record says."""
-    gap = record.json()
+    gap = record.said()
     if is_rest_missing(record):
         return (
             f"more output of attempt {gap.get('attempt')} may be missing here: its worker was "
             "given up"
         )
+    if not all(type(gap.get(end)) is int for end in ("from", "to")):
+        return "some of the job's output may be missing here"
     if gap["to"] < gap["from"]:
         return (
             f"the daemon has lost the last {gap['from'] - gap['to']} B that are shown here; "

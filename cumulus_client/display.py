@@ -18,7 +18,13 @@ from cumulus_client._job_stream import (
     Journal,
     StateChanged,
 )
-from cumulus_client._wording import UV_CHATTER, gap_told, requirements_told
+from cumulus_client._wording import (
+    UV_CHATTER,
+    fraction_told,
+    gap_told,
+    message_told,
+    requirements_told,
+)
 from cumulus_wire.codes import WaitReason
 from cumulus_wire.journal import Kind, Record
 from cumulus_wire.states import JobState
@@ -212,13 +218,13 @@ class Display:
             for line in lines:
                 self._setup_note(line)
         elif record.kind is Kind.STATUS:
-            told = requirements_told(record.json())
+            told = requirements_told(record.said())
             if told is not None:
                 self.note(told)
         elif record.kind is Kind.GAP:
             self.note(gap_told(record))
         elif record.kind is Kind.PROGRESS:
-            self._progressed(record.json())
+            self._progressed(record.said())
 
     def _progressed(self, progress: Mapping[str, Any]) -> None:
         self._progress = progress
@@ -230,9 +236,9 @@ class Display:
         if progress is None:
             return
         self._progress_shown_at = self._now()
-        fraction = progress.get("fraction")
-        share = f"{fraction:.0%} " if isinstance(fraction, int | float) else ""
-        self.note(f"{share}{progress.get('message') or ''}".strip() or "progress")
+        fraction = fraction_told(progress)
+        share = "" if fraction is None else f"{fraction:.0%} "
+        self.note(f"{share}{message_told(progress)}".strip() or "progress")
 
     def _setup_note(self, line: str) -> None:
         if line.strip() and not UV_CHATTER.fullmatch(line.rstrip("\r")):

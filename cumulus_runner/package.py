@@ -131,7 +131,8 @@ def _checked(entries: list[zipfile.ZipInfo], max_bytes: int, max_files: int) -> 
     for entry in entries:
         name = entry.orig_filename
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if not parts and entry.is_dir():
+        # Of an empty name `is_dir` asks for the last character.
+        if not parts and entry.filename and entry.is_dir():
             parts = ["."]
         path = "/".join(parts)
         mode = entry.external_attr >> 16

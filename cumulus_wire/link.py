@@ -48,7 +48,7 @@ def decode(message: bytes) -> tuple[dict[str, Any], bytes]:
         raise LinkError("message shorter than its header, or over the bounds")
     try:
         header = json.loads(message[2 : 2 + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LinkError(f"header is no JSON: {error}") from None
     if not isinstance(header, dict) or not isinstance(header.get("t"), str):
         raise LinkError("header has no type")

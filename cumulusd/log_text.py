@@ -25,7 +25,7 @@ def printed(journal: Journal, end: int) -> Iterator[bytes]:
 
 def _printed(entry: Record) -> bytes:
     if is_rest_missing(entry):
-        attempt = entry.json()["attempt"]
+        attempt = entry.said().get("attempt")
         return (
             f"\n[more output of attempt {attempt} may be missing here: its worker was given up]\n"
         ).encode()

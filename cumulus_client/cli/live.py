@@ -136,9 +136,9 @@ class LiveDisplay(PlainDisplay):
     def _record(self, record: Record) -> None:
         if record.kind is Kind.PROGRESS:
             with writing:
-                self._live.progressed(record.json())
+                self._live.progressed(record.said())
         elif record.kind is Kind.STATUS:
-            status = record.json()
+            status = record.said()
             with writing:
                 if status.get("phase") == "setup":
                     self._live.began_setup()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cumulus_client._wording import fraction_told, message_told
 from cumulus_client.cli.output import duration_told
 from cumulus_wire.codes import WaitReason
 from cumulus_wire.states import JobState
@@ -144,16 +145,12 @@ class LiveState:
         progress = self._progress
         if progress is None:
             return Told(f"{what} {duration_told(ran_s)}", tuple(facts))
-        fraction = progress.get("fraction")
-        known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
         return Told(
             f"{what} {duration_told(ran_s)}",
             tuple(facts),
             bar=True,
-            fraction=min(1.0, max(0.0, float(fraction)))
-            if known and fraction is not None
-            else None,
-            message=visible(str(progress.get("message") or "")),
+            fraction=fraction_told(progress),
+            message=visible(message_told(progress)),
         )
 
     def _skew(self) -> float:

@@ -67,8 +67,9 @@ class BoundedRequest(Request):
         )
 
     def _header(self, name: str) -> str | None:
-        values = self.requestHeaders.getRawHeaders(name)
-        return values[-1] if values else None
+        # As bytes: what is no UTF-8 can't be had as text.
+        values = self.requestHeaders.getRawHeaders(name.encode())
+        return values[-1].decode("utf-8", "replace") if values else None
 
     def gotLength(self, length: int | None) -> None:
         """All headers are here, the body is not. `length` None: chunked, so unknown."""

@@ -17,9 +17,11 @@ _STREAMS = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr", Kind.SETUP: "setup"}
 
 
 def event(name: str, value: Any, offset: int | None = None) -> bytes:
-    """One event; with `offset` its id."""
+    """One event; with `offset` its id. Raises ValueError, RecursionError when JSON has no form for
+    `value`."""
     head = "" if offset is None else f"id: {offset}\n"
-    return f"{head}event: {name}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
+    data = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return f"{head}event: {name}\ndata: {data}\n\n".encode()
 
 
 def events_of(part: Mapping[str, Any]) -> Iterator[bytes]:
@@ -54,8 +56,9 @@ def _record_event(record: Record) -> bytes | None:
         except UnicodeDecodeError:
             value["base64"] = base64.b64encode(record.payload).decode()
         return event("log", value, record.next_offset)
-    if record.kind is Kind.PROGRESS:
-        return event("progress", record.json(), record.next_offset)
-    if is_rest_missing(record):
-        return event("gap", record.json(), record.next_offset)
-    return None
+    name = "progress" if record.kind is Kind.PROGRESS else "gap"
+    said = record.said() if name == "progress" or is_rest_missing(record) else {}
+    try:
+        return event(name, said, record.next_offset) if said else None
+    except (ValueError, RecursionError):  # Python reads what JSON hasn't, and nests deeper
+        return None

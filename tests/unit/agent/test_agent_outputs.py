@@ -232,3 +232,10 @@ def test_who_hears_that_the_link_is_lost_may_cancel_what_else_it_asked_for() -> 
     after: list[Failure] = []
     fetches.fetch("j", 1, "a", 0, 1).addErrback(after.append)
     assert after[0].check(Unavailable)
+
+
+@pytest.mark.parametrize("depth", [900, 2000])
+def test_a_header_that_nests_too_deep_is_no_message(depth: int) -> None:
+    header = b'{"t":' + b"[" * depth
+    with pytest.raises(wire.LinkError):
+        wire.decode(len(header).to_bytes(2, "big") + header)

@@ -12,6 +12,8 @@ import pytest
 
 from cumulus_client import AsyncCumulusJob, CumulusJob
 from cumulus_client._job_stream import Accepted, Ended, Event, Journal, StateChanged
+from cumulus_client._journal_reader import ResultCollector
+from cumulus_client._wording import fraction_told
 from cumulus_client.display import Display
 from cumulus_wire.journal import Kind, Record
 
@@ -207,3 +209,34 @@ def test_logs_end_with_what_a_begun_character_has(follow: bool) -> None:
         return [text async for text in AsyncCumulusJob(kept, "job_1").logs(follow)]
 
     assert "".join(asyncio.run(read())) == "ok \ufffd"
+
+
+@pytest.mark.parametrize("kind", [Kind.STATUS, Kind.PROGRESS, Kind.GAP])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x96",
+        b"[]",
+        b"{}",
+        b'{"from":"a","to":[]}',
+        b'{"phase":"running","requirements":1,"build_s":1' + b"0" * 400 + b"}",
+        b'{"fraction":1' + b"0" * 400 + b"}",
+        b'{"fraction":NaN}',
+        b'{"message":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"message":' + b"[" * 100_000,
+    ],
+)
+def test_what_a_job_forged_keeps_nobody_from_its_output(kind: Kind, payload: bytes) -> None:
+    out = io.StringIO()
+    display = Display(out, io.StringIO())
+    collector = ResultCollector()
+    events = output(kind, payload), output(Kind.STDOUT, b"after\n")
+    for event in events:
+        collector.feed(event.records)
+    show(display, *events, END)
+    assert out.getvalue() == "after\n"
+
+
+def test_progress_out_of_bounds_is_shown_within_them() -> None:
+    told = [fraction_told({"fraction": value}) for value in (-1, 0.25, 10**400, True, "1", None)]
+    assert told == [0.0, 0.25, 1.0, None, None, None]

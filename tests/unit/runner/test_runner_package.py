@@ -67,6 +67,25 @@ def test_paths_that_lead_out(tmp_path: Path, name: str) -> None:
     assert set(tmp_path.rglob("*")) - before <= {tmp_path / "work"}
 
 
+def test_an_entry_without_a_name(tmp_path: Path) -> None:
+    """`zipfile` asks its name for its last character, to see whether it is a folder."""
+    for number, name in enumerate(("x", "\0x")):
+        archive = make(tmp_path, (zipfile.ZipInfo("x"), b"evil"))
+        data = archive.read_bytes()
+        if not name.startswith("\0"):
+            # Of the directory: the name's length, then the name.
+            central = data.index(b"PK\x01\x02")
+            header = bytearray(data[central : central + 46])
+            header[28:30] = b"\0\0"
+            end = bytearray(data[central + 47 :])
+            end[12:16] = (46).to_bytes(4, "little")
+            data = data[:central] + bytes(header) + bytes(end)
+        else:
+            data = data.replace(b"x", b"\0")
+        archive.write_bytes(data)
+        assert "forbidden path" in refused(archive, tmp_path / f"work{number}")
+
+
 @pytest.mark.parametrize(
     "mode", [stat.S_IFLNK | 0o777, stat.S_IFCHR | 0o666, stat.S_IFIFO | 0o666, stat.S_IFSOCK]
 )

@@ -1,0 +1,253 @@
+"""WAMP: the three serialisations, sessions in odd orders on a router that is open to all, and the
+daemon itself by each role."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import cbor2
+import msgpack  # type: ignore[import-untyped]
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from cumulusd.identity import Authenticator, Role
+from cumulusd.protocol.authorize import ANYTHING, Action
+from cumulusd.protocol.codec import CODECS, Codec, CodecError
+from cumulusd.protocol.limits import Limits
+from cumulusd.protocol.local_session import Call
+from cumulusd.protocol.router import Router
+from cumulusd.protocol.transport import WampFactory
+from tests.fuzz.fuzz_engine import Finding, Kind, Tally, Target
+from tests.fuzz.fuzz_inputs import Source
+from tests.fuzz.fuzz_messages import ANY_MESSAGE, LIKELY_MESSAGE, MESSAGE, as_json
+from tests.fuzz.fuzz_parts import Wire, left_behind, no_failures
+from tests.fuzz.fuzz_stage import ROLES, Stage
+from tests.fuzz.fuzz_wire import BINARY, CLOSING, TEXT, exchange, frame, frames_of, upgrade
+
+_OPEN = {(role, action): (ANYTHING,) for role in Role for action in Action}
+_HELLO = (
+    b'[1,"cumulus",{"roles":{"caller":{"features":{"call_canceling":true}},"callee":{"features":'
+    b'{"call_canceling":true,"progressive_call_results":true}},"publisher":{},"subscriber":{}}%s}]'
+)
+#: The request that must be answered behind all others of a session.
+_LAST = 9_007_199_254_740_000
+_LAST_CALL = b'[48,%d,{},"cumulus.server.info"]' % _LAST
+#: So many sessions on one router, and their serialisations.
+_SESSIONS = ("wamp.2.json", "wamp.2.cbor", "wamp.2.msgpack", "wamp.2.json")
+
+
+def encoded(message: Any, codec: Codec) -> bytes | None:
+    """As that serialisation writes it; None when it has no form there."""
+    with contextlib.suppress(Exception):  # whatever the libraries raise for what they can't write
+        if codec.NAME == "cbor":
+            return bytes(cbor2.dumps(message))
+        if codec.NAME == "msgpack":
+            return bytes(msgpack.packb(message, use_bin_type=True, unicode_errors="surrogatepass"))
+        return as_json(message)
+    return None
+
+
+class Codecs(Target):
+    """Bytes to a message and back: CodecError is all that may be raised."""
+
+    batch = 600
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec.NAME)
+        self._codec = codec
+
+    def make(self, source: Source, count: int) -> list[bytes]:
+        strategy = ANY_MESSAGE.map(lambda message: encoded(message, self._codec) or b"")
+        recorded = [encoded(json.loads(each), self._codec) for each in source.seeds("wamp") if each]
+        pool = [each for each in recorded if each] + source.seeds(f"wamp-{self.name}")
+        made = source.mixed(strategy, (f"drawn-{self.name}",), count - count // 3)
+        return made + source.mutations(pool, count // 3)
+
+    def run(self, data: bytes) -> Tally:
+        try:
+            message = self._codec.decode(data, self._codec.binary)
+        except CodecError:
+            return Tally(1, 1)
+        for codec in CODECS.values():
+            try:
+                again = codec.encode(message)
+                codec.decode(again, codec.binary)
+            except CodecError:
+                continue  # a value without a form there
+            if codec is self._codec and type(codec.decode(again, codec.binary)) is not type(
+                message
+            ):
+                raise Finding("another type of message comes back")
+        return Tally(1)
+
+
+class Sessions(Target):
+    """Four sessions on one router in memory. An input is lines: a digit, which session, and a
+    message as JSON, or bytes that are none. Every message that a session took counts."""
+
+    batch = 60
+    weight = 2.0
+
+    def make(self, source: Source, count: int) -> list[bytes]:
+        line = st.builds(
+            lambda who, message: b"%d%s" % (who, as_json(message)), st.integers(0, 3), MESSAGE
+        )
+        script = st.lists(line, min_size=1, max_size=14).map(b"\n".join)
+        return source.mixed(script, ("sessions", "wamp"), count)
+
+    def run(self, data: bytes) -> Tally:
+        clock: Any = Clock()
+        router = _router(clock)
+        factory = WampFactory(
+            clock=clock, limits=_LIMITS, reception=router, loopback_only=lambda: True
+        )
+        peers = [_joined(factory, name) for name in _SESSIONS]
+        tally = Tally()
+        with no_failures():
+            for line in data.split(b"\n"):
+                who = line[0] % len(peers) if line else 0
+                connection, wire = peers[who]
+                if not wire.connected:
+                    continue
+                codec = CODECS[_SESSIONS[who]]
+                connection.dataReceived(_framed(line[1:], codec))
+                tally.inputs += 1
+                clock.advance(0.01)
+            tally.refusals = sum(not wire.connected for _, wire in peers)
+            for _, wire in peers:
+                if wire.connected:
+                    wire.abortConnection()
+        left = router.stats()
+        if left.connections or left.calls_in_flight or left.topics:
+            raise Finding(f"all sessions are gone, and there are still: {left}")
+        left_behind(clock)
+        return tally
+
+
+class Wired(Target):
+    """The daemon itself: a session of each role in each serialisation, many messages at once. They
+    count when a call behind them was answered; else the one at which the session ended."""
+
+    on_wire = True
+    batch = 48
+    weight = 3.0
+
+    def __init__(self, name: str, stage: Stage) -> None:
+        super().__init__(name)
+        self._stage = stage
+
+    def make(self, source: Source, count: int) -> list[bytes]:
+        likely = st.lists(LIKELY_MESSAGE.map(as_json), min_size=1, max_size=20).map(b"\n".join)
+        single = MESSAGE.map(as_json)
+        made = source.mixed(likely, ("wired",), count // 2)
+        return made + source.mixed(single, ("wamp",), count - len(made))
+
+    def run_batch(self, batch: Sequence[bytes]) -> Tally:
+        sendings, sizes, codecs = [], [], []
+        roles = (*ROLES, "agent", "")
+        for data in batch:
+            # Which role and serialisation follows from the bytes, so that it can be run again.
+            dice = sum(data)
+            role, codec = roles[dice % len(roles)], list(CODECS.values())[dice % 3]
+            token = self._stage.token("client").encode()
+            lines = [line.replace(b"{TOKEN}", token) for line in data.split(b"\n") if line]
+            sizes.append(len(lines))
+            codecs.append(codec)
+            frames = [_framed(line, codec) for line in self._opening(role, codec)]
+            frames += [_framed(line, codec) for line in lines]
+            last = _framed(_LAST_CALL, codec)
+            opening = upgrade("/ws", codec.subprotocol)
+            sendings.append((opening, b"".join(frames) + last + CLOSING))
+        tally = Tally()
+        for size, codec, each in zip(
+            sizes, codecs, exchange(self._stage.port, sendings), strict=True
+        ):
+            if not each.arrived:
+                continue
+            answered = any(
+                _LAST in message[:3] for message in _messages(bytes(each.received), codec)
+            )
+            tally.inputs += size if answered else min(1, size)
+            tally.refusals += not answered
+        return tally
+
+    def run(self, data: bytes) -> Tally:
+        return self.run_batch([data])
+
+    def _opening(self, role: str, codec: Codec) -> list[bytes]:
+        """HELLO and AUTHENTICATE; without a role neither."""
+        if not role:
+            return []
+        token = self._stage.token(role)
+        return [_HELLO % b',"authmethods":["ticket"]', b'[5,"%s",{}]' % token.encode()]
+
+
+def kind(share: float, stage: Stage | None) -> Kind:
+    """All of it; without a stage what runs in this process."""
+    targets: list[Target] = [Codecs(codec) for codec in CODECS.values()]
+    targets.append(Sessions("sessions"))
+    if stage is not None:
+        targets.append(Wired("wired", stage))
+    return Kind(name="wamp_messages", share=share, targets=targets)
+
+
+_LIMITS = Limits(max_calls_in_flight=3, max_subscriptions=3, max_registrations=3)
+
+
+def _router(clock: Any) -> Router:
+    router = Router(clock=clock, authenticator=Authenticator(()), limits=_LIMITS, allowed=_OPEN)
+    local = router.local()
+    local.register("fuzz.echo", _echo)
+    local.register("fuzz.stream", _stream)
+    local.register("fuzz.never", _never)
+    return router
+
+
+async def _echo(call: Call) -> dict[str, Any]:
+    return call.kwargs
+
+
+async def _stream(call: Call) -> dict[str, Any]:
+    if call.wants_progress:
+        for _ in range(3):
+            await call.progress({"data": "x" * 100})
+    return {}
+
+
+async def _never(call: Call) -> None:
+    await Deferred()
+
+
+def _joined(factory: WampFactory, subprotocol: str) -> tuple[Any, Wire]:
+    connection, wire = factory.buildProtocol(None), Wire()
+    wire.protocol = connection
+    connection.makeConnection(wire)
+    connection.dataReceived(upgrade("/ws", subprotocol))
+    connection.dataReceived(_framed(_HELLO % b"", CODECS[subprotocol]))
+    if not wire.connected or b" 101 " not in wire.value()[:20]:
+        raise Finding(f"no session: {wire.value()[:300]!r}")
+    return connection, wire
+
+
+def _framed(line: bytes, codec: Codec) -> bytes:
+    """A message given as JSON, in that serialisation; what is no JSON, as it is."""
+    payload: bytes | None = line
+    if codec.NAME != "json":
+        with contextlib.suppress(ValueError, RecursionError):
+            payload = encoded(json.loads(line), codec)
+    return frame(payload or b"", BINARY if codec.binary else TEXT)
+
+
+def _messages(received: bytes, codec: Codec) -> list[Any]:
+    found = []
+    for opcode, payload in frames_of(received):
+        if opcode in (TEXT, BINARY):
+            message = {
+                "cbor": cbor2.loads,
+                "json": json.loads,
+                "msgpack": msgpack.unpackb,
+            }[codec.NAME](payload)
+            found.append(message)
+    return found
