@@ -111,20 +111,14 @@ class DaemonsEnd(Messages):
     def run(self, data: bytes) -> Tally:
         clock: Any = Clock()
         factory = AgentLinkFactory(lambda _: _AGENT, _Desk(), clock)
-        connection = factory._factory.buildProtocol(None)
-        connection.dropConnection = lambda abort=False: connection.transport.abortConnection()
-        transport = Wire()
-        transport.protocol = connection
         with no_failures():
-            connection.makeConnection(transport)
-            connection.dataReceived(upgrade("/agent", SUBPROTOCOL, "any"))
+            transport = Wire(factory._factory.buildProtocol(None))
+            transport.give(upgrade("/agent", SUBPROTOCOL, "any"))
             if b" 101 " not in transport.value()[:20]:
                 raise Finding(f"the handshake failed: {transport.value()[:200]!r}")
             offer = wire.encode({"t": "offer", "job": "j1", "attempt": 1, "start": 0, "end": 9})
-            connection.dataReceived(frame(offer, BINARY) + frame(data, BINARY))
-            refused = not transport.connected
-            if transport.connected:
-                transport.abortConnection()
+            refused = not transport.give(frame(offer, BINARY) + frame(data, BINARY))
+            transport.end()
         if factory._links or factory._by_job or factory._made:
             raise Finding("a link that is gone is still known")
         return Tally(1, int(refused))
@@ -135,7 +129,7 @@ class Wired(Messages):
 
     on_wire = True
     batch = 48
-    weight = 3.0
+    weight = 6.0
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)

@@ -5,19 +5,47 @@ from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 
 from tests.fuzz.fuzz_engine import Finding
 
 
-class Wire(StringTransportWithDisconnection):
-    """A transport in memory, from this machine, as the WebSocket servers use it."""
+class Wire(StringTransport):
+    """A transport in memory, from this machine, as the WebSocket servers use it. As TCP's, it tells
+    that it is closed in a turn of its own: at the end of `give` and of `end`."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: Any) -> None:
         here = IPv4Address("TCP", "127.0.0.1", 50051)
         super().__init__(hostAddress=here, peerAddress=IPv4Address("TCP", "127.0.0.1", 40000))
+        self.protocol = protocol
+        self.open = True
+        protocol.makeConnection(self)
+
+    def give(self, data: bytes) -> bool:
+        """The peer sends that; False: the connection is closed, also by it."""
+        if self.open:
+            self.protocol.dataReceived(data)
+            self.turn()
+        return self.open
+
+    def turn(self) -> None:
+        """What was closed is told so."""
+        if self.open and self.disconnecting:
+            self.open = False
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+
+    def end(self) -> None:
+        """The peer is gone."""
+        self.disconnecting = True
+        self.turn()
+
+    def abortConnection(self) -> None:
+        """Closes it without what waits."""
+        self.disconnecting = True
 
     def unregisterProducer(self) -> None:
         """As TCP's: also when there is none."""
@@ -25,22 +53,6 @@ class Wire(StringTransportWithDisconnection):
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """There is no TCP."""
-
-    def abortConnection(self) -> None:
-        """Ends it at once; a second time is nothing."""
-        if self.connected:
-            super().abortConnection()
-
-
-def receives(protocol: Any, wire: Wire, pieces: list[bytes]) -> int:
-    """Gives it these until it closes; how many it took."""
-    taken = 0
-    for piece in pieces:
-        if not wire.connected:
-            break
-        protocol.dataReceived(piece)
-        taken += 1
-    return taken
 
 
 def left_behind(clock: Clock) -> None:

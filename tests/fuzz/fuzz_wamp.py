@@ -108,17 +108,16 @@ class Sessions(Target):
         with no_failures():
             for line in data.split(b"\n"):
                 who = line[0] % len(peers) if line else 0
-                connection, wire = peers[who]
-                if not wire.connected:
+                if not peers[who].open:
                     continue
-                codec = CODECS[_SESSIONS[who]]
-                connection.dataReceived(_framed(line[1:], codec))
+                peers[who].give(_framed(line[1:], CODECS[_SESSIONS[who]]))
                 tally.inputs += 1
                 clock.advance(0.01)
-            tally.refusals = sum(not wire.connected for _, wire in peers)
-            for _, wire in peers:
-                if wire.connected:
-                    wire.abortConnection()
+                for peer in peers:
+                    peer.turn()
+            tally.refusals = sum(not peer.open for peer in peers)
+            for peer in peers:
+                peer.end()
         left = router.stats()
         if left.connections or left.calls_in_flight or left.topics:
             raise Finding(f"all sessions are gone, and there are still: {left}")
@@ -132,7 +131,7 @@ class Wired(Target):
 
     on_wire = True
     batch = 48
-    weight = 3.0
+    weight = 6.0
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
@@ -220,15 +219,12 @@ async def _never(call: Call) -> None:
     await Deferred()
 
 
-def _joined(factory: WampFactory, subprotocol: str) -> tuple[Any, Wire]:
-    connection, wire = factory.buildProtocol(None), Wire()
-    wire.protocol = connection
-    connection.makeConnection(wire)
-    connection.dataReceived(upgrade("/ws", subprotocol))
-    connection.dataReceived(_framed(_HELLO % b"", CODECS[subprotocol]))
-    if not wire.connected or b" 101 " not in wire.value()[:20]:
+def _joined(factory: WampFactory, subprotocol: str) -> Wire:
+    wire = Wire(factory.buildProtocol(None))
+    wire.give(upgrade("/ws", subprotocol))
+    if not wire.give(_framed(_HELLO % b"", CODECS[subprotocol])) or b" 101 " not in wire.value():
         raise Finding(f"no session: {wire.value()[:300]!r}")
-    return connection, wire
+    return wire
 
 
 def _framed(line: bytes, codec: Codec) -> bytes:

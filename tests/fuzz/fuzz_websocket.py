@@ -108,22 +108,19 @@ class InProcess(Target):
         factory = WampFactory(
             clock=clock, limits=_LIMITS, reception=router, loopback_only=lambda: True
         )
-        connection, wire = factory.buildProtocol(None), Wire()
-        wire.protocol = connection
         with no_failures():
-            connection.makeConnection(wire)
+            wire = Wire(factory.buildProtocol(None))
             pieces = [data[:7], data[7:]] if len(data) % 2 else [data]
             if self._opened:
                 pieces.insert(0, upgrade("/ws", _SUBPROTOCOLS[len(data) % 3]))
             for piece in pieces:
-                if wire.connected:
-                    connection.dataReceived(piece)
-            refused = not wire.connected or b"HTTP/1.1 4" in wire.value()[:12]
+                wire.give(piece)
+            refused = not wire.open or b"HTTP/1.1 4" in wire.value()[:12]
             # The deadlines pass: a peer that says no more is not kept.
             for _ in range(8):
                 clock.advance(10)
-            if wire.connected:
-                wire.abortConnection()
+                wire.turn()
+            wire.end()
         if router.stats().connections:
             raise Finding(f"the connection is gone, and there is still: {router.stats()}")
         left_behind(clock)
@@ -136,7 +133,7 @@ class Wired(Target):
 
     on_wire = True
     batch = 96
-    weight = 2.0
+    weight = 4.0
 
     def __init__(self, name: str, stage: Stage, opened: bool) -> None:
         super().__init__(name)

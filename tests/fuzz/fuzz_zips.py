@@ -158,7 +158,7 @@ class Posted(Zips):
 
     on_wire = True
     batch = 24
-    weight = 2.0
+    weight = 4.0
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
