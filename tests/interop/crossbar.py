@@ -97,7 +97,7 @@ def config(port: int, realm: str, tickets: Mapping[str, str]) -> dict[str, Any]:
         "uri": "",
         "match": "prefix",
         "allow": dict.fromkeys(("call", "register", "publish", "subscribe"), True),
-        "disclose": {"caller": True, "publisher": True},
+        "disclose": {"caller": False, "publisher": False},
         "cache": True,
     }
     principals = {name: {"ticket": ticket, "role": "everybody"} for name, ticket in tickets.items()}
