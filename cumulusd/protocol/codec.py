@@ -59,6 +59,7 @@ _CLASSES: Mapping[int, Any] = MappingProxyType(
         )
     }
 )
+_FIRST_WITH_ID = wamp.Publish.MESSAGE_TYPE  #: of those that begin with a request's or other id
 #: Requests that name a URI and can be answered by ERROR.
 _ANSWERABLE = frozenset(
     cls.MESSAGE_TYPE for cls in (wamp.Call, wamp.Register, wamp.Subscribe, wamp.Publish)
@@ -128,6 +129,8 @@ class Codec:
             raise CodecError(f"invalid {cls.__name__.upper()}: {text}") from error
         if getattr(message, "payload", None) is not None:
             raise CodecError("payload passthru mode is not spoken here")
+        if kind_id >= _FIRST_WITH_ID and raw[1] == 0:  # Autobahn lets it pass
+            raise CodecError(f"invalid {cls.__name__.upper()}: ids begin at 1")
         if kind_id in DISCLOSING and raw[2]:
             keep_disclosure(message, raw[2])
         return message

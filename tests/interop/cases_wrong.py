@@ -157,7 +157,7 @@ def named(world: World, uri: Any) -> Outcome:
     ):
         session = world.session()
         session.send(kind, 1, options, uri)
-        told.append(world.say(session.receive()))
+        told.append(world.next(session))
         session.close()
     return told
 

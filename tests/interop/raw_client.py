@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.interop.raw_bytes import SERIALIZERS, Serializer
 
 #: For whatever must come. What must not come is asked for by a round trip, not waited for.
-PATIENCE_S = float(os.environ.get("P", 20.0))
+PATIENCE_S = 20.0
 
 HELLO, WELCOME, ABORT, CHALLENGE, AUTHENTICATE, GOODBYE, ERROR = 1, 2, 3, 4, 5, 6, 8
 PUBLISH, PUBLISHED = 16, 17

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.interop import (
     cases_calls,
+    cases_cancelling,
     cases_events,
     cases_meta,
     cases_patterns,
@@ -21,6 +22,7 @@ from tests.interop.raw_bytes import SERIALIZERS
 __all__ = [
     "CASES",
     "cases_calls",
+    "cases_cancelling",
     "cases_events",
     "cases_meta",
     "cases_patterns",

@@ -183,3 +183,9 @@ def test_the_kind_of_frame_must_fit(codec: Codec) -> None:
     codec.decode(payload, codec.binary)
     with pytest.raises(CodecError, match="WebSocket messages"):
         codec.decode(payload, not codec.binary)
+
+
+def test_ids_begin_at_1() -> None:
+    for raw in ([48, 0, {}, "a.b"], [70, 0, {}], [32, 0, {}, "a.b"]):
+        with pytest.raises(CodecError, match="ids begin at 1"):
+            CBOR.decode(cbor2.dumps(raw), True)

@@ -1,0 +1,59 @@
+"""Writes docs/interop.md: `python -m tests.interop.differences_page`."""
+
+from collections import Counter
+from pathlib import Path
+
+from tests.interop import crossbar
+from tests.interop.black_box import Outcome
+from tests.interop.suite import CASES
+
+PAGE = Path(__file__).parents[2] / "docs/interop.md"
+
+_HEAD = """\
+# Other WAMP clients, and another router
+
+<!-- Written by `python -m tests.interop.differences_page`; a test checks that it is current. -->
+
+## Crossbar
+
+{count} cases ask a router from outside, over a client that makes its bytes itself
+(`tests/interop/cases_*.py`): {groups}.
+They are put to the daemon's router in all three serialisations, and to Crossbar {version}.
+{same} are answered alike. The others, with the reason why ours is right:
+
+| | case | cumulusd | Crossbar | why |
+|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    differing = [case for case in CASES if case.crossbar is not None]
+    groups = Counter(case.group for case in CASES)
+    head = _HEAD.format(
+        count=len(CASES),
+        groups=", ".join(f"{name} ({number})" for name, number in sorted(groups.items())),
+        version=crossbar.VERSION,
+        same=len(CASES) - len(differing),
+    )
+    rows = [
+        f"| {case.group} | {_plain(case.name)} | {_shown(case.expect)} "
+        f"| {_shown(case.crossbar or [])} | {case.why} |"
+        for case in differing
+    ]
+    return head + "\n".join(rows) + "\n"
+
+
+def _shown(outcome: Outcome) -> str:
+    counted = Counter(outcome)
+    if len(outcome) > 1 and len(counted) == 1:
+        return f"{len(outcome)}× `{outcome[0]}`"
+    return "; ".join(f"`{text}`" if text else "nothing" for text in outcome)
+
+
+def _plain(text: str) -> str:
+    return text.replace("**", r"\*\*").replace("#", r"\#")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
