@@ -175,13 +175,20 @@ class Crossbar:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise AssertionError(f"Crossbar ended: {self.log_text()}")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+            if self._serves("ws") and self._serves("tickets"):
                 return self
-            except OSError:
-                time.sleep(0.1)
+            time.sleep(0.1)
         self.stop()
         raise AssertionError(f"Crossbar not up in {START_TIMEOUT_S:g} s: {self.log_text()}")
+
+    def _serves(self, path: str) -> bool:
+        """The port is open before its paths are there."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 5.0) as probe:
+                probe.sendall(f"GET /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                return b" 404 " not in probe.recv(64)
+        except OSError:
+            return False
 
     @property
     def router_pid(self) -> int:
