@@ -4,10 +4,10 @@ import enum
 import json
 from typing import Any
 
+import autobahn.twisted  # noqa: F401  (before its serializers, whose clock it gives)
 import cbor2
 import msgpack
 import pytest
-import txaio
 from autobahn.wamp.serializer import CBORSerializer, JsonSerializer, MsgPackSerializer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,6 @@ from cumulusd.protocol.codec import CBOR, CODECS, JSON, MSGPACK, BadUriError, Co
 from cumulusd.protocol.messages import wamp
 
 ALL = [CBOR, MSGPACK, JSON]
-txaio.use_twisted()  # Autobahn's serializers count with its clock
 THEIRS = {CBOR: CBORSerializer(), MSGPACK: MsgPackSerializer(), JSON: JsonSerializer()}
 VALUES = st.recursive(
     st.none()
