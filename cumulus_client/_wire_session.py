@@ -143,7 +143,9 @@ class CallerSession:
         elif isinstance(msg, message.Error):
             self._error(msg)
         elif isinstance(msg, message.Goodbye):
-            self.fail(f"the daemon said goodbye ({msg.message or msg.reason})")
+            said = msg.message or msg.reason
+            # A token that was revoked or has expired: coming back with it is of no use.
+            self.fail(f"the daemon said goodbye ({said})", refused=msg.reason in _AUTH_ERRORS)
             self._send(message.Goodbye("wamp.close.goodbye_and_out"))
             self._transport.close()
         elif isinstance(msg, message.Abort):
@@ -267,8 +269,9 @@ class CallerSession:
         if not self.joined.done():
             self.joined.set_exception(error)
 
-    def fail(self, reason: str) -> None:
-        """Ends the session: every call under way raises ConnectionLost. Idempotent."""
+    def fail(self, reason: str, *, refused: bool = False) -> None:
+        """Ends the session: every call under way raises ConnectionLost, or NotAuthenticated where
+        the daemon `refused` to go on with this client. Idempotent."""
         if not self.closed.done():
             self.closed.set_result(reason)
         if self._answering is not None:
@@ -278,7 +281,16 @@ class CallerSession:
         self._cancelled.clear()
         for call in calls.values():
             if not call.future.done():
-                call.future.set_exception(ConnectionLost(f"{self._url}: {reason}"))
+                call.future.set_exception(self._end_error(reason, refused))
+
+    def _end_error(self, reason: str, refused: bool) -> CumulusError:
+        if not refused:
+            return ConnectionLost(f"{self._url}: {reason}")
+        return NotAuthenticated(
+            f"{self._url}: {reason}",
+            hint="jobs go on without this client: attach to them with another key (api_key=... or "
+            "CUMULUS_API_KEY)",
+        )
 
     def _result(self, msg: Any) -> None:
         kwargs = dict(msg.kwargs or {})

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from cumulusd import __version__
 from cumulusd.cli_store import add_store, run_store
+from cumulusd.cli_token import add_token, run_token
 from cumulusd.config import Config, ConfigError, load_config, warnings
 from cumulusd.errors import CumulusError
 from cumulusd.provisioning import DEFAULT_LIFETIME_S, MAX_LIFETIME_S, Provisioning
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "there is none, 78 otherwise. Tokens named by environment variables are looked up.",
     )
     check.add_argument("file", metavar="FILE")
+    add_token(commands)
     _add_provision_token(commands)
     add_store(commands)
     arguments = parser.parse_args(argv)
@@ -41,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check_config(arguments.file)
     if arguments.command == "store":
         return run_store(arguments)
+    if arguments.command == "token":
+        return _told(lambda: run_token(arguments))
     work: Callable[[Provisioning, argparse.Namespace], None] = arguments.work
-    return _with_provisioning(arguments, work)
+    return _told(lambda: work(_provisioning(load_config(arguments.file, os.environ)), arguments))
 
 
 def check_config(path: str) -> int:
@@ -57,11 +61,18 @@ def check_config(path: str) -> int:
         f"  listens on  {', '.join(config.listen)}\n"
         f"  state in    {config.state_dir}\n"
         f"  platform    {config.platform.type}\n"
-        f"  tokens      {len(config.tokens) or 'none: open to this machine'}\n"
+        f"  tokens      {_tokens(config)}\n"
+        f"  admin       {config.admin_path}\n"
     )
     for warning in warnings(config):
         sys.stderr.write(f"{path}: warning: {warning}\n")
     return 0
+
+
+def _tokens(config: Config) -> str:
+    if config.tokens_made:
+        return f"{len(config.tokens)} here, and those of `cumulusd token list`"
+    return str(len(config.tokens) or "none: open to this machine")
 
 
 def _add_provision_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -101,12 +112,10 @@ def _hours(text: str) -> float:
     return hours
 
 
-def _with_provisioning(
-    arguments: argparse.Namespace, work: Callable[[Provisioning, argparse.Namespace], None]
-) -> int:
+def _told(work: Callable[[], None]) -> int:
+    """Does that; an error is told on stderr. The exit code."""
     try:
-        config = load_config(arguments.file, os.environ)
-        work(_provisioning(config), arguments)
+        work()
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG

@@ -24,19 +24,21 @@ from pydantic_core import ErrorDetails
 from twisted.internet import endpoints
 
 from cumulusd import tls
+from cumulusd.admin.token_file import FILE as TOKEN_FILE
 from cumulusd.config_chronos import ChronosSection
 from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
 from cumulusd.config_jobs import Jobs
 from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
 from cumulusd.config_router import RouterSection
 from cumulusd.config_s3 import S3Section
-from cumulusd.identity import Principal, Role
+from cumulusd.identity import NAME, Principal, Role
 
 __all__ = ["Config", "ConfigError", "load_config"]
 
 #: Shortest token taken: 128 bits in hex are 32 characters, in base64 22.
 MIN_TOKEN_CHARACTERS = 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+DEFAULT_STATE_DIR = "cumulusd-state"
+ADMIN_SOCKET = "admin.sock"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -65,7 +67,7 @@ class Token(Section):
     @field_validator("name", "owner")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
-        if not _NAME.fullmatch(value):
+        if not NAME.fullmatch(value):
             raise ValueError(
                 "use 1 to 64 letters, digits and . _ @ - (the first a letter or digit)"
             )
@@ -134,8 +136,10 @@ class Config(Section):
     ] = ("tcp:50051:interface=127.0.0.1",)
     #: Take tokens over connections that others on the network can read, too.
     allow_plain_tokens: bool = False
+    #: Where this machine's operators manage tokens; None: `admin.sock` in state_dir.
+    admin_socket: Annotated[Path | None, Field(strict=False)] = None
     #: Everything that outlives the process.
-    state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path("cumulusd-state")
+    state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path(DEFAULT_STATE_DIR)
     platform: PlatformSection = PlatformSection()
     chronos: ChronosSection = ChronosSection()
     #: Where jobs keep checkpoints that every worker reaches; None: on their workers alone.
@@ -187,6 +191,30 @@ class Config(Section):
                 seen[key] = token.name
         return value
 
+    @field_validator("admin_socket")
+    @classmethod
+    def _socket_has_a_folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        path = absolute(value, info)
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent}")
+        if path.exists() and not path.is_socket():
+            raise ValueError(f"{path} is there and is no socket")
+        if len(os.fsencode(path.name)) > 64:
+            raise ValueError("its name is at most 64 bytes long")
+        return path
+
+    @property
+    def admin_path(self) -> Path:
+        """The admin socket."""
+        return self.admin_socket or self.state_dir / ADMIN_SOCKET
+
+    @property
+    def tokens_made(self) -> bool:
+        """Has a token ever been made by command? Then nobody comes in without one."""
+        return os.path.exists(self.state_dir / TOKEN_FILE)
+
     def authenticator_tokens(self) -> list[tuple[str, Principal]]:
         """What `identity.Authenticator` takes."""
         return [(str(token.token_sha256), token.principal()) for token in self.tokens]
@@ -204,7 +232,7 @@ def _tls_listener(description: str, info: ValidationInfo) -> tls.TlsListener:
 
 def warnings(config: Config) -> list[str]:
     """What works and is probably not meant so, for the operator."""
-    if config.allow_plain_tokens or not config.tokens:
+    if config.allow_plain_tokens or not (config.tokens or config.tokens_made):
         return []
     found = [
         f"listen: {one!r} is not encrypted and can be reached from other machines: tokens that come"
@@ -229,7 +257,8 @@ def open_to_others(listen: Sequence[str]) -> str | None:
         if not is_loopback(description):
             return (
                 f"{description!r} can be reached from other machines, and there "
-                "are no tokens: configure tokens, or listen on 127.0.0.1"
+                "are no tokens: configure tokens, or listen on 127.0.0.1 until "
+                "`cumulusd token create` has made the first"
             )
     return None
 
@@ -283,11 +312,26 @@ def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
         ]
     if "listen" in data and not data.get("tokens") and not wrong & {"listen", "tokens"}:
         message = open_to_others(data["listen"])
-        if message is not None:
+        if message is not None and not (config is not None and config.tokens_made):
             faults.append(Fault(key="listen", line=lines.of(("listen",)), message=message))
     if config is None or faults:
         raise ConfigError(str(path), faults)
     return config
+
+
+def admin_path_in(path: str | Path) -> Path:
+    """The admin socket of the daemon with that configuration, whatever else is in it. Raises
+    ConfigError when the file can't be read."""
+    data, lines = read_yaml(Path(path))
+    folder = Path(os.path.abspath(path)).parent
+    for key, name in (("admin_socket", ""), ("state_dir", ADMIN_SOCKET)):
+        value = data.get(key)
+        if value is not None and not isinstance(value, str):
+            fault = Fault(key=key, line=lines.of((key,)), message="must be a path")
+            raise ConfigError(str(path), [fault])
+        if value:
+            return Path(os.path.normpath(folder / Path(value).expanduser() / name))
+    return folder / DEFAULT_STATE_DIR / ADMIN_SOCKET
 
 
 def _faults_across(config: Config) -> list[tuple[KeyPath, str]]:

@@ -6,11 +6,15 @@ whatever name a client gives itself counts only where it proves the name (SCRAM,
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 import attrs
+
+#: What tokens and owners may be called.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 class Role(StrEnum):
@@ -54,7 +58,7 @@ DAEMON = Principal(name="cumulusd", owner="cumulusd", role=Role.DAEMON)
 class ScramCredential:
     """What WAMP-SCRAM needs of one token, made while its text was known. Keys and salt in hex."""
 
-    kdf: str  #: "argon2id13" or "pbkdf2"
+    kdf: str  #: as on the wire: "argon2id-13" or "pbkdf2"
     salt: str
     iterations: int
     memory: int | None  #: argon2's, in KiB; None for pbkdf2
@@ -121,16 +125,10 @@ class Authenticator:
         unix seconds."""
         self._wall_clock = wall_clock
         self._by_hash: dict[str, KnownToken] = {}
+        self._expired: set[str] = set()  #: hashes; a clock that is set back revives none
         self._open = True
         self._watchers: list[EndWatcher] = []
-        for sha256, principal in tokens:
-            self.put(
-                KnownToken(
-                    sha256=sha256,
-                    credential=Credential(principal=principal),
-                    source=Source.CONFIGURATION,
-                )
-            )
+        self.configure(tokens)
 
     @property
     def open(self) -> bool:
@@ -140,6 +138,29 @@ class Authenticator:
     def tokens(self) -> list[KnownToken]:
         """All there are, also expired ones."""
         return list(self._by_hash.values())
+
+    def configure(self, tokens: Iterable[tuple[str, Principal]]) -> None:
+        """These are the configuration's from now on. What those opened that are gone, or stand for
+        somebody else now, ends. Without any a closed daemon stays closed until it starts again."""
+        new = {
+            sha256: KnownToken(
+                sha256=sha256,
+                credential=Credential(principal=principal),
+                source=Source.CONFIGURATION,
+            )
+            for sha256, principal in tokens
+        }
+        gone = [
+            token
+            for token in self._by_hash.values()
+            if token.source is Source.CONFIGURATION and new.get(token.sha256) != token
+        ]
+        for token in gone:
+            del self._by_hash[token.sha256]
+        for token in new.values():
+            self.put(token)
+        for token in gone:
+            self._end(token.principal, "was changed or taken out of the daemon's configuration")
 
     def put(self, token: KnownToken) -> None:
         """One more. The first that isn't the daemon's own closes an open daemon: who came in
@@ -158,18 +179,37 @@ class Authenticator:
             )
         )
 
-    def discard(self, token_sha256: str, why: str = "its token was revoked") -> None:
+    def discard(self, token_sha256: str) -> None:
         """That token opens nothing any more. What it opened ends, unless another token of the
         same name is left (an agent's is replaced so)."""
         token = self._by_hash.pop(token_sha256, None)
-        if token is not None and not self._is_valid_name(token.principal.name):
-            self._tell(token.principal.name, why)
+        self._expired.discard(token_sha256)
+        if token is not None:
+            self._end(token.principal, "was revoked")
+
+    def expire(self) -> float | None:
+        """Ends what has expired by now. Returns in how many seconds the next does, by the clock
+        as it is; None: nothing will."""
+        now = self._wall_clock()
+        times = {
+            sha256: token.expires_at
+            for sha256, token in self._by_hash.items()
+            if token.expires_at is not None and sha256 not in self._expired
+        }
+        over = [sha256 for sha256, expires_at in times.items() if expires_at <= now]
+        self._expired.update(over)
+        for sha256 in over:
+            self._end(self._by_hash[sha256].principal, "has expired")
+        return min((at - now for at in times.values() if at > now), default=None)
 
     def close(self) -> None:
         """From now on everybody needs a token."""
         if self._open:
             self._open = False
-            self._tell(ANONYMOUS.name, "this daemon takes nobody without a token any more")
+            self._tell(
+                ANONYMOUS.name,
+                "this daemon takes nobody without a token any more; ask its operator for one",
+            )
 
     def watch(self, ended: EndWatcher) -> None:
         """`ended(name, why)` is called when what that principal opened is to end at once."""
@@ -183,7 +223,7 @@ class Authenticator:
         if token is not None:
             found = self._by_hash.get(hash_token(token))
             if found is not None:
-                return found.principal if self._is_valid(found) else None
+                return found.principal if self.is_valid(found) else None
         return ANONYMOUS if self._open else None
 
     def authenticate_header(self, authorization: str | None) -> Principal | None:
@@ -199,7 +239,7 @@ class Authenticator:
         """What the holder of the token of that name may prove itself by; None when there is no
         such token, or it has expired. Ask again when the proof is here."""
         for token in self._by_hash.values():
-            if token.principal.name == authid and self._is_valid(token):
+            if token.principal.name == authid and self.is_valid(token):
                 return token.credential
         return None
 
@@ -207,20 +247,25 @@ class Authenticator:
         """The same for the holder of an Ed25519 key."""
         key = public_key_hex.lower()
         for token in self._by_hash.values():
-            if key in token.credential.public_keys and self._is_valid(token):
+            if key in token.credential.public_keys and self.is_valid(token):
                 return token.credential
         return None
 
+    def is_valid(self, token: KnownToken) -> bool:
+        """Has it not expired?"""
+        return token.sha256 not in self._expired and (
+            token.expires_at is None or self._wall_clock() < token.expires_at
+        )
+
     # -- inside
 
-    def _is_valid(self, token: KnownToken) -> bool:
-        return token.expires_at is None or self._wall_clock() < token.expires_at
-
-    def _is_valid_name(self, name: str) -> bool:
-        return any(
-            token.principal.name == name and self._is_valid(token)
+    def _end(self, principal: Principal, what: str) -> None:
+        if not any(
+            token.principal == principal and self.is_valid(token)
             for token in self._by_hash.values()
-        )
+        ):
+            why = f"the token {principal.name!r} {what}; ask the daemon's operator for another"
+            self._tell(principal.name, why)
 
     def _tell(self, name: str, why: str) -> None:
         for ended in self._watchers:

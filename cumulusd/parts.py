@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import attrs
 
+from cumulusd.admin.site import AdminSite
+from cumulusd.admin.tokens import Tokens
 from cumulusd.certificates import Certificates
 from cumulusd.disk import Disk
 from cumulusd.jobs.history import History
@@ -54,6 +56,8 @@ class Parts:
     site: CumulusSite
     certificates: Certificates
     reloads: Reloads
+    tokens: Tokens
+    admin: AdminSite
 
     def health(self) -> dict[str, str]:
         """Part -> "ok" or what is wrong with it."""

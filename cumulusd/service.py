@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from cumulusd import __version__
+from cumulusd.admin.unix_socket import AdminPort
 from cumulusd.config import Config, warnings
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.parts import Parts
@@ -51,6 +52,9 @@ class Cumulusd(Service):
         """Loads what is on disk, assembles, and listens; ends the process when it can't."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         self._parts = parts = self._assemble(self._config, self._reactor)
+        port = AdminPort(self._config.admin_path, parts.admin, self._reactor)
+        port.startListening()
+        self._ports.append(port)
         inside = parts.pool.inside()
         if inside is not None:
             self._listen(inside[0], parts.site, inside[1])
@@ -73,6 +77,7 @@ class Cumulusd(Service):
         parts.history.start()
         parts.s3.start()
         parts.certificates.start()
+        parts.tokens.start()
         parts.pool.start(parts.supervisor.placing.refresh)
         for warning in warnings(self._config):
             self._log.warn("{warning}", warning=warning)
@@ -111,6 +116,8 @@ class Cumulusd(Service):
         steps: list[tuple[str, Callable[[], Any]]] = [
             ("reloading", self._stop_reloading),
             ("listening", self._stop_listening),
+            ("tokens", parts.tokens.stop),
+            ("admin socket", parts.admin.stop),
             ("web", parts.site.stop),
             ("router", lambda: parts.router.stop(_STOP_STEP_S - 1.0)),
             ("workers' agents", parts.pool.stop),

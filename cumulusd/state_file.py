@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class StateFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                self._give_to_folders_owner(file.fileno())
+                _give_to_folders_owner(file.fileno(), self.path.parent)
                 file.write(json.dumps({"version": self._version, **value}, indent=1).encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -79,37 +79,48 @@ class StateFile:
     def locked(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         """Keeps other processes from changing it meanwhile. Raises Unavailable when they don't
         let go within `timeout_s`."""
-        path = self.path.with_name(self.path.name + ".lock")
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            lock = os.open(path, flags, 0o600)
-        except OSError as error:
-            raise self._error(f"can't be locked: {error}", "check free space and rights") from error
-        try:
-            self._give_to_folders_owner(lock)
-            ends_s = time.monotonic() + timeout_s
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= ends_s:
-                        raise Unavailable(
-                            f"{self._what} {self.path} is being changed by another process",
-                            hint="try again in a moment",
-                        ) from None
-                time.sleep(_LOCK_PAUSE_S)
+        lock = self.path.with_name(self.path.name + ".lock")
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(lock, f"{self._what} {self.path}", timeout_s))
+            except OSError as error:
+                raise self._error(
+                    f"can't be locked: {error}", "check free space and rights"
+                ) from error
             yield
-        finally:
-            os.close(lock)
-
-    def _give_to_folders_owner(self, handle: int) -> None:
-        """An operator's command run as root must not shut the daemon's user out."""
-        if os.geteuid() == 0:
-            owner = os.stat(self.path.parent)
-            os.fchown(handle, owner.st_uid, owner.st_gid)
 
     def _error(self, what: str, hint: str) -> InternalError:
         return InternalError(
             f"{self._what} {self.path} {what}", details={"path": str(self.path)}, hint=hint
         )
+
+
+@contextmanager
+def locked(path: Path, what: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Holds the lock file at `path` meanwhile. Raises Unavailable when others don't let go of
+    `what` within `timeout_s`; OSError."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _give_to_folders_owner(lock, path.parent)
+        ends_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= ends_s:
+                    raise Unavailable(
+                        f"{what} is being changed by another process",
+                        hint="try again in a moment",
+                    ) from None
+            time.sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _give_to_folders_owner(handle: int, folder: Path) -> None:
+    """An operator's command run as root must not shut the daemon's user out."""
+    if os.geteuid() == 0:
+        owner = os.stat(folder)
+        os.fchown(handle, owner.st_uid, owner.st_gid)

@@ -9,8 +9,10 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
+from cumulusd.admin.site import AdminSite
+from cumulusd.admin.tokens import Tokens
 from cumulusd.certificates import Certificates
-from cumulusd.config import Config
+from cumulusd.config import Config, open_to_others
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError
 from cumulusd.identity import Authenticator, Principal
@@ -157,6 +159,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def refused(code: str) -> None:
         metrics.submit_refused(code)
 
+    async def take_tokens(config: Config) -> None:
+        authenticator.configure(config.authenticator_tokens())
+
     def no_room() -> CumulusError | None:
         return disk.refusal({"job store": store.healthy, "journals": journals.trouble})
 
@@ -168,6 +173,14 @@ def assemble(config: Config, reactor: Any) -> Parts:
         outputs_history_max_bytes=config.jobs.outputs_history_max_bytes,
     )
     authenticator = Authenticator(config.authenticator_tokens())
+    # Expiry is a date: by the clock as it is now, not by one that is followed at the next start.
+    tokens = Tokens(
+        state, authenticator, clock=reactor, wall_clock=time.time, run_in_thread=run_in_thread
+    )
+    tokens.load()
+    open_door = open_to_others(config.listen) if authenticator.open else None
+    if open_door is not None:  # the configuration was checked when there still were tokens
+        raise SystemExit(f"cumulusd: {open_door}")
     disk = Disk(state, config.jobs.min_free_bytes)
     table = JobTable()
     s3 = S3Parts(config.s3, reactor, store.instance_id(), table)
@@ -313,6 +326,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
     certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     reloads = Reloads(config)
     reloads.add("certificates", lambda config: certificates.reload())
+    reloads.add("tokens", take_tokens)
+    for cut in (router.end_sessions, link.end_links, site.end_requests):
+        authenticator.watch(tokens.cutting(cut))
     parts = Parts(
         store=store,
         disk=disk,
@@ -335,5 +351,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         site=site,
         certificates=certificates,
         reloads=reloads,
+        tokens=tokens,
+        admin=AdminSite(tokens, time.time, reactor),
     )
     return parts

@@ -168,6 +168,18 @@ class Router:
                 timer.cancel()
             self.notices.close()
 
+    def end_sessions(self, name: str, why: str) -> int:
+        """Says GOODBYE to all sessions of that principal, which take no more part from now on;
+        how many there were."""
+        ending = [
+            session
+            for session in self._connections.values()
+            if session.principal is not None and session.principal.name == name
+        ]
+        for session in ending:
+            session.leave(messages.NOT_AUTHENTICATED, why)
+        return len(ending)
+
     # transport.Reception
 
     def refusal(self, source: str | None) -> Denial | None:

@@ -62,6 +62,8 @@ class LinkLimits:
 class AgentLinkFactory:
     """All agents' links. `acknowledge` what has become durable; `stop` ends them."""
 
+    _log = Logger()
+
     def __init__(
         self,
         authenticate: Callable[[str | None], Principal | None],
@@ -117,6 +119,16 @@ class AgentLinkFactory:
             return fail(Unavailable(f"the link to the agent of node {node_id} is down"))
         return connection.fetches.fetch(job_id, attempt, name, offset, length)
 
+    def end_links(self, name: str, why: str) -> int:
+        """Drops the links of that principal; how many there were."""
+        ending = [connection for connection in self._made if connection.name == name]
+        for connection in ending:
+            self._log.warn(
+                "the link of node {node_id} is cut: {why}", node_id=connection.node_id, why=why
+            )
+            connection.drop()
+        return len(ending)
+
     async def stop(self) -> None:
         """Drops all links; fires when they are gone."""
         gone = [connection.when_gone() for connection in list(self._made)]
@@ -165,6 +177,7 @@ class _AgentConnection(WebSocketServerProtocol):
     def __init__(self, owner: AgentLinkFactory) -> None:
         super().__init__()
         self.node_id = ""
+        self.name = ""  #: its principal's
         self.jobs: dict[str, int] = {}  #: whose journals it sends: job id -> attempt
         self._owner = owner
         self._limits = owner.limits
@@ -208,7 +221,7 @@ class _AgentConnection(WebSocketServerProtocol):
             raise ConnectionDeny(403, "this token is no agent's")  # type: ignore[no-untyped-call]
         if SUBPROTOCOL not in request.protocols:
             raise ConnectionDeny(400, f"the sub-protocol is {SUBPROTOCOL}")  # type: ignore[no-untyped-call]
-        self.node_id = principal.node_id
+        self.node_id, self.name = principal.node_id, principal.name
         return SUBPROTOCOL, {}
 
     def onOpen(self) -> None:

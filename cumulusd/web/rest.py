@@ -116,6 +116,11 @@ class Rest:
             )
         return who
 
+    def asks(self, head: Head) -> str:
+        """By which principal's name a request can be cut; nobody's, where it will be refused."""
+        who = self._authenticator.authenticate_header(head.authorization)
+        return "" if who is None else who.name
+
     def open_body(self, head: Head, length: int | None, flow: Flow) -> Body:
         """What takes the body of a request whose headers are here; `length` None: unknown.
 

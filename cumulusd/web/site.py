@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.web import http
 from twisted.web.resource import IResource, Resource
@@ -14,12 +15,14 @@ from cumulusd.errors import TooLarge
 from cumulusd.identity import Authenticator
 from cumulusd.metrics import Metrics
 from cumulusd.tasks import Tasks
-from cumulusd.web.answers import Answer
+from cumulusd.web.answers import Answer, error_answer
 from cumulusd.web.asked import Head
+from cumulusd.web.askers import Asker, Askers
 from cumulusd.web.bodies import Body, Flow
 from cumulusd.web.bounded_request import BoundedRequest
 from cumulusd.web.enroll import MAX_ENROLL_BYTES, PATH, Enroll, EnrollResource
 from cumulusd.web.event_stream import EventStream
+from cumulusd.web.log_events import event
 from cumulusd.web.rest import Relay, Rest
 from cumulusd.web.streaming import StreamedBody
 
@@ -69,7 +72,8 @@ class CumulusSite(Site):
         self._rest = rest
         self._enrolls = enroll is not None
         self._answering = Tasks()
-        root = _Root(_RestResource(rest, self._answering, clock), websockets)
+        self._askers = Askers()
+        root = _Root(_RestResource(rest, self._answering, self._askers, clock), websockets)
         if enroll is not None:
             provision = Resource()  # type: ignore[no-untyped-call]
             provision.putChild(b"enroll", EnrollResource(enroll))
@@ -81,6 +85,10 @@ class CumulusSite(Site):
     async def stop(self) -> None:
         """Ends what is being answered; fires when all has ended."""
         await self._answering.stop()
+
+    def end_requests(self, name: str, why: str) -> int:
+        """Cuts what that principal is being answered; how many requests that were."""
+        return self._askers.cut(name, why)
 
     def open_body(self, head: Head, length: int | None, flow: Flow) -> Body | None:
         """As of `Doorkeeper`."""
@@ -125,9 +133,10 @@ class _RestResource:
 
     isLeaf = True
 
-    def __init__(self, rest: Rest, answering: Tasks, clock: Any) -> None:
+    def __init__(self, rest: Rest, answering: Tasks, askers: Askers, clock: Any) -> None:
         self._rest = rest
         self._answering = answering
+        self._askers = askers
         self._clock = clock
 
     def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
@@ -138,42 +147,58 @@ class _RestResource:
 
     def render(self, request: BoundedRequest) -> int:
         """Answers later; when the asker leaves meanwhile, the work is cancelled."""
+        head = request.head()
+        asker = self._askers.add(self._rest.asks(head), request)
         gone = request.notifyFinish()
-        working = self._answering.start(self._work(request), f"answering {request.path!r}")
+        working = self._answering.start(
+            self._work(request, head, asker), f"answering {request.path!r}"
+        )
+        asker.working = working
         gone.addErrback(lambda _: working.cancel())
         return NOT_DONE_YET
 
-    async def _work(self, request: BoundedRequest) -> None:
-        head = request.head()
+    async def _work(self, request: BoundedRequest, head: Head, asker: Asker) -> None:
         try:
             answer = await self._rest.answer(head, request.body)
+        except CancelledError:
+            refused = asker.error()
+            if refused is None:
+                raise  # the asker went
+            answer = error_answer(refused)
         finally:
             request.forget_body()
         try:
-            await self._write(request, head, answer)
+            await self._write(request, head, answer, asker)
         except Exception:
             # Half an answer is no answer. What it was is logged with the task.
             request.hang_up()
             raise
 
-    async def _write(self, request: BoundedRequest, head: Head, answer: Answer) -> None:
+    async def _write(
+        self, request: BoundedRequest, head: Head, answer: Answer, asker: Asker
+    ) -> None:
         _write_head(request, answer)
         if head.method == "HEAD":
             request.finish()  # type: ignore[no-untyped-call]
         elif answer.events is not None:
-            await self._send_events(request, answer)
+            await self._send_events(request, answer, asker)
         elif answer.stream is not None:
             StreamedBody(request, answer.stream).start()
         else:
             request.write(answer.body)  # type: ignore[no-untyped-call]
             request.finish()  # type: ignore[no-untyped-call]
 
-    async def _send_events(self, request: BoundedRequest, answer: Answer) -> None:
+    async def _send_events(self, request: BoundedRequest, answer: Answer, asker: Asker) -> None:
         assert answer.events is not None
         stream = EventStream(request, self._clock)
         stream.start()
         try:
             await answer.events(stream.send)
+        except CancelledError:
+            refused = asker.error()
+            if refused is None:
+                raise  # the asker went
+            request.write(event("error", refused.as_dict()))  # type: ignore[no-untyped-call]
         finally:
             stream.end()
         request.finish()  # type: ignore[no-untyped-call]

@@ -51,12 +51,17 @@ OURS: dict[str, str] = {
     "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_jobs"
     " cumulusd.config_platform cumulusd.config_router cumulusd.config_s3 =cumulusd cumulusd.tls"
-    " cumulusd.errors cumulusd.identity",
+    " cumulusd.errors cumulusd.identity cumulusd.admin.token_file",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",
+    "cumulusd.admin": "cumulusd.admin cumulusd.errors cumulusd.identity cumulusd.state_file",
+    "cumulusd.admin.tokens": f"{_PORTS} cumulusd.admin cumulusd.identity cumulusd.scram_keys",
+    "cumulusd.admin.site": f"{_COMMON} cumulusd.admin cumulusd.web",
     "cumulusd.job_network": "",
     "cumulusd.cli_store": "cumulusd.config cumulusd.errors cumulusd.jobs",
-    "cumulusd.cli": "=cumulusd cumulusd.cli_store cumulusd.config cumulusd.errors"
+    "cumulusd.cli_token": "cumulusd.admin.client cumulusd.admin.token_record cumulusd.config",
+    "cumulusd.cli": "=cumulusd cumulusd.cli_store cumulusd.cli_token cumulusd.config"
+    " cumulusd.errors"
     " cumulusd.provisioning",
     "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
     " cumulusd.tap",
