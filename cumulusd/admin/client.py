@@ -31,20 +31,28 @@ class AdminClient:
 
     def tokens(self) -> list[dict[str, Any]]:
         """What is shown of each token."""
-        found = self._ask("GET", "/tokens").get("tokens")
-        return found if isinstance(found, list) else []
+        tokens: list[dict[str, Any]] = self._ask("GET", "/tokens", ("tokens",))["tokens"]
+        return tokens
 
     def create_token(self, wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """(the token, what is shown of it)."""
-        answer = self._ask("POST", "/tokens", wanted)
+        answer = self._ask("POST", "/tokens", ("token", "shown"), wanted)
         return str(answer["token"]), answer["shown"]
 
     def revoke_token(self, name: str) -> dict[str, Any]:
         """What was shown of it."""
-        shown: dict[str, Any] = self._ask("DELETE", f"/tokens/{quote(name, safe='')}")["shown"]
+        path = f"/tokens/{quote(name, safe='')}"
+        shown: dict[str, Any] = self._ask("DELETE", path, ("shown",))["shown"]
         return shown
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        keys: tuple[str, ...],
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The answer, an object with these keys."""
         connection = _Connection(self._path)
         try:
             try:
@@ -58,6 +66,8 @@ class AdminClient:
             value = json.loads(text)
             if not isinstance(value, dict):
                 raise ValueError("it is no object")
+            if status < 400 and not value.keys() >= set(keys):
+                raise ValueError(f"it lacks {' or '.join(keys)}")
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unavailable(
                 f"the daemon at {self._path} gave no whole answer: {error or type(error).__name__}",

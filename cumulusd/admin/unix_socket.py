@@ -41,7 +41,7 @@ class AdminPort(unix.Port):
         """Nothing listens yet."""
         self._path = path
         self._inode = 0
-        self._folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder = _open_folder(path)
         address = _address(path, self._folder)
         super().__init__(os.fsencode(address), factory, BACKLOG, MODE, reactor)
 
@@ -60,7 +60,11 @@ class AdminPort(unix.Port):
                 finally:
                     os.umask(before)
                 self._inode = os.lstat(self._path).st_ino
+        except Unavailable:
+            os.close(self._folder)
+            raise
         except (OSError, CannotListenError) as error:
+            os.close(self._folder)
             why = error.socketError if isinstance(error, CannotListenError) else error
             raise InternalError(
                 f"the admin socket {self._path} can't be made: {why}",
@@ -87,11 +91,14 @@ def connect(path: Path, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(timeout_s)
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.connect(_address(path, folder))
-        finally:
-            os.close(folder)
+        if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
+            connection.connect(str(path))
+        else:
+            folder = _open_folder(path)
+            try:
+                connection.connect(_address(path, folder))
+            finally:
+                os.close(folder)
     except BaseException:
         connection.close()
         raise
@@ -128,6 +135,10 @@ def _clear(path: Path) -> None:
         f"somebody listens on the admin socket {path} already",
         hint="is another cumulusd running on this state_dir? Stop it, or set `admin_socket`",
     )
+
+
+def _open_folder(path: Path) -> int:
+    return os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _address(path: Path, folder: int) -> str:

@@ -392,3 +392,16 @@ def test_the_factory_needs_no_reactor_to_be_made() -> None:
     links = AgentLinkFactory(authenticate, world_desk, reactor)
     links.acknowledge("unknown", 1)
     assert authenticate(f"Bearer {TOKEN}") is AGENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_links_of_a_token_that_is_gone_are_cut(make: Make) -> None:
+    world = make()
+    await world.start_daemon()
+    link = await peer(world)
+    await link.opened
+    assert world.links is not None
+    assert world.links.end_links("somebody-else", "gone") == 0
+    assert world.links.end_links(AGENT.name, "its token was revoked") == 1
+    await link.why
+    await world.until(lambda: not world.links._made)  # type: ignore[union-attr]

@@ -128,3 +128,52 @@ async def test_the_sites_stop_ends_all_that_is_followed(
     assert talk.cancelled == 1
     await peer.closed
     assert not peer.received.endswith(b"0\r\n\r\n"), "cut, not ended"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_follower_whose_token_goes_is_told_and_cut(server: Server) -> None:
+    talk = Talk(server.jobs, 1)
+    peer = await connected(server)
+    await until(lambda: b"event: state" in peer.received)
+    assert server.site.end_requests("bob", "the token 'bob' was revoked") == 0
+    assert server.site.end_requests("ann", "the token 'ann' was revoked") == 1
+    await until(lambda: peer.received.endswith(b"0\r\n\r\n"))
+    assert talk.cancelled == 1
+    last = peer.received.rpartition(b"event: ")[2]
+    assert last.startswith(b"error") and b"The token 'ann' was revoked" in last
+    assert b'"code":"not_authenticated"' in last
+    assert server.site.end_requests("ann", "again") == 0, "it is nobody's any more"
+    peer.transport.abortConnection()
+    await peer.closed
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_waits_for_its_answer_is_refused(server: Server) -> None:
+    waiting: Deferred[None] = Deferred()
+
+    async def cancel(who: Any, job_id: str) -> dict[str, Any]:
+        await waiting
+        return {}
+
+    server.jobs.cancel = cancel  # type: ignore[method-assign]
+    asking = Deferred.fromCoroutine(server.ask("POST /api/jobs/job_1/cancel", TOKEN))
+    asked: list[int] = []
+    await until(lambda: asked.append(server.site.end_requests("ann", "gone")) or asked[-1])
+    status, _, body = await asking
+    assert status == 401 and b"Gone" in body and sum(asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_is_cut_off(server: Server) -> None:
+    server.jobs.pieces = 100_000  # 6 GB
+    client = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", server.port.getHost().port)
+    peer = await endpoints.connectProtocol(client, Raw())
+    peer.transport.write(
+        f"GET /api/jobs/job_1/logs HTTP/1.1\r\nHost: x\r\n{TOKEN}\r\n\r\n".encode()
+    )
+    await until(lambda: peer.received)
+    peer.transport.pauseProducing()
+    assert server.site.end_requests("ann", "gone") == 1
+    await until(lambda: server.jobs.readers_gone)
+    peer.transport.resumeProducing()
+    await peer.closed
