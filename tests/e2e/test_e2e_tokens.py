@@ -233,7 +233,7 @@ def test_errors_say_what_to_do(make_daemon: MakeDaemon) -> None:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that everybody may look into: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix="cumulus-admin-") as name:
+    with tempfile.TemporaryDirectory(prefix="cumulus-admin-", dir="/tmp") as name:
         os.chmod(name, 0o755)
         yield Path(name)
 
