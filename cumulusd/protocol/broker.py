@@ -121,8 +121,9 @@ class Broker:
             ]
         if len(mine) >= self._max_subscriptions:
             full = TooMany(
-                f"{uri} not subscribed: at most {self._max_subscriptions} a session",
-                hint="unsubscribe from what has ended",
+                f"{uri} not subscribed: at most {self._max_subscriptions} a session "
+                "(router.max_subscriptions)",
+                hint="unsubscribe from what has ended, or subscribe to a pattern",
             )
             return [Send(session_id, error_reply(_SUBSCRIBE, message.request, full))]
         changes: list[Effect] = []

@@ -191,7 +191,11 @@ class Dealer:
         if self._registrations.get(uri, policy) is not None:
             return refuse(messages.PROCEDURE_ALREADY_EXISTS, f"{uri} is already registered")
         if not party.member.local and len(party.registrations) >= self._max_registrations:
-            error = TooMany(f"{uri} not registered: at most {self._max_registrations} a session")
+            error = TooMany(
+                f"{uri} not registered: at most {self._max_registrations} a session "
+                "(router.max_registrations)",
+                hint="unregister what isn't offered any more, or use a pattern or another session",
+            )
             return [Send(session_id, error_reply(_REGISTER, message.request, error))]
         self._last_registration += 1
         registration = Registration(
@@ -235,7 +239,8 @@ class Dealer:
             raise ProtocolViolation(f"request {request} is still in flight")
         if not caller.member.local and len(caller.calls) >= self._max_calls_in_flight:
             error = TooMany(
-                f"{uri} not called: this session has {self._max_calls_in_flight} calls in flight",
+                f"{uri} not called: this session has {self._max_calls_in_flight} calls in flight, "
+                "the most there may be (router.max_calls_in_flight)",
                 job_id=job_id,
                 hint="wait for one of them to end",
             )

@@ -30,7 +30,6 @@ REFUSALS: Mapping[str, str] = MappingProxyType(
         "not_authorized": "the role may not do that",
         "other": "what has no name of its own",
         "ping_timeout": "a ping was not answered in time",
-        "plain_ticket": "a ticket over a connection that isn't encrypted",
         "realm": "a realm that isn't there",
         "registrations": "a session's registrations",
         "revoked": "the token was revoked or has expired",
