@@ -1,11 +1,11 @@
 """What a blocking caller needs on top of the client's coroutines: waiting, and Ctrl-C."""
 
-import concurrent.futures
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cumulus_client._core import MAYBE_ACCEPTED, ClientCore
+from cumulus_client._io_future import IoFuture
 from cumulus_client._io_thread import IoThread
 from cumulus_client._job_stream import Event, JobStream
 from cumulus_client.exceptions import ClientTimeout, Conflict, CumulusError
@@ -31,14 +31,14 @@ class BlockingStream:
         self._io = io
         self._url = url
         self.stream = stream
-        self._pending: concurrent.futures.Future[Event | None] | None = None
+        self._pending: IoFuture[Event | None] | None = None
 
     def next(self, deadline: float | None) -> Event | None:
         """The next event, None after the last. `deadline`: `time.monotonic()` after which
         ClientTimeout is raised."""
         if self._pending is None:
             self._pending = self._io.run(self.stream.next())
-        if not done_by(self._pending, deadline):
+        if not self._pending.wait(deadline):
             raise client_timeout(self._url, self.stream.job_id)
         pending, self._pending = self._pending, None
         return pending.result()
@@ -69,16 +69,9 @@ def begin(io: IoThread, coroutine: Coroutine[Any, Any, None]) -> None:
     try:
         beginning = io.run(coroutine)
         if not io.is_current():
-            concurrent.futures.wait([beginning], BEGIN_WAIT_S)
+            beginning.wait(time.monotonic() + BEGIN_WAIT_S)
     except CumulusError:
         pass  # the client is closed
-
-
-def done_by(future: "concurrent.futures.Future[Any]", deadline: float | None) -> bool:
-    """Waits until `future` is done; False when it is not by `deadline`."""
-    timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-    done, _ = concurrent.futures.wait([future], timeout_s)
-    return bool(done)
 
 
 def client_timeout(
@@ -129,7 +122,8 @@ class Interruption:
         self._come_back = come_back
         self._cancels_unread = cancels_unread
         self._first: BaseException | None = None
-        self._cancelling: concurrent.futures.Future[bool] | None = None
+        self._detached = False
+        self._cancelling: IoFuture[bool] | None = None
         self.deadline: float | None = None
 
     def interrupted(self, job_id: str | None, error: BaseException) -> None:
@@ -142,11 +136,14 @@ class Interruption:
                 f"{by}detached; job {job_id} may still be running: come back with "
                 f"{self._come_back.format(job_id)}"
             )
+            if self._cancelling is not None and not self._detached:
+                self._detached = True  # so that one more Ctrl-C ends the wait, too
+                # Two in one breath: the daemon is to have heard the first before the program ends.
+                self._cancelling.wait(time.monotonic() + BEGIN_WAIT_S)
             raise error
         self._first = error
         self.deadline = time.monotonic() + CANCEL_WAIT_S
-        self._cancelling = self._io.run(self._core.cancel(job_id))
-        self._cancelling.add_done_callback(self._cancelled)
+        self._cancelling = self._io.run(self._core.cancel(job_id), self._cancelled)
         again = f"another {error.signal_name}" if isinstance(error, Interrupted) else "Ctrl-C again"
         self._note(f"{by}cancelling job {job_id} ({again} detaches from it)")
 
@@ -162,7 +159,7 @@ class Interruption:
         except OSError:
             pass  # the terminal is gone; the job is to be cancelled all the same
 
-    def _cancelled(self, cancelling: "concurrent.futures.Future[bool]") -> None:
+    def _cancelled(self, cancelling: IoFuture[bool]) -> None:
         error = None if cancelling.cancelled() else cancelling.exception()
         if error is not None and not isinstance(error, Conflict):
             self._note(f"cancelling failed: {error}")

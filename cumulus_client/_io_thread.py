@@ -1,12 +1,12 @@
 """The thread on which a client's event loop runs, owned and ended by its client."""
 
 import asyncio
-import concurrent.futures
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from cumulus_client._io_future import IoFuture
 from cumulus_client.exceptions import ConnectionFailed
 
 _T = TypeVar("_T")
@@ -38,14 +38,23 @@ class IoThread:
         """Is the caller on this very thread, where nothing may wait for the loop?"""
         return self._thread is threading.current_thread()
 
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> "concurrent.futures.Future[_T]":
-        """Runs `coroutine` on the loop. Raises ConnectionFailed when stopped, or after a fork."""
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, _T],
+        then: Callable[[IoFuture[_T]], object] | None = None,
+    ) -> IoFuture[_T]:
+        """Runs `coroutine` on the loop, and calls `then` there with its future when that is done.
+
+        Raises ConnectionFailed when stopped, or after a fork.
+        """
         try:
             loop = self._started_loop()
-        except ConnectionFailed:
+            future = IoFuture(then)
+            loop.call_soon_threadsafe(future.follow, coroutine)
+        except BaseException:
             coroutine.close()
             raise
-        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+        return future
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         if self._process_id not in (0, os.getpid()):
@@ -58,12 +67,16 @@ class IoThread:
             if self._stopped:
                 raise ConnectionFailed("this Cumulus client is closed", hint="make a new one")
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._process_id = os.getpid()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="cumulus-client", daemon=True
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=_serve, args=(loop,), name="cumulus-client", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except BaseException:  # Ctrl-C: it may have begun
+                    loop.call_soon_threadsafe(loop.stop)
+                    raise
+                self._process_id, self._thread, self._loop = os.getpid(), thread, loop
             return self._loop
 
     def stop(self) -> None:

@@ -27,15 +27,14 @@ class JobFuture(concurrent.futures.Future[Any]):
         self._core = core
         self._job_id = job_id
         self.set_running_or_notify_cancel()
-        following = io.run(core.result(job_id))
-        following.add_done_callback(self._followed)
+        io.run(core.result(job_id), self._followed)
 
     def cancel(self) -> bool:
         """Asks the daemon to cancel the job, without waiting. False when it is done already."""
         if self.done():
             return False
         try:
-            self._io.run(self._core.cancel(self._job_id)).add_done_callback(self._cancelled)
+            self._io.run(self._core.cancel(self._job_id), self._cancelled)
         except CumulusError:
             return False  # the client is closed
         return True

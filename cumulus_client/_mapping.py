@@ -5,17 +5,17 @@ it waits for the next result; the jobs' events wait, bounded, in their streams m
 """
 
 import atexit
-import concurrent.futures
 import contextlib
 import os
 import queue
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any
 
 from cumulus_client._blocking import begin, client_timeout
 from cumulus_client._core import ClientCore
+from cumulus_client._io_future import SIGNAL_SLICE_S, IoFuture, wait_all
 from cumulus_client._io_thread import IoThread
 from cumulus_client._job_stream import Accepted, Ended, Event, Interrupted, JobStream, Journal
 from cumulus_client._journal_reader import ResultCollector
@@ -30,7 +30,6 @@ CANCEL_TIMEOUT_S = 5.0
 INTERRUPTION_S = 1.0
 #: How many job ids a line names.
 _NAMED = 8
-_LONGEST_WAIT_S = 3600.0
 
 _open: "weakref.WeakSet[Flights]" = weakref.WeakSet()
 
@@ -52,7 +51,7 @@ class _Flight:
         self.shown.enter_context(self.display.running())
         self.collector = ResultCollector()
         self.stream: JobStream | None = None
-        self.pending: concurrent.futures.Future[Any] | None = None
+        self.pending: IoFuture[Any] | None = None
         self.ended = False
 
     @property
@@ -82,12 +81,11 @@ class Flights:
         """Uploads the item's package and submits it. Raises ConnectionFailed."""
         flight = _Flight(self, index, package)
         self._flights[index] = flight
-        self._await(flight, self._io.run(self._core.submit_followed(package, spec)))
+        self._await(flight, self._core.submit_followed(package, spec))
 
-    def _await(self, flight: _Flight, future: "concurrent.futures.Future[Any]") -> None:
-        flight.pending = future
+    def _await(self, flight: _Flight, coroutine: Coroutine[Any, Any, Any]) -> None:
         index, ready = flight.index, self._ready
-        future.add_done_callback(lambda _: ready.put(index))
+        flight.pending = self._io.run(coroutine, lambda _: ready.put(index))
 
     def step(self, deadline: float | None, *, block: bool) -> tuple[int, Outcome] | None:
         """Waits until something happens to one of the jobs and deals with it; with `block` False
@@ -109,10 +107,10 @@ class Flights:
                 self._event(flight, happened)
                 if isinstance(happened, Ended):
                     flight.ended = True
-                    self._await(flight, self._io.run(self._value(flight, happened)))
+                    self._await(flight, self._value(flight, happened))
                     return None
             assert flight.stream is not None
-            self._await(flight, self._io.run(flight.stream.next()))
+            self._await(flight, flight.stream.next())
         except CumulusError as error:
             if flight.job_id is not None and not flight.ended:
                 # It can't be followed any more, and nobody else knows of it.
@@ -125,9 +123,9 @@ class Flights:
         if not block:
             return self._ready.get_nowait()
         while True:
-            left_s = _LONGEST_WAIT_S if deadline is None else deadline - time.monotonic()
+            left_s = SIGNAL_SLICE_S if deadline is None else deadline - time.monotonic()
             try:
-                return self._ready.get(timeout=min(max(0.0, left_s), _LONGEST_WAIT_S))
+                return self._ready.get(timeout=min(max(0.0, left_s), SIGNAL_SLICE_S))
             except queue.Empty:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise client_timeout(self._url, None, mapping=True) from None
@@ -185,11 +183,13 @@ class Flights:
         if self._io.is_current():
             return  # the garbage collector came by there
         try:
-            done, late = concurrent.futures.wait(cancelling, CANCEL_TIMEOUT_S)
+            wait_all(cancelling, CANCEL_TIMEOUT_S)
         except KeyboardInterrupt:
             note(f"detached; {_named(job_ids)} may still be running")
             raise
-        failed = [future for future in done if not future.cancelled() and future.exception()]
+        late = [future for future in cancelling if not future.done()]
+        done = [future for future in cancelling if future.done() and not future.cancelled()]
+        failed = [future for future in done if future.exception()]
         if late or failed:
             reason = failed[0].exception() if failed else "no answer"
             note(f"cancelling {len(late) + len(failed)} of them failed: {reason}")

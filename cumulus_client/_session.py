@@ -1,6 +1,5 @@
 """A client's own connection, and what is asked over it about jobs, workers and the daemon."""
 
-import concurrent.futures
 import os
 import weakref
 from collections.abc import Coroutine
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cumulus_client._core import ClientCore, connection_to
+from cumulus_client._io_future import wait_all
 from cumulus_client._io_thread import IoThread
 from cumulus_client._mapping import Flights
 from cumulus_client._raising import raised_here
@@ -72,12 +72,13 @@ class BlockingSession:
             flights.cancel()
         if self._io.started:
             closing = self._io.run(self._core.close())
-            concurrent.futures.wait([closing], CLOSE_TIMEOUT_S + WITHDRAW_S)
+            wait_all([closing], CLOSE_TIMEOUT_S + WITHDRAW_S)
         self._io.stop()
 
     def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         future = self._io.run(coroutine)
         try:
+            future.wait(None)
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: nobody waits for it any more

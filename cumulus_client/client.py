@@ -9,7 +9,6 @@ from cumulus_client._blocking import (
     Interruption,
     begin,
     client_timeout,
-    done_by,
 )
 from cumulus_client._core import MAYBE_ACCEPTED
 from cumulus_client._following import follow_to_end
@@ -318,7 +317,7 @@ class CumulusClient(BlockingSession):
         with display.running():
             upload = self._io.run(self._core.submit_followed(package, spec))
             try:
-                if not done_by(upload, deadline):
+                if not upload.wait(deadline):
                     raise client_timeout(self.server_url, None, submitting=False)
             except BaseException:
                 upload.cancel()
@@ -361,7 +360,7 @@ class CumulusClient(BlockingSession):
         deadline = deadline_after(checked_timeout("timeout", timeout))
         future = self._io.run(self._core.result(job_id))
         try:
-            if not done_by(future, deadline):
+            if not future.wait(deadline):
                 raise client_timeout(self.server_url, job_id)
         except BaseException:
             future.cancel()

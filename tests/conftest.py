@@ -48,6 +48,14 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay in one process, where several share them (pytest-xdist): a file's, and all
+    that need the one cluster of engines."""
+    for item in items:
+        group = "engines" if item.get_closest_marker("engine") else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_timeout_set_timer(item: pytest.Item) -> Iterator[Any]:
     """A test that waits for ever fails alone.

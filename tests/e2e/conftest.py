@@ -24,7 +24,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def daemon(shared: Daemon) -> Iterator[Daemon]:
     """The shared daemon, proven to hold nothing of a job when the test is over."""
     yield shared
-    shared.wait_nothing_left()
+    try:
+        shared.wait_nothing_left()
+    except AssertionError:
+        shared.cancel_all()  # one test fails, not those after it
+        raise
 
 
 @pytest.fixture

@@ -133,6 +133,16 @@ platform:
         assert isinstance(jobs, list)
         return jobs
 
+    def cancel_all(self) -> None:
+        """Cancels whatever has not ended."""
+        for job in self.jobs():
+            if job["phase"] != "ended":
+                url = f"{self.url}/api/jobs/{job['job_id']}/cancel"
+                urllib.request.urlopen(
+                    urllib.request.Request(url, method="POST"), timeout=10
+                ).close()
+                self.wait_job(job["job_id"], "ended")
+
     def job(self, job_id: str) -> dict[str, Any]:
         """One job's view."""
         return next(job for job in self.jobs() if job["job_id"] == job_id)

@@ -71,12 +71,20 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 # --- what takes long, before the tests ------------------------------------------------------------
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    prepared: dict[str, BaseException | None] = {}
-    session.config.stash[_PREPARED] = prepared
-    if session.config.option.collectonly or not engines_can_be_had():
-        return
-    items = [item for item in session.items if item.get_closest_marker("engine")]
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """Before the first engine test, whose time has not begun yet; of several processes that share
+    the tests only one has any."""
+    stash = item.config.stash
+    if item.get_closest_marker("engine") and _PREPARED not in stash:
+        stash[_PREPARED] = {}
+        if engines_can_be_had():
+            _prepare(item.session.items, stash[_PREPARED])
+    return (yield)
+
+
+def _prepare(all_items: Sequence[pytest.Item], prepared: "dict[str, BaseException | None]") -> None:
+    items = [item for item in all_items if item.get_closest_marker("engine")]
     for name, make in preparations(items).items():
         try:
             make()
