@@ -197,3 +197,22 @@ def test_a_killed_call_may_be_given_up() -> None:
     only(dealer.cancel(CALLER, wamp.Cancel(7, "kill")))
     to, error = only(told(dealer.cancel(CALLER, wamp.Cancel(7, "killnowait"))))
     assert (to, error.error) == (CALLER, "wamp.error.canceled")
+
+
+def test_a_killed_call_is_not_interrupted_again_when_its_caller_goes() -> None:
+    dealer = make()
+    register(dealer, CALLEE)
+    call(dealer, None)
+    call(dealer, None, 8)
+    only(dealer.cancel(CALLER, wamp.Cancel(7, "kill")))
+    to, interrupt = only(dealer.leave(CALLER))
+    assert (to, interrupt.request, interrupt.mode) == (CALLEE, 2, "killnowait")
+
+
+def test_a_killed_call_whose_result_cannot_be_sent_is_not_interrupted_again() -> None:
+    dealer = make()
+    register(dealer, CALLEE)
+    call(dealer, None)
+    only(dealer.cancel(CALLER, wamp.Cancel(7, "kill")))
+    to, error = only(dealer.refuse_result(CALLER, 7, InvalidArgument("no")))
+    assert (to, error.error) == (CALLER, "cumulus.error.invalid_argument")
