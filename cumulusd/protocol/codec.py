@@ -1,18 +1,11 @@
 """Bytes to WAMP messages and back, guarded: nothing a peer sends raises anything but CodecError.
 
-JSON has no binary, so WAMP writes it as a string that begins with NUL, followed by base64. Text
-that itself begins with NUL has therefore no JSON form: it is refused, never sent as what the other
-side would take for binary. CBOR and MessagePack carry both.
-
 CBOR tags and MessagePack extensions are refused: WAMP has no use for them, and shared references
 would make a small message a huge value. Readers bound nesting (CBOR here, the others by themselves
 at about 1000 levels), so what is passed on stays far below the depth at which cbor2's writer would
 overflow the stack.
 """
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -21,7 +14,11 @@ import cbor2
 import msgpack  # type: ignore[import-untyped]
 from autobahn.wamp.exception import InvalidUriError
 
+from cumulusd.protocol import light, wamp_json
 from cumulusd.protocol.messages import DISCLOSING, Message, keep_disclosure, wamp
+from cumulusd.protocol.wamp_json import CodecError
+
+__all__ = ["CBOR", "CODECS", "JSON", "MSGPACK", "BadUriError", "Codec", "CodecError"]
 
 _MAX_DEPTH = 64
 _CBOR_TAGS = (
@@ -30,7 +27,7 @@ _CBOR_TAGS = (
 )
 _CLASSES: Mapping[int, Any] = MappingProxyType(
     {
-        cls.MESSAGE_TYPE: cls
+        cls.MESSAGE_TYPE: getattr(cls, "HEAVY", cls)
         for cls in (
             wamp.Hello,
             wamp.Welcome,
@@ -64,10 +61,6 @@ _FIRST_WITH_ID = wamp.Publish.MESSAGE_TYPE  #: of those that begin with a reques
 _ANSWERABLE = frozenset(
     cls.MESSAGE_TYPE for cls in (wamp.Call, wamp.Register, wamp.Subscribe, wamp.Publish)
 )
-
-
-class CodecError(ValueError):
-    """The bytes are no message, or the message has no form in this serialisation."""
 
 
 class BadUriError(CodecError):
@@ -114,6 +107,13 @@ class Codec:
         if not isinstance(raw, list) or not raw:
             raise CodecError("a WAMP message is a list that begins with its type")
         kind_id = raw[0]
+        if type(kind_id) is int and (read := light.READERS.get(kind_id)) is not None:
+            try:
+                usual = read(raw)
+            except InvalidUriError:  # met again below
+                usual = None
+            if usual is not None:
+                return usual
         cls = _CLASSES.get(kind_id) if type(kind_id) is int else None
         if cls is None:
             raise CodecError(f"there is no WAMP message type {kind_id!r:.40}")
@@ -121,7 +121,9 @@ class Codec:
             message = cls.parse(raw)
         except InvalidUriError as error:
             if kind_id in _ANSWERABLE and len(raw) > 1 and type(raw[1]) is int:
-                wants_answer = cls is not wamp.Publish or raw[2].get("acknowledge") is True
+                wants_answer = (
+                    kind_id != wamp.Publish.MESSAGE_TYPE or raw[2].get("acknowledge") is True
+                )
                 raise BadUriError(str(error), kind_id, raw[1], wants_answer=wants_answer) from error
             raise CodecError(str(error)) from error
         except Exception as error:  # AssertionError, TypeError, KeyError...: seen in Autobahn
@@ -131,91 +133,36 @@ class Codec:
             raise CodecError("payload passthru mode is not spoken here")
         if kind_id >= _FIRST_WITH_ID and raw[1] == 0:  # Autobahn lets it pass
             raise CodecError(f"invalid {cls.__name__.upper()}: ids begin at 1")
+        if (its_class := light.BY_TYPE.get(kind_id)) is not None:
+            message = its_class.of(message)
         if kind_id in DISCLOSING and raw[2]:
             keep_disclosure(message, raw[2])
         return message
 
     def encode(self, message: Message) -> bytes:
         """The bytes. Raises CodecError when a value in it has no form in this serialisation."""
+        if isinstance(message, light.Event):
+            event = message.written.get(self.NAME)
+            if event is None:
+                event = message.written[self.NAME] = self._write(message.marshal())
+            return event
+        if isinstance(message, light.Light):
+            return self._write(message.marshal())
         payload: bytes = message.serialize(self)
         return payload
 
     def serialize(self, raw: Any) -> bytes:
         """Called back by Autobahn's Message.serialize, which keeps the result."""
         # Autobahn writes left-out positional arguments as null; WAMP wants a list there.
-        fields = [[] if field is None else field for field in raw]
+        return self._write([[] if field is None else field for field in raw])
+
+    def _write(self, fields: list[Any]) -> bytes:
         try:
             return self._dumps(fields)
         except CodecError:
             raise
         except Exception as error:  # the three libraries' own trees, and RecursionError
             raise CodecError(f"it can't be written as {self.NAME}: {error}") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise CodecError(f"{name} is no JSON")
-
-
-def _load_json(payload: bytes) -> Any:
-    text = payload.decode("utf-8")
-    value = json.loads(text, parse_constant=_refuse_constant)
-    return _restore_binary(value) if "\\u0000" in text else value
-
-
-def _restore_binary(value: Any) -> Any:
-    """Replaces NUL-led text by the binary it stands for. Keys stay text."""
-    if isinstance(value, str) and value.startswith("\0"):
-        try:
-            return base64.b64decode(value[1:], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise CodecError("text that begins with NUL must be base64 (binary)") from error
-    if isinstance(value, list):
-        return [_restore_binary(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _restore_binary(item) for key, item in value.items()}
-    return value
-
-
-def _dump_json(raw: Any) -> bytes:
-    binaries = 0
-
-    def binary(value: Any) -> str:
-        nonlocal binaries
-        if isinstance(value, bytes | bytearray | memoryview):
-            binaries += 1
-            return "\0" + base64.b64encode(value).decode("ascii")
-        raise TypeError(f"{type(value).__name__} has no JSON form")
-
-    text = json.dumps(
-        raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=binary
-    )
-    # Only a string that begins with NUL can be taken for binary; a key or a quote before a NUL
-    # counts too, so a difference is only a reason to look.
-    if text.count('"\\u0000') != binaries:
-        where = _nul_text(raw, "message")
-        if where is not None:
-            raise CodecError(
-                f"{where} is text that begins with NUL, which WAMP takes for binary in JSON: "
-                "use wamp.2.cbor or wamp.2.msgpack"
-            )
-    return text.encode("utf-8")
-
-
-def _nul_text(value: Any, path: str) -> str | None:
-    """Where text that begins with NUL stands, if it does."""
-    if isinstance(value, str):
-        return path if value.startswith("\0") else None
-    if isinstance(value, dict):
-        items = [(f"{path}.{key}", item) for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        return None
-    for place, item in items:
-        found = _nul_text(item, place)
-        if found is not None:
-            return found
-    return None
 
 
 def _refuse_tag(*_: Any) -> NoReturn:
@@ -250,7 +197,7 @@ def _dump_msgpack(raw: Any) -> bytes:
 
 CBOR = Codec("cbor", binary=True, dumps=cbor2.dumps, loads=_load_cbor)
 MSGPACK = Codec("msgpack", binary=True, dumps=_dump_msgpack, loads=_load_msgpack)
-JSON = Codec("json", binary=False, dumps=_dump_json, loads=_load_json)
+JSON = Codec("json", binary=False, dumps=wamp_json.dumps, loads=wamp_json.loads)
 
 #: By WebSocket sub-protocol, in our order of preference.
 CODECS: Mapping[str, Codec] = MappingProxyType(

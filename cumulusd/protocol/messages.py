@@ -1,10 +1,12 @@
-"""WAMP messages, as the router makes them: Autobahn's classes behind typed constructors.
+"""WAMP messages, as the router makes them: Autobahn's classes and our light ones, behind typed
+constructors.
 
 Autobahn is half typed; its messages are `Message` (Any), and its module is taken as Any here.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import attrs
@@ -12,12 +14,18 @@ from autobahn.wamp import message as _autobahn_messages
 from autobahn.wamp import role as _autobahn_roles
 
 from cumulusd.errors import CumulusError
+from cumulusd.protocol import light
 
 __all__ = ["Effect", "Member", "Message", "MetaEvent", "RegistrationChanged", "Send", "wamp"]
 
 Message: TypeAlias = Any
-#: Autobahn's message classes.
-wamp: Any = _autobahn_messages
+#: Autobahn's message classes, and light ones for the messages of every call and event.
+wamp: Any = SimpleNamespace(
+    **{
+        **{name: value for name, value in vars(_autobahn_messages).items() if name[0].isupper()},
+        **{cls.__name__: cls for cls in light.CLASSES},
+    }
+)
 _roles: Any = _autobahn_roles
 
 NO_SUCH_REALM = "wamp.error.no_such_realm"
@@ -201,7 +209,7 @@ def keep_disclosure(message: Message, options: Mapping[str, Any]) -> None:
     """Notes on a parsed CALL, PUBLISH or REGISTER that its options ask for disclosure."""
     name = DISCLOSING[message.MESSAGE_TYPE]
     if options.get(name) is True:
-        # The one slot that Autobahn leaves to routers: it is never serialised.
+        # The slot that Autobahn has for routers, and so do ours: it is never serialised.
         message._router_internal = name
 
 
