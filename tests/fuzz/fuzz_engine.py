@@ -150,7 +150,7 @@ class Engine:
         counts = self.counts[kind.name]
         mine = self.targets.setdefault(f"{kind.name}/{target.name}", Counts())
         began = time.monotonic()
-        size = self._sizes.get(target.name, max(MIN_BATCH, target.batch // 4))
+        size = self._sizes.get(target.name, max(min(target.batch, MIN_BATCH), target.batch // 4))
         while not self.stopped:
             batch_began = time.monotonic()
             batch = target.make(self._source, size)
@@ -280,7 +280,7 @@ def bounded(cpu_s: float | None = None) -> Iterator[None]:
 def _next_size(size: int, most: int, took_s: float) -> int:
     if took_s < BATCH_S[0]:
         return min(most, size * 2)
-    return max(MIN_BATCH, size // 2) if took_s > BATCH_S[1] else size
+    return max(min(most, MIN_BATCH), size // 2) if took_s > BATCH_S[1] else size
 
 
 def _mark(name: str, error: BaseException) -> str:

@@ -34,6 +34,23 @@ MEMORY_PART = 0.15
 TREND_BYTES = 16 << 20
 _SESSIONS = re.compile(r'^cumulus_sessions\{role="(\w+)"\} (\S+)', re.MULTILINE)
 
+#: Bounds that are met within one exchange.
+_ROUTER = """\
+router:
+  max_calls_in_flight: 32
+  max_subscriptions: 32
+  max_registrations: 16
+  message_burst: 1000
+  max_messages_per_s: 2000
+  message_rate_patience_s: 3
+  hello_timeout_s: 5
+  close_timeout_s: 2
+  message_timeout_s: 5
+  slow_peer_timeout_s: 3
+  low_watermark_bytes: 16384
+  high_watermark_bytes: 65536
+  hard_cap_bytes: 1048576
+"""
 _ENDED = ("completed", "failed", "timeout", "cancelled")
 
 
@@ -47,7 +64,7 @@ class FuzzedDaemon(Daemon):
             f"  - {{name: {role}, owner: {role}, role: {role}, token_sha256: {_hash(token)}}}\n"
             for role, token in self.tokens.items()
         )
-        super().__init__(folder, extra=f"tokens:\n{listing}")
+        super().__init__(folder, extra=f"{_ROUTER}tokens:\n{listing}")
         self.command_prefix = (PYTHON, "-m", "tests.fuzz.fuzz_twistd")
         self.environment = {
             "CUMULUS_FUZZ_AGENTS": " ".join(

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 
 from cumulusd.identity import Authenticator, Role
 from cumulusd.protocol.authorize import ANYTHING, Action
-from cumulusd.protocol.codec import CODECS, Codec, CodecError
+from cumulusd.protocol.codec import CODECS, JSON, Codec, CodecError
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.local_session import Call
 from cumulusd.protocol.router import Router
@@ -24,7 +24,17 @@ from tests.fuzz.fuzz_inputs import Source
 from tests.fuzz.fuzz_messages import ANY_MESSAGE, LIKELY_MESSAGE, MESSAGE, as_json
 from tests.fuzz.fuzz_parts import Wire, left_behind, no_failures
 from tests.fuzz.fuzz_stage import ROLES, Stage
-from tests.fuzz.fuzz_wire import BINARY, CLOSING, TEXT, exchange, frame, frames_of, upgrade
+from tests.fuzz.fuzz_wire import (
+    BINARY,
+    CLOSE,
+    CLOSING,
+    PING,
+    TEXT,
+    exchange,
+    frame,
+    frames_of,
+    upgrade,
+)
 
 _OPEN = {(role, action): (ANYTHING,) for role in Role for action in Action}
 _HELLO = (
@@ -36,6 +46,32 @@ _LAST = 9_007_199_254_740_000
 _LAST_CALL = b'[48,%d,{},"cumulus.server.info"]' % _LAST
 #: So many sessions on one router, and their serialisations.
 _SESSIONS = ("wamp.2.json", "wamp.2.cbor", "wamp.2.msgpack", "wamp.2.json")
+
+
+#: A daemon that is flooded by many takes its time.
+_FLOODED_IDLE_S = 3.0
+#: `{N}` counts up.
+_FLOODS = (
+    '[48,{N},{},"cumulus.server.info"]',
+    '[48,{N},{},"cumulus.job.list",[],{"limit":1000}]',
+    '[48,{N},{"receive_progress":true},"cumulus.job.attach",[],{"job_id":"none"}]',
+    '[48,{N},{},"cumulus.package.check",[],{"sha256":"' + "a" * 64 + '","size_bytes":{N}}]',
+    '[48,{N},{},"cumulus.package.put",[],{"sha256":"'
+    + "b" * 64
+    + '","offset":0,"data":"\\u0000QQ=="}]',
+    '[48,{N},{},"nobody.has.it",["' + "x" * 20_000 + '"]]',
+    '[32,{N},{},"cumulus.job.j{N}.status"]',
+    '[32,{N},{"match":"prefix"},"cumulus.job.{N}"]',
+    '[64,{N},{},"a.b{N}"]',
+    "[49,{N},{}]",
+    '[48,1,{},"cumulus.server.info"]',
+    "ping",
+)
+
+
+def joining(token: bytes) -> list[bytes]:
+    """HELLO and AUTHENTICATE."""
+    return [_HELLO % b',"authmethods":["ticket"]', b'[5,"%s",{}]' % token]
 
 
 def encoded(message: Any, codec: Codec) -> bytes | None:
@@ -177,10 +213,63 @@ class Wired(Target):
 
     def _opening(self, role: str, codec: Codec) -> list[bytes]:
         """HELLO and AUTHENTICATE; without a role neither."""
-        if not role:
-            return []
-        token = self._stage.token(role)
-        return [_HELLO % b',"authmethods":["ticket"]', b'[5,"%s",{}]' % token.encode()]
+        return joining(self._stage.token(role).encode()) if role else []
+
+
+class Bounds(Target):
+    """The router's bounds, which the daemon under test has low: the same message many times, in
+    pieces or whole, by a peer that reads or one that doesn't until it has sent all."""
+
+    on_wire = True
+    batch = 8
+    weight = 3.0
+
+    def __init__(self, name: str, stage: Stage) -> None:
+        super().__init__(name)
+        self._stage = stage
+
+    def make(self, source: Source, count: int) -> list[bytes]:
+        script = st.builds(
+            lambda message, times, pieces, stalls: as_json([message, times, pieces, stalls]),
+            st.sampled_from(_FLOODS),
+            st.sampled_from((10, 100, 100, 1500)),
+            st.sampled_from((1, 1, 1, 3, 50)),
+            st.booleans(),
+        )
+        return source.draw(script, count)
+
+    def run_batch(self, batch: Sequence[bytes]) -> Tally:
+        token = self._stage.token("admin").encode()
+        sendings, stalls = [], []
+        for data in batch:
+            message, times, pieces, stalled = json.loads(data)
+            sent = [_framed(line, JSON) for line in joining(token)]
+            for number in range(times):
+                text = message.replace("{N}", str(number + 1)).encode()
+                sent += _pieces(text, pieces)
+            sendings.append((upgrade("/ws", JSON.subprotocol), b"".join(sent) + CLOSING))
+            stalls.append(stalled)
+        tally = Tally()
+        for each in exchange(self._stage.port, sendings, stalls, _FLOODED_IDLE_S):
+            tally.inputs += each.arrived
+            said_goodbye = frames_of(each.received)[-1:] == [(CLOSE, b"\x03\xe8")]
+            tally.refusals += each.arrived and not said_goodbye
+        return tally
+
+    def run(self, data: bytes) -> Tally:
+        return self.run_batch([data])
+
+
+def _pieces(payload: bytes, count: int) -> list[bytes]:
+    """The message in so many frames; none of them a message when it is a ping."""
+    if payload == b"ping":
+        return [frame(payload, PING)]
+    size = max(1, len(payload) // count)
+    parts = [payload[at : at + size] for at in range(0, len(payload), size)]
+    last = len(parts) - 1
+    return [
+        frame(part, 0 if number else TEXT, fin=number == last) for number, part in enumerate(parts)
+    ]
 
 
 def kind(share: float, stage: Stage | None) -> Kind:
@@ -188,7 +277,7 @@ def kind(share: float, stage: Stage | None) -> Kind:
     targets: list[Target] = [Codecs(codec) for codec in CODECS.values()]
     targets.append(Sessions("sessions"))
     if stage is not None:
-        targets.append(Wired("wired", stage))
+        targets += [Wired("wired", stage), Bounds("bounds", stage)]
     return Kind(name="wamp_messages", share=share, targets=targets)
 
 

@@ -30,6 +30,7 @@ class Exchange:
 
     to_send: memoryview
     later: bytes = b""  #: for when the opening handshake is answered
+    stalls: bool = False  #: reads nothing behind the handshake until it has sent all
     received: bytearray = attrs.field(factory=bytearray)
     closed: bool = False  #: by the other end
 
@@ -40,14 +41,20 @@ class Exchange:
 
 
 def exchange(
-    port: int, sendings: Sequence[tuple[bytes, bytes]], idle_s: float = IDLE_S
+    port: int,
+    sendings: Sequence[tuple[bytes, bytes]],
+    stalls: Sequence[bool] = (),
+    idle_s: float = IDLE_S,
 ) -> list[Exchange]:
     """Sends each (opening, what follows when that was answered) over a connection of its own; ends
-    when all were closed or nothing comes.
+    when all were closed or nothing comes. `stalls`: which of them read nothing while they send.
 
     Raises Finding when the daemon takes no connections.
     """
-    exchanges = [Exchange(memoryview(opening), later) for opening, later in sendings]
+    exchanges = [
+        Exchange(memoryview(opening), later, stalls=number < len(stalls) and stalls[number])
+        for number, (opening, later) in enumerate(sendings)
+    ]
     ends = time.monotonic() + EXCHANGE_S
     with selectors.DefaultSelector() as selector:
         try:
@@ -91,7 +98,8 @@ def _turn(selector: selectors.BaseSelector, key: selectors.SelectorKey, events: 
                 each.closed = True
             elif each.later and b"\r\n\r\n" in each.received:
                 each.to_send, each.later = memoryview(each.later), b""
-                selector.modify(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, each)
+                reads = 0 if each.stalls else selectors.EVENT_READ
+                selector.modify(connection, reads | selectors.EVENT_WRITE, each)
     except OSError:  # reset: what was in its way is refused so
         each.closed = True
     if each.closed:
