@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class RawPeer:
     """Knows no reactor: only `read` and `send` touch the socket."""
 
     def __init__(self, port: int, *, receive_buffer_bytes: int = 16_384) -> None:
-        self.socket = socket.socket()
+        self.socket: socket.socket = socket.socket()
         # A small window, so that the kernel takes little of what isn't read.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self.socket.connect(("127.0.0.1", port))
@@ -58,7 +59,7 @@ class RawPeer:
         """As much as the kernel takes; how much that was."""
         try:
             return self.socket.send(data)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             return 0
         except OSError:
             self.gone = True
@@ -74,7 +75,7 @@ class RawPeer:
             while data := self.socket.recv(1 << 20):
                 self.received += data
             self.gone = True
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             pass
         except OSError:
             self.gone = True

@@ -12,8 +12,10 @@ from autobahn.twisted import resource as _resource
 from autobahn.twisted import websocket as _websocket
 from autobahn.util import encode_truncate
 from autobahn.websocket import types as _types
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
@@ -76,6 +78,17 @@ def is_same_host(origin: str, host: str | None, *, loopback_only: bool) -> bool:
     except (ValueError, KeyError):  # no URL; or "null", which sandboxed and local pages send
         return False
     return same and (not loopback_only or page.hostname in _LOOPBACK_HOSTS)
+
+
+def _free_buffers(transport: Any) -> None:
+    """A dead transport lives until the garbage collector finds its cycle; its buffers need not."""
+    while isinstance(transport, ProtocolWrapper):  # TLS
+        getattr(transport, "_appSendBuffer", []).clear()
+        transport = transport.transport
+    if isinstance(transport, FileDescriptor):
+        transport.dataBuffer = b""
+        transport._tempDataBuffer.clear()
+        transport._tempDataLen = 0
 
 
 class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
@@ -303,13 +316,8 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         if self._writer is not None:
             self._writer.drop()
         super().connectionLost(reason)
-        # A dead transport lives until the garbage collector finds its cycle; its buffer need not.
-        transport = self.transport
-        if hasattr(transport, "dataBuffer"):
-            transport.dataBuffer = b""
-            transport._tempDataBuffer.clear()
-            transport._tempDataLen = 0
-        # And so does this end of it.
+        _free_buffers(self.transport)
+        # And what came of a message that will never be whole.
         self.data = b""
         self.frame_data = self.message_data = self.control_frame_data = None
         if session is not None:

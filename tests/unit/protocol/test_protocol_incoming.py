@@ -79,13 +79,16 @@ async def test_half_a_huge_frame_is_freed_at_once_when_its_peer_is_gone() -> Non
                 peer.close()
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_what_waits_for_a_dead_peer_is_freed_at_once() -> None:
+async def test_what_waits_for_a_dead_peer_is_freed_at_once(tls: bool) -> None:
     """The queue and the transport's own buffer, which the transport's cycle would keep."""
-    async with serving(limits=Limits(high_watermark_bytes=4 * MIB)) as server:
+    async with serving(limits=Limits(high_watermark_bytes=4 * MIB), tls=tls) as server:
         peers = [Peer(server.port_number) for _ in range(4)]
         try:
             for peer in peers:
+                if tls:
+                    await peer.secures()
                 await peer.joins()
                 peer.send(frame(b'[32,1,{},"cumulus.jobs"]'))
             await until(lambda: server.router.stats().topics == 1)
@@ -132,6 +135,21 @@ async def test_who_pings_and_does_not_read_is_owed_one_pong() -> None:
             peer.send(frame(b"the last", 9))
             await until(lambda: peer.read() or b"the last" in peer.received)
             assert len(peer.received) < 4_600_000  # the others were answered by later ones
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_over_tls_is_held_to_the_rate_too() -> None:
+    limits = Limits(max_messages_per_s=200, message_burst=20)
+    async with serving(limits=limits, tls=True) as server:
+        with Peer(server.port_number) as peer:
+            await peer.secures()
+            await peer.joins()
+            session = max(server.router._connections.values(), key=lambda each: each.session_id)
+            for number in range(1, 101):
+                assert peer.send(frame(b'[48,%d,{},"cumulus.job.get"]' % number))
+            await until(lambda: session.inbox.silent_since(0.0) is None)
+            await until(lambda: peer.read() or len(peer.messages()) == 100)
+            assert [message[2] for message in peer.messages()] == list(range(1, 101))
 
 
 @pytest.mark.parametrize("data", [b"\x81", b"\x81\xff\0\0", b"\x01\x80\0\0\0\0"])
