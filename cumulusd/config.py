@@ -32,6 +32,7 @@ from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section,
 from cumulusd.config_router import RouterSection
 from cumulusd.config_s3 import S3Section
 from cumulusd.identity import NAME, Principal, Role
+from cumulusd.origins import parse_origin
 
 __all__ = ["Config", "ConfigError", "load_config"]
 
@@ -39,6 +40,7 @@ __all__ = ["Config", "ConfigError", "load_config"]
 MIN_TOKEN_CHARACTERS = 20
 DEFAULT_STATE_DIR = "cumulusd-state"
 ADMIN_SOCKET = "admin.sock"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -126,6 +128,34 @@ class Token(Section):
         return Principal(name=self.name, owner=self.owner, role=Role(self.role))
 
 
+class Web(Section):
+    """Which pages of browsers may use the daemon, beside its own."""
+
+    #: Origins, such as https://dash.example.org.
+    allowed_origins: Annotated[
+        tuple[Annotated[str, Field(max_length=300)], ...], Field(strict=False, max_length=100)
+    ] = ()
+    #: Names under which a daemon without tokens answers, beside localhost.
+    host_names: Annotated[
+        tuple[Annotated[str, Field(max_length=253)], ...], Field(strict=False, max_length=100)
+    ] = ()
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parse_origin(origin)
+        return value
+
+    @field_validator("host_names")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(f"{name!r} is no host name; write it without scheme and port")
+        return value
+
+
 class Config(Section):
     """All of it. Paths are absolute."""
 
@@ -138,6 +168,7 @@ class Config(Section):
     allow_plain_tokens: bool = False
     #: Where this machine's operators manage tokens; None: `admin.sock` in state_dir.
     admin_socket: Annotated[Path | None, Field(strict=False)] = None
+    web: Web = Web()
     #: Everything that outlives the process.
     state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path(DEFAULT_STATE_DIR)
     platform: PlatformSection = PlatformSection()

@@ -35,6 +35,7 @@ from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
 from cumulusd.login_secret import load_login_secret
 from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.origins import Origins
 from cumulusd.parts import Parts
 from cumulusd.protocol.auth import Secrets as LoginSecrets
 from cumulusd.protocol.limits import Limits
@@ -189,6 +190,11 @@ def assemble(config: Config, reactor: Any) -> Parts:
         run_in_thread=run_in_thread,
         max_package_bytes=config.jobs.package_max_bytes,
     )
+    origins = Origins(
+        is_open=lambda: authenticator.open,
+        allowed=config.web.allowed_origins,
+        host_names=config.web.host_names,
+    )
     router = Router(
         clock=reactor,
         authenticator=authenticator,
@@ -196,6 +202,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         owns_job=owns_job,
         allow_plain_tokens=config.allow_plain_tokens,
         secret=LoginSecrets(names=load_login_secret(state / "login_secret.json")),
+        origins=origins,
     )
     session = router.local()
     secrets = SecretValues(state / "secrets", run_in_thread)
@@ -322,6 +329,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         enroll=pool.enroll,
         clock=reactor,
         allow_plain_tokens=config.allow_plain_tokens,
+        origins=origins,
     )
     certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     reloads = Reloads(config)

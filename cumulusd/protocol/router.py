@@ -16,6 +16,7 @@ from twisted.web.resource import IResource
 from cumulus_wire import uris
 from cumulusd.errors import TooMany
 from cumulusd.identity import DAEMON, Authenticator, Principal, Role
+from cumulusd.origins import Origins
 from cumulusd.protocol import messages
 from cumulusd.protocol.admission import Admission, Denial
 from cumulusd.protocol.alarm import Alarm
@@ -74,10 +75,12 @@ class Router:
         allowed: Table = ALLOWED,
         allow_plain_tokens: bool = False,
         secret: Secrets | None = None,
+        origins: Origins | None = None,
     ) -> None:
         """`clock` times everything; `owns_job(principal, job_id)` decides on jobs' own topics;
         `allowed`: who may do what. `allow_plain_tokens`: also over connections that others can
-        read. `secret`: what logins are made of, by default new."""
+        read. `secret`: what logins are made of, by default new. `origins`: which browsers' pages
+        come in, by default the daemon's own."""
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
@@ -86,6 +89,7 @@ class Router:
         )
         self._allow_plain_tokens = allow_plain_tokens
         self._secret = secret or Secrets()
+        self._origins = origins or Origins(is_open=lambda: authenticator.open)
         self._dealer = Dealer(
             max_calls_in_flight=self._limits.max_calls_in_flight,
             max_registrations=self._limits.max_registrations,
@@ -125,7 +129,7 @@ class Router:
             clock=self._clock,
             limits=self._limits,
             reception=self,
-            loopback_only=lambda: self._authenticator.open,
+            origins=self._origins,
         )
         return websocket_resource(factory)
 

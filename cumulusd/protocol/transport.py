@@ -4,9 +4,8 @@ Autobahn's own timers run on a process-global clock, so all of them are switched
 opening and the closing are timed here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from autobahn.twisted import resource as _resource
 from autobahn.twisted import websocket as _websocket
@@ -19,6 +18,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from cumulusd.origins import Origins
 from cumulusd.peers import is_secure
 from cumulusd.protocol import frames, messages
 from cumulusd.protocol.admission import Denial, source_of
@@ -36,7 +36,6 @@ WebSocketResource: Any = _resource.WebSocketResource
 ServerFactory: Any = _websocket.WebSocketServerFactory
 ServerProtocol: Any = _websocket.WebSocketServerProtocol
 
-_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 #: A message may come in pieces; each costs memory beside its bytes, even an empty one.
 _MAX_FRAMES = 4096
 #: So many pieces of a message that isn't whole are joined: each costs more than its bytes.
@@ -44,7 +43,6 @@ _MAX_PIECES = 1024
 #: A message of which more is missing goes to Autobahn, which keeps its pieces apart and joins them
 #: once; of shorter ones the beginning is kept here.
 _MOST_WAITED_BYTES = 16 * 1024
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Reception(Protocol):
@@ -58,26 +56,6 @@ class Reception(Protocol):
 
     def connected(self, connection: "WampConnection", codec: Codec) -> RemoteSession:
         """A connection is open; its session."""
-
-
-def is_same_host(origin: str, host: str | None, *, loopback_only: bool) -> bool:
-    """May a page of this origin connect to what the Host header names?
-
-    A browser sends Origin and can't be made to leave it out, so this keeps foreign pages from using
-    a visitor's access. With `loopback_only` (a daemon without tokens) the name must be one of this
-    machine too: a foreign name may be made to point here (DNS rebinding).
-    """
-    try:
-        page = urlsplit(origin)
-        here = urlsplit(f"//{host or ''}")
-        default = _DEFAULT_PORTS[page.scheme]
-        same = page.hostname is not None and (page.hostname, page.port or default) == (
-            here.hostname,
-            here.port or default,
-        )
-    except (ValueError, KeyError):  # no URL; or "null", which sandboxed and local pages send
-        return False
-    return same and (not loopback_only or page.hostname in _LOOPBACK_HOSTS)
 
 
 def _free_buffers(transport: Any) -> None:
@@ -199,9 +177,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             self._refused_as = refusal.reason
             raise ConnectionDeny(ConnectionDeny.SERVICE_UNAVAILABLE, refusal.text)
         headers: Mapping[str, str] = request.headers
-        if request.origin and not is_same_host(
-            request.origin, headers.get("host"), loopback_only=self.factory.loopback_only()
-        ):
+        if request.origin and not self.factory.origins.may_use(request.origin, headers.get("host")):
             raise ConnectionDeny(
                 ConnectionDeny.FORBIDDEN, "pages of another origin may not connect"
             )
@@ -407,14 +383,14 @@ class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
         clock: IReactorTime,
         limits: Limits,
         reception: Reception,
-        loopback_only: Callable[[], bool],
+        origins: Origins,
     ) -> None:
         super().__init__(protocols=list(CODECS), server="", reactor=clock)
         self.clock = clock
         self.limits = limits
         self.turn = Turn(clock)
         self.reception = reception
-        self.loopback_only = loopback_only
+        self.origins = origins
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,

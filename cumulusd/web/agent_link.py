@@ -212,6 +212,8 @@ class _AgentConnection(WebSocketServerProtocol):
         self._owner.made(self)
 
     def onConnect(self, request: ConnectionRequest) -> tuple[str, dict[str, str]]:
+        if request.origin:
+            raise ConnectionDeny(403, "this is for agents, not for pages")  # type: ignore[no-untyped-call]
         if not (self._owner.allow_plain_tokens or is_secure(self.transport)):
             raise ConnectionDeny(401, PLAIN_TOKEN)  # type: ignore[no-untyped-call]
         principal = self._owner.authenticate(request.headers.get("authorization"))

@@ -20,6 +20,9 @@ class Head:
     content_type: str | None = None
     accept: str = ""
     last_event_id: str | None = None
+    origin: str | None = None  #: the page's, where a browser's page asks
+    hosts: tuple[str, ...] = ()  #: the `Host` header
+    preflight: bool = False  #: a browser asks what a page may do
     secure: bool = True  #: the connection: nobody on a network reads along
 
 

@@ -1,9 +1,11 @@
 """Requests whose bodies are judged by their headers, and taken as they come or refused at once."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+import attrs
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
@@ -24,6 +26,12 @@ class Doorkeeper(Protocol):
     """Who judges bodies: the site."""
 
     clock: Any
+
+    def admit(self, head: Head) -> None:
+        """Judges a request before anything of its body. Raises CumulusError: it isn't answered."""
+
+    def page_headers(self, head: Head) -> Mapping[str, str]:
+        """What a browser is told of whose pages may read the answer."""
 
     def open_body(self, head: Head, length: int | None, flow: Flow) -> Body | None:
         """What takes the body; None: twisted's own machinery, which keeps it in memory. Raises
@@ -63,6 +71,9 @@ class BoundedRequest(Request):
             content_type=self._header("content-type"),
             accept=self._header("accept") or "",
             last_event_id=self._header("last-event-id"),
+            origin=self._header("origin"),
+            hosts=tuple(self.requestHeaders.getRawHeaders("host", [])),
+            preflight=self.requestHeaders.hasHeader("access-control-request-method"),
             secure=is_secure(getattr(channel, "transport", None)),
         )
 
@@ -73,17 +84,19 @@ class BoundedRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         """All headers are here, the body is not. `length` None: chunked, so unknown."""
-        if length != 0:
-            try:
-                self.body = self._keeper.open_body(self.head(), length, self)
+        try:
+            head = self.head()
+            self._keeper.admit(head)
+            if length != 0:
+                self.body = self._keeper.open_body(head, length, self)
                 if self.body is not None:
                     length = 0  # twisted keeps nothing of it
-            except CumulusError as error:
-                self.fail(error)
-                length = 0
-            except Exception:
-                self.fail(self._unknown("judging a request"))
-                length = 0
+        except CumulusError as error:
+            self.fail(error)
+            length = 0
+        except Exception:
+            self.fail(self._unknown("judging a request"))
+            length = 0
         super().gotLength(length)  # type: ignore[no-untyped-call]
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -143,7 +156,9 @@ class BoundedRequest(Request):
             return
         self.refused = True
         self.forget_body()
-        channel.transport.write(_as_bytes(error_answer(error)))
+        answer = error_answer(error)
+        headers = {**answer.headers, **self._keeper.page_headers(self.head())}
+        channel.transport.write(_as_bytes(attrs.evolve(answer, headers=headers)))
         if self.requestHeaders.hasHeader("expect"):
             self.hang_up()  # it waits to be asked for the body
             return

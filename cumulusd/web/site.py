@@ -1,9 +1,10 @@
 """The daemon's one HTTP site: the paths of `rest`, the enrolment, and the two WebSockets."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.web import http
@@ -11,9 +12,10 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from cumulusd.errors import TooLarge
+from cumulusd.errors import NotAuthorized, TooLarge
 from cumulusd.identity import Authenticator
 from cumulusd.metrics import Metrics
+from cumulusd.origins import PREFLIGHT, Origins
 from cumulusd.tasks import Tasks
 from cumulusd.web.answers import Answer, error_answer
 from cumulusd.web.asked import Head
@@ -42,11 +44,12 @@ def make_site(
     enroll: Enroll | None = None,
     wall_clock: Callable[[], float] = time.time,
     allow_plain_tokens: bool = False,
+    origins: Origins | None = None,
 ) -> "CumulusSite":
     """The site to listen with. `ws` and `agent` are the resources at `/ws` and `/agent`; they
     authenticate for themselves. `enroll`: what `POST /provision/enroll` does; None: there is no
     pool to enrol in. `clock`: the reactor. `allow_plain_tokens`: also over connections that others
-    can read."""
+    can read. `origins`: which browsers' pages may use it, by default its own."""
     rest = Rest(
         relay=relay,
         authenticator=authenticator,
@@ -55,7 +58,8 @@ def make_site(
         clock=clock,
         allow_plain_tokens=allow_plain_tokens,
     )
-    return CumulusSite(rest, {b"ws": ws, b"agent": agent}, enroll, clock)
+    origins = origins or Origins(is_open=lambda: authenticator.open)
+    return CumulusSite(rest, {b"ws": ws, b"agent": agent}, enroll, clock, origins)
 
 
 class CumulusSite(Site):
@@ -66,14 +70,21 @@ class CumulusSite(Site):
     _log = Logger()
 
     def __init__(
-        self, rest: Rest, websockets: dict[bytes, IResource], enroll: Enroll | None, clock: Any
+        self,
+        rest: Rest,
+        websockets: dict[bytes, IResource],
+        enroll: Enroll | None,
+        clock: Any,
+        origins: Origins,
     ) -> None:
         self.clock = clock
         self._rest = rest
+        self._origins = origins
         self._enrolls = enroll is not None
         self._answering = Tasks()
         self._askers = Askers()
-        root = _Root(_RestResource(rest, self._answering, self._askers, clock), websockets)
+        page = _RestResource(rest, self._answering, self._askers, clock, self.page_headers)
+        root = _Root(page, websockets)
         if enroll is not None:
             provision = Resource()  # type: ignore[no-untyped-call]
             provision.putChild(b"enroll", EnrollResource(enroll))
@@ -89,6 +100,18 @@ class CumulusSite(Site):
     def end_requests(self, name: str, why: str) -> int:
         """Cuts what that principal is being answered; how many requests that were."""
         return self._askers.cut(name, why)
+
+    def admit(self, head: Head) -> None:
+        """As of `Doorkeeper`."""
+        refused = self._origins.refuses(head.method, head.origin, head.hosts)
+        if refused is not None:
+            raise NotAuthorized(refused[0], hint=refused[1])
+
+    def page_headers(self, head: Head) -> Mapping[str, str]:
+        """As of `Doorkeeper`."""
+        if head.origin is None or not self._origins.is_allowed(head.origin):
+            return {}
+        return {"Access-Control-Allow-Origin": head.origin, "Vary": "Origin"}
 
     def open_body(self, head: Head, length: int | None, flow: Flow) -> Body | None:
         """As of `Doorkeeper`."""
@@ -133,8 +156,16 @@ class _RestResource:
 
     isLeaf = True
 
-    def __init__(self, rest: Rest, answering: Tasks, askers: Askers, clock: Any) -> None:
+    def __init__(
+        self,
+        rest: Rest,
+        answering: Tasks,
+        askers: Askers,
+        clock: Any,
+        page_headers: Callable[[Head], Mapping[str, str]],
+    ) -> None:
         self._rest = rest
+        self._page_headers = page_headers
         self._answering = answering
         self._askers = askers
         self._clock = clock
@@ -158,8 +189,12 @@ class _RestResource:
         return NOT_DONE_YET
 
     async def _work(self, request: BoundedRequest, head: Head, asker: Asker) -> None:
+        told = self._page_headers(head)
         try:
-            answer = await self._rest.answer(head, request.body)
+            if told and head.method == "OPTIONS" and head.preflight:
+                answer = Answer(status=204, headers=PREFLIGHT)
+            else:
+                answer = await self._rest.answer(head, request.body)
         except CancelledError:
             refused = asker.error()
             if refused is None:
@@ -167,6 +202,7 @@ class _RestResource:
             answer = error_answer(refused)
         finally:
             request.forget_body()
+        answer = attrs.evolve(answer, headers={**answer.headers, **told})
         try:
             await self._write(request, head, answer, asker)
         except Exception:

@@ -37,6 +37,7 @@ OURS: dict[str, str] = {
     "cumulusd.identity": "cumulus_wire cumulusd.errors",
     "cumulusd.tasks": "",
     "cumulusd.peers": "",
+    "cumulusd.origins": "",
     "cumulusd.tls": "",
     "cumulusd.certificates": "cumulusd.tls",
     "cumulusd.reloading": "cumulusd.config",
@@ -51,7 +52,7 @@ OURS: dict[str, str] = {
     "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_jobs"
     " cumulusd.config_platform cumulusd.config_router cumulusd.config_s3 =cumulusd cumulusd.tls"
-    " cumulusd.errors cumulusd.identity cumulusd.admin.token_file",
+    " cumulusd.origins cumulusd.errors cumulusd.identity cumulusd.admin.token_file",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",
     "cumulusd.admin": "cumulusd.admin cumulusd.errors cumulusd.identity cumulusd.state_file",
@@ -87,12 +88,12 @@ OURS: dict[str, str] = {
     " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle",
     "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
     "cumulusd.login_secret": "cumulusd.state_file",
-    "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.peers"
-    " cumulusd.scram_keys",
+    "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.origins"
+    " cumulusd.peers cumulusd.scram_keys",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",
-    "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.peers"
-    " cumulusd.relay",
+    "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.origins"
+    " cumulusd.peers cumulusd.relay",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
     "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
     " =cumulusd cumulusd.job_network",

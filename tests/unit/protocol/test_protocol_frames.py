@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from cumulusd.origins import Origins
 from cumulusd.protocol import frames
 from cumulusd.protocol.codec import Codec
 from cumulusd.protocol.limits import Limits
@@ -74,7 +75,7 @@ def opened(cls: type[WampConnection], subprotocol: str = "wamp.2.json") -> Any:
         clock=Clock(),
         limits=Limits(max_message_bytes=MAX_BYTES),
         reception=Reception(),
-        loopback_only=lambda: True,
+        origins=Origins(is_open=lambda: True),
     )
     factory.protocol = cls
     connection = factory.buildProtocol(None)
