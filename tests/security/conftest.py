@@ -1,16 +1,20 @@
-"""A daemon with a token of each role and jobs of one owner, which all tests here look at."""
+"""A daemon with a token of each role and jobs of one owner, which the tests of who may do what look
+at; others on demand, with tokens and TLS."""
 
 import hashlib
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 import pytest
 
 from tests.e2e.harness import Daemon
+from tests.security.authority import Authority
+from tests.security.daemons import GuardedDaemon, outside_address
 
 #: Column of a matrix -> role. `ann` owns the jobs, `bob` is another client.
 ROLES = {"ann": "client", "bob": "client", "admin": "admin", "viewer": "viewer"}
@@ -80,3 +84,34 @@ def agents_token(daemon: Daemon) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@pytest.fixture
+def make_guarded(tmp_path: Path) -> Iterator[Callable[..., GuardedDaemon]]:
+    """Makes daemons with tokens, not started; all are stopped at the test's end."""
+    made: list[GuardedDaemon] = []
+
+    def make(*listen: str, **options: object) -> GuardedDaemon:
+        folder = tmp_path / f"daemon{len(made)}"
+        made.append(GuardedDaemon(folder, *listen, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        if daemon.process is not None:
+            daemon.stop()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """One that nobody trusts unless told to."""
+    return Authority(tmp_path / "ca", "root")
+
+
+@pytest.fixture
+def outside() -> str:
+    """An address of this machine's that others reach."""
+    address = outside_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    return address
