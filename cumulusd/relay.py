@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from cumulusd import __version__, stored_outputs
 from cumulusd.errors import CumulusError, InvalidArgument, NotFound, TooLarge
-from cumulusd.identity import Principal
+from cumulusd.identity import Principal, Role
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.journals import Journal, Journals
 from cumulusd.jobs.model import JobRecord, OutputInfo, Phase, ResultInfo
@@ -333,11 +333,11 @@ class Relay:
     # -- the daemon
 
     def workers(self, who: Principal) -> Sequence[dict[str, Any]]:
-        """All workers with their devices and free shares."""
+        """All workers with their devices and free shares. Where ledger, jobs and platform
+        disagree names jobs of everybody, and is told to who may see them all."""
         placing = self._supervisor.placing
-        return worker_views(
-            placing.nodes, placing.agents(), self._disagreements(), self._image_python()
-        )
+        told = self._disagreements() if who.role is not Role.CLIENT else ()
+        return worker_views(placing.nodes, placing.agents(), told, self._image_python())
 
     def info(self, who: Principal) -> dict[str, Any]:
         """What the old SDK's `get_server_info` gives, and some more."""

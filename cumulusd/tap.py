@@ -319,6 +319,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     procedures = Procedures(relay, session)
     procedures.register()
     table.watch(lambda before, after: procedures.job_changed(after))
+    table.watch_forgotten(procedures.job_forgotten)
     metrics = Metrics(snapshot)
     site = make_site(
         relay=relay,

@@ -157,6 +157,19 @@ class Broker:
         changes = self._drop(subscription, session_id)
         return [Send(session_id, wamp.Unsubscribed(message.request)), *changes]
 
+    def end_topic(self, uri: str) -> tuple[Subscription | None, list[Effect]]:
+        """The topic is over: nobody listens to it any more. The subscription that it had, and what
+        follows. Who may listen to one of that name later is judged anew; patterns stay."""
+        subscription = self._subscriptions.get(uri, EXACT)
+        if subscription is None:
+            return None, []
+        effects: list[Effect] = []
+        ended = attrs.evolve(subscription, subscribers=dict(subscription.subscribers))
+        for session_id in ended.subscribers:
+            del self._by_session[session_id][ended.subscription_id]
+            effects += self._drop(subscription, session_id)
+        return ended, effects
+
     def publish(self, session_id: int, message: Message) -> list[Effect]:
         """PUBLISH: an EVENT under each subscription that matches, to those that the options let
         have it; to the publisher if `exclude_me` is false."""

@@ -31,6 +31,9 @@ class Wire(Protocol):
     def is_in_flight(self, callee_id: int, invocation: int) -> bool:
         """Does a caller still wait for that invocation?"""
 
+    def end_topic(self, uri: str) -> None:
+        """Nobody listens to that topic any more."""
+
     async def drained(self, session_id: int) -> None:
         """Returns when the session's connection takes more; CancelledError when it is gone."""
 
@@ -147,6 +150,10 @@ class LocalSession:
         self._wire.route(
             self.session_id, wamp.Publish(self._next_request(), topic, kwargs=as_kwargs(kwargs))
         )
+
+    def end_topic(self, topic: str) -> None:
+        """What the topic was about is no more: its subscriptions end, without a word."""
+        self._wire.end_topic(topic)
 
     def watch_registrations(self, changed: RegistrationWatcher) -> None:
         """`changed(uri, callee, registered)` is called whenever a remote callee comes or goes."""

@@ -86,6 +86,10 @@ class Procedures:
         self._session.publish(uris.TOPIC_JOBS, event)
         self._session.publish(uris.job_status_topic(record.job_id), event)
 
+    def job_forgotten(self, job_id: str) -> None:
+        """Its topic goes with it: another owner's job may get the same id, by its own choice."""
+        self._session.end_topic(uris.job_status_topic(job_id))
+
     async def _server_info(self, call: Call) -> Mapping[str, Any]:
         Arguments(call).end()
         return self._relay.info(call.caller)

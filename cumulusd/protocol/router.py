@@ -336,6 +336,16 @@ class Router:
             self._joined[session_id].unsubscribed(message.subscription)
         return self._broker.unsubscribe(session_id, message)
 
+    def end_topic(self, uri: str) -> None:
+        """Nobody listens to that topic any more; who has a pattern goes on."""
+        ended, effects = self._broker.end_topic(uri)
+        if ended is None:
+            return
+        for session_id in ended.subscribers:
+            if session_id != _LOCAL_SESSION_ID:
+                self._joined[session_id].unsubscribed(ended.subscription_id)
+        self._carry_out(effects)
+
     def _publish(self, session_id: int, message: Message) -> list[Effect]:
         denied = self._denied(session_id, Action.PUBLISH, message.topic, message)
         if denied:

@@ -144,3 +144,24 @@ def test_nothing_is_retained() -> None:
     (refused,) = publish(broker, 1, acknowledge=True, retain=True)
     assert isinstance(refused, Send)
     assert refused.message.error == "wamp.error.option_not_allowed"
+
+
+def test_a_topic_that_is_over_has_no_listeners() -> None:
+    """Who has a pattern goes on; who comes later has another subscription."""
+    broker = make()
+    exact = subscribe(broker, 2)
+    assert subscribe(broker, 4) == exact
+    subscribe(broker, 3, "cumulus.", match="prefix")
+    ended, effects = broker.end_topic(TOPIC)
+    assert ended is not None and (ended.subscription_id, list(ended.subscribers)) == (exact, [2, 4])
+    names = [effect.topic for effect in effects if isinstance(effect, MetaEvent)]
+    assert names[-1] == "wamp.subscription.on_delete" and len(names) == len(effects) == 3
+    assert receivers(publish(broker, 1)) == [3]
+    assert broker.topics == 1 and broker.subscription(exact) is None
+    (refused,) = broker.unsubscribe(2, wamp.Unsubscribe(7, exact))
+    assert isinstance(refused, Send)
+    assert refused.message.error == "wamp.error.no_such_subscription"
+    assert broker.end_topic(TOPIC) == (None, [])
+    assert subscribe(broker, 2) != exact
+    broker.leave(4)
+    assert receivers(publish(broker, 1)) == [2, 3]
