@@ -294,7 +294,9 @@ class Relay:
     ) -> dict[str, Any]:
         """One of them from `offset` on, as `stored_outputs.send_output`."""
         record = self._readable(who, job_id)
-        return await stored_outputs.send_output(record, self._outputs, name, offset, sink)
+        return await stored_outputs.send_output(
+            record, self._outputs, name, offset, sink, lambda: self._readable(who, job_id)
+        )
 
     def output_pieces(
         self, who: Principal, job_id: str, name: str, offset: int = 0

@@ -47,11 +47,17 @@ def output_of(record: JobRecord, name: str) -> OutputInfo:
 
 
 async def send_output(
-    record: JobRecord, outputs: Outputs, name: str, offset: int, sink: Sink | None
+    record: JobRecord,
+    outputs: Outputs,
+    name: str,
+    offset: int,
+    sink: Sink | None,
+    check: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """The output from `offset` on: in parts to `sink`, or at once without one; then what it is.
 
-    The reader sets the pace. Raises NotEnded, NotFound, InvalidArgument, TooLarge, StoreFailed.
+    The reader sets the pace; meanwhile the job may be deleted, and another owner's get its id: so
+    `check` is asked before each part is told, and raises. Raises NotEnded, NotFound, InvalidArgument, TooLarge, StoreFailed.
     """
     info = output_of(record, name)
     job_id, about = record.job_id, attrs.asdict(info)
@@ -68,6 +74,7 @@ async def send_output(
     parts = []
     while offset < info.size_bytes:
         data = await outputs.read(job_id, info, offset, OUTPUT_CHUNK_BYTES)
+        check()
         if not data:
             raise CumulusError(
                 f"The stored output {name!r} of job {job_id} is damaged: it ends at {offset}",

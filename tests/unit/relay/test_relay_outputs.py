@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
@@ -148,3 +149,21 @@ async def test_followers_are_not_told_of_progress_twice(office: Office) -> None:
     assert office.relay.list(ANN, True, 10)[0]["progress"] == progress
     office.world.says(job_id, exit_frame())
     await following
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_ends_when_its_job_became_anothers(office: Office) -> None:
+    """Owners may choose ids: one that was deleted meanwhile may be somebody else's job now, with an
+    output of the same name."""
+    job_id = await ended(office, big=BIG)
+    parts: list[Any] = []
+
+    async def sink(part: Any) -> None:
+        parts.append(part)
+        record = office.world.table.get(job_id)
+        assert record is not None
+        office.world.table.put(attrs.evolve(record, owner=BOB.owner))
+
+    with pytest.raises(NotFound):
+        await office.relay.output(ANN, job_id, "big", 0, sink)
+    assert len(parts) == 1
