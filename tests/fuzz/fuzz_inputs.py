@@ -84,6 +84,16 @@ class Source:
         old = self.mutations(seeds, rest // 2)
         return drawn + old + self.mutations(list(pool), rest - len(old))
 
+    def scripts(self, lines: SearchStrategy[bytes], name: str, count: int) -> list[bytes]:
+        """So many texts of 3 to 40 lines, each of which was drawn, in any order."""
+        pool = self._pools.setdefault(name, deque(maxlen=3000))
+        pool.extend(self.draw(lines, max(20, count)))
+        known = list(pool)
+        return [
+            b"\n".join(self.random.choices(known, k=self.random.choice((3, 8, 15, 40))))
+            for _ in range(count)
+        ]
+
     def mutations(self, pool: Sequence[bytes], count: int) -> list[bytes]:
         """So many; a few of them the seeds themselves."""
         return [self.mutated(pool) for _ in range(count)]

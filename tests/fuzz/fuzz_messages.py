@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.fuzz.fuzz_values import SCALARS, values
+from tests.fuzz.fuzz_values import SCALARS, objects, values
 
 PROCEDURES = (
     *("cumulus.server.info", "cumulus.job.list", "cumulus.job.get", "cumulus.worker.list"),
@@ -115,6 +115,60 @@ _SHAPES: Sequence[st.SearchStrategy[list[Any]]] = (
 )
 #: What a joined client may send.
 _ALLOWED = (7, 9, 11, 14, 15, 16, 18, 20, 24)
+
+_NUMBERS = st.integers(1, 6)
+_ARGUMENTS = st.one_of(
+    st.just([]),
+    st.just([[1, "two"]]),
+    st.just([[], {"count": 2, "job_id": "j1"}]),
+    st.tuples(st.lists(values(_KWARGS), max_size=2), objects(_KWARGS)).map(list),
+)
+_LISTS = st.lists(st.integers(1, 1 << 53), max_size=3)
+_NAMES = st.lists(st.sampled_from(("anonymous", "client", "admin", "x")), max_size=3)
+_FLAG = st.booleans()
+
+
+def _options(**likely: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.just({}) | st.fixed_dictionaries({}, optional=likely)
+
+
+def valid_messages(uris: Sequence[str]) -> st.SearchStrategy[list[Any]]:
+    """What a joined client may send, whole; only the order may be odd, and the ids used already."""
+    uri = st.sampled_from(uris)
+    match = st.sampled_from(("exact", "prefix", "wildcard"))
+    call = _options(
+        receive_progress=_FLAG, timeout=st.sampled_from((0, 1, 5000)), disclose_me=_FLAG
+    )
+    publish = _options(
+        acknowledge=_FLAG, exclude_me=_FLAG, disclose_me=_FLAG, exclude=_LISTS, eligible=_LISTS,
+        exclude_authid=_NAMES, eligible_authid=_NAMES, exclude_authrole=_NAMES,
+        eligible_authrole=_NAMES,
+    )  # fmt: skip
+
+    def message(type_id: int, *fields: Any, arguments: bool = False) -> Any:
+        head = st.tuples(st.just(type_id), *fields).map(list)
+        return st.builds(lambda one, rest: one + rest, head, _ARGUMENTS) if arguments else head
+
+    register = message(64, _NUMBERS, _options(match=match, disclose_caller=_FLAG), uri)
+    subscribe = message(32, _NUMBERS, _options(match=match), uri)
+    calls = message(48, _NUMBERS, call, uri, arguments=True)
+    yields = message(70, _NUMBERS, _options(progress=_FLAG), arguments=True)
+    return st.one_of(
+        register,
+        register,
+        subscribe,
+        calls,
+        calls,
+        calls,
+        yields,
+        yields,
+        message(16, _NUMBERS, publish, uri, arguments=True),
+        message(66, _NUMBERS, _NUMBERS),
+        message(34, _NUMBERS, _NUMBERS),
+        message(49, _NUMBERS, _options(mode=st.sampled_from(("skip", "kill", "killnowait")))),
+        message(8, st.just(68), _NUMBERS, st.just({}), st.just("a.error"), arguments=True),
+    )
+
 
 ANY_MESSAGE = st.one_of(*_SHAPES)
 LIKELY_MESSAGE = st.one_of(*(_SHAPES[index] for index in _ALLOWED))

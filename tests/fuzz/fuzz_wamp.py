@@ -8,11 +8,13 @@ from typing import Any
 
 import cbor2
 import msgpack  # type: ignore[import-untyped]
+from autobahn.wamp import message as _messages_of_autobahn
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from cumulusd.identity import Authenticator, Role
+from cumulusd.protocol import wamp_json
 from cumulusd.protocol.authorize import ANYTHING, Action
 from cumulusd.protocol.codec import CODECS, JSON, Codec, CodecError
 from cumulusd.protocol.limits import Limits
@@ -21,7 +23,14 @@ from cumulusd.protocol.router import Router
 from cumulusd.protocol.transport import WampFactory
 from tests.fuzz.fuzz_engine import Finding, Kind, Tally, Target
 from tests.fuzz.fuzz_inputs import Source
-from tests.fuzz.fuzz_messages import ANY_MESSAGE, LIKELY_MESSAGE, MESSAGE, as_json
+from tests.fuzz.fuzz_messages import (
+    ANY_MESSAGE,
+    MESSAGE,
+    PROCEDURES,
+    TOPICS,
+    as_json,
+    valid_messages,
+)
 from tests.fuzz.fuzz_parts import Wire, left_behind, no_failures
 from tests.fuzz.fuzz_stage import ROLES, Stage
 from tests.fuzz.fuzz_wire import (
@@ -119,6 +128,41 @@ class Codecs(Target):
         return Tally(1)
 
 
+class Agreement(Target):
+    """JSON as the daemon reads and writes it, beside the standard library and Autobahn: what it
+    takes they take too, and it means the same."""
+
+    batch = 600
+
+    def make(self, source: Source, count: int) -> list[bytes]:
+        valid = valid_messages(_URIS).map(as_json)
+        names = ("agreement", "wamp", "wamp-json")
+        return source.mixed(ANY_MESSAGE.map(as_json) | valid, names, count)
+
+    def run(self, data: bytes) -> Tally:
+        value, refusal = _outcome(wamp_json.loads, data)
+        plain, plain_refusal = _outcome(_plain_json, data)
+        if repr(value) != repr(plain) or (refusal is None) != (plain_refusal is None):
+            raise Finding(
+                f"read as {value!r:.300} ({refusal!r:.200}), by the standard library as "
+                f"{plain!r:.300} ({plain_refusal!r:.200})"
+            )
+        if refusal is not None:
+            return Tally(1, 1)
+        written, refusal = _outcome(wamp_json.dumps, value)
+        if refusal is None and repr(_plain_json(written)) != repr(value):
+            raise Finding(f"{value!r:.300} is written as {written!r:.300}")
+        try:
+            message = JSON.decode(data, False)
+        except CodecError:
+            return Tally(1, 1)
+        heavy = _AUTOBAHN[message.MESSAGE_TYPE].parse(plain)
+        said, meant = _fields(message.marshal()), _fields(heavy.marshal())
+        if repr(said) != repr(meant):
+            raise Finding(f"taken for {said!r:.300}, by Autobahn for {meant!r:.300}")
+        return Tally(1)
+
+
 class Sessions(Target):
     """Four sessions on one router in memory. An input is lines: a digit, which session, and a
     message as JSON, or bytes that are none. Every message that a session took counts."""
@@ -126,7 +170,14 @@ class Sessions(Target):
     batch = 60
     weight = 2.0
 
+    def __init__(self, name: str, valid: bool) -> None:
+        """`valid`: every message is one, only the order is odd."""
+        super().__init__(name)
+        self._valid = valid
+
     def make(self, source: Source, count: int) -> list[bytes]:
+        if self._valid:
+            return source.scripts(_VALID_LINE, self.name, count)
         line = st.builds(
             lambda who, message: b"%d%s" % (who, as_json(message)), st.integers(0, 3), MESSAGE
         )
@@ -174,9 +225,9 @@ class Wired(Target):
         self._stage = stage
 
     def make(self, source: Source, count: int) -> list[bytes]:
-        likely = st.lists(LIKELY_MESSAGE.map(as_json), min_size=1, max_size=20).map(b"\n".join)
+        likely = valid_messages(PROCEDURES + TOPICS).map(as_json)
         single = MESSAGE.map(as_json)
-        made = source.mixed(likely, ("wired",), count // 2)
+        made = source.scripts(likely, "wired", count // 2)
         return made + source.mixed(single, ("wamp",), count - len(made))
 
     def run_batch(self, batch: Sequence[bytes]) -> Tally:
@@ -275,12 +326,48 @@ def _pieces(payload: bytes, count: int) -> list[bytes]:
 def kind(share: float, stage: Stage | None) -> Kind:
     """All of it; without a stage what runs in this process."""
     targets: list[Target] = [Codecs(codec) for codec in CODECS.values()]
-    targets.append(Sessions("sessions"))
+    targets += [Agreement("agreement"), Sessions("sessions", False), Sessions("odd-orders", True)]
     if stage is not None:
         targets += [Wired("wired", stage), Bounds("bounds", stage)]
     return Kind(name="wamp_messages", share=share, targets=targets)
 
 
+_URIS = ("a", "a.b", "a.b.c", "a.c", "fuzz.echo", "fuzz.stream", "fuzz.never", "x.y")
+_VALID_LINE = st.builds(
+    lambda who, message: b"%d%s" % (who, as_json(message)),
+    st.integers(0, 3),
+    valid_messages(_URIS) | valid_messages(_URIS) | st.just([6, {}, "wamp.close.normal"]),
+)
+_AUTOBAHN: dict[int, Any] = {
+    cls.MESSAGE_TYPE: cls
+    for cls in vars(_messages_of_autobahn).values()
+    if isinstance(cls, type) and getattr(cls, "MESSAGE_TYPE", None)
+}
+
+
+def _outcome(function: Any, value: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return function(value), None
+    except (ValueError, TypeError, RecursionError) as error:
+        return None, error
+
+
+def _plain_json(payload: bytes) -> Any:
+    value = json.loads(payload.decode("utf-8"), parse_constant=wamp_json._refuse_constant)
+    return wamp_json._restore_binary(value)
+
+
+def _fields(raw: list[Any]) -> list[Any]:
+    """Left-out positional arguments are an empty list, whoever writes it; empty ones at the end
+    are none."""
+    fields = [[] if field is None else field for field in raw]
+    while len(fields) > 3 and fields[-1] in ([], {}) and len(fields) > _LEAST.get(raw[0], 99):
+        fields.pop()
+    return fields
+
+
+#: How many fields a message with arguments has beside them.
+_LEAST = {48: 4, 16: 4, 70: 3, 8: 5, 36: 4, 50: 3, 68: 4}
 _LIMITS = Limits(max_calls_in_flight=3, max_subscriptions=3, max_registrations=3)
 
 
