@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cumulusd.errors import CumulusError
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
-from cumulusd.protocol.transport import is_same_host
+from cumulusd.origins import Origins
 from cumulusd.spec import SpecLimits, parse_spec
 from cumulusd.web.asked import Asked, Head
 from cumulusd.web.job_forms import FIELDS, FILE_FIELD, of_form, of_json
@@ -199,7 +199,9 @@ class Heads(Target):
         for line in data.decode("utf-8", "replace").splitlines()[:20]:
             value = line.partition(": ")[2] or line
             _AUTHENTICATOR.authenticate_header(value)
-            is_same_host(value, value.removeprefix("http://"), loopback_only=False)
+            for origins in _ORIGINS:
+                refused |= origins.refuses("POST", value, [value, line]) is not None
+                origins.may_use(value, value.removeprefix("http://"))
             routes.find(value)
             try:
                 boundary_of(value)
@@ -251,6 +253,10 @@ def kind(share: float, stage: Stage | None) -> Kind:
 
 _WHO = Principal(name="ann", owner="ann", role=Role.CLIENT)
 _AUTHENTICATOR = Authenticator([(hash_token("a token"), _WHO)])
+_ORIGINS = (
+    Origins(is_open=lambda: True, host_names=["cumulus.example"]),
+    Origins(is_open=lambda: False, allowed=["https://page.example"]),
+)
 _SPEC_LIMITS = SpecLimits(
     max_duration_s=1e6, package_max_bytes=1 << 20, default_queue_timeout_s=None
 )

@@ -20,7 +20,6 @@ from cumulusd.protocol.codec import CODECS, JSON, Codec, CodecError
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.local_session import Call
 from cumulusd.protocol.router import Router
-from cumulusd.protocol.transport import WampFactory
 from tests.fuzz.fuzz_engine import Finding, Kind, Tally, Target
 from tests.fuzz.fuzz_inputs import Source
 from tests.fuzz.fuzz_messages import (
@@ -187,9 +186,7 @@ class Sessions(Target):
     def run(self, data: bytes) -> Tally:
         clock: Any = Clock()
         router = _router(clock)
-        factory = WampFactory(
-            clock=clock, limits=_LIMITS, reception=router, loopback_only=lambda: True
-        )
+        factory: Any = router.websocket_resource()
         peers = [_joined(factory, name) for name in _SESSIONS]
         tally = Tally()
         with no_failures():
@@ -395,8 +392,8 @@ async def _never(call: Call) -> None:
     await Deferred()
 
 
-def _joined(factory: WampFactory, subprotocol: str) -> Wire:
-    wire = Wire(factory.buildProtocol(None))
+def _joined(factory: Any, subprotocol: str) -> Wire:
+    wire = Wire(factory._factory.buildProtocol(None))
     wire.give(upgrade("/ws", subprotocol))
     if not wire.give(_framed(_HELLO % b"", CODECS[subprotocol])) or b" 101 " not in wire.value():
         raise Finding(f"no session: {wire.value()[:300]!r}")

@@ -9,7 +9,6 @@ from twisted.internet.task import Clock
 from cumulusd.identity import Authenticator
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.router import Router
-from cumulusd.protocol.transport import WampFactory
 from tests.fuzz.fuzz_engine import Finding, Kind, Tally, Target
 from tests.fuzz.fuzz_inputs import Source
 from tests.fuzz.fuzz_parts import Wire, left_behind, no_failures
@@ -105,11 +104,9 @@ class InProcess(Target):
     def run(self, data: bytes) -> Tally:
         clock: Any = Clock()
         router = Router(clock=clock, authenticator=Authenticator(()), limits=_LIMITS)
-        factory = WampFactory(
-            clock=clock, limits=_LIMITS, reception=router, loopback_only=lambda: True
-        )
+        factory: Any = router.websocket_resource()
         with no_failures():
-            wire = Wire(factory.buildProtocol(None))
+            wire = Wire(factory._factory.buildProtocol(None))
             pieces = [data[:7], data[7:]] if len(data) % 2 else [data]
             if self._opened:
                 pieces.insert(0, upgrade("/ws", _SUBPROTOCOLS[len(data) % 3]))
