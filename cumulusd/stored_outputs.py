@@ -57,7 +57,8 @@ async def send_output(
     """The output from `offset` on: in parts to `sink`, or at once without one; then what it is.
 
     The reader sets the pace; meanwhile the job may be deleted, and another owner's get its id: so
-    `check` is asked before each part is told, and raises. Raises NotEnded, NotFound, InvalidArgument, TooLarge, StoreFailed.
+    `check` is asked before each part is told, and raises. Raises NotEnded, NotFound,
+    InvalidArgument, TooLarge, StoreFailed.
     """
     info = output_of(record, name)
     job_id, about = record.job_id, attrs.asdict(info)
