@@ -8,7 +8,7 @@ whatever name a client gives itself counts only where it proves the name (SCRAM,
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 
 import attrs
@@ -125,6 +125,9 @@ class Authenticator:
         unix seconds."""
         self._wall_clock = wall_clock
         self._by_hash: dict[str, KnownToken] = {}
+        #: The same, for logins by name and by key, which whoever is unknown can ask for.
+        self._by_name: dict[str, dict[str, KnownToken]] = {}
+        self._by_key: dict[str, dict[str, KnownToken]] = {}
         self._expired: set[str] = set()  #: hashes; a clock that is set back revives none
         self._open = True
         self._watchers: list[EndWatcher] = []
@@ -156,7 +159,7 @@ class Authenticator:
             if token.source is Source.CONFIGURATION and new.get(token.sha256) != token
         ]
         for token in gone:
-            del self._by_hash[token.sha256]
+            self._remove(token.sha256)
         for token in new.values():
             self.put(token)
         for token in gone:
@@ -165,7 +168,11 @@ class Authenticator:
     def put(self, token: KnownToken) -> None:
         """One more. The first that isn't the daemon's own closes an open daemon: who came in
         without a token is told to go."""
+        self._remove(token.sha256)
         self._by_hash[token.sha256] = token
+        self._by_name.setdefault(token.principal.name, {})[token.sha256] = token
+        for key in token.credential.public_keys:
+            self._by_key.setdefault(key, {})[token.sha256] = token
         if token.source is not Source.DAEMON:
             self.close()
 
@@ -182,7 +189,7 @@ class Authenticator:
     def discard(self, token_sha256: str) -> None:
         """That token opens nothing any more. What it opened ends, unless another token of the
         same name is left (an agent's is replaced so)."""
-        token = self._by_hash.pop(token_sha256, None)
+        token = self._remove(token_sha256)
         self._expired.discard(token_sha256)
         if token is not None:
             self._end(token.principal, "was revoked")
@@ -238,18 +245,11 @@ class Authenticator:
     def credential(self, authid: str) -> Credential | None:
         """What the holder of the token of that name may prove itself by; None when there is no
         such token, or it has expired. Ask again when the proof is here."""
-        for token in self._by_hash.values():
-            if token.principal.name == authid and self.is_valid(token):
-                return token.credential
-        return None
+        return self._first_valid(self._by_name.get(authid, {}))
 
     def credential_of_key(self, public_key_hex: str) -> Credential | None:
         """The same for the holder of an Ed25519 key."""
-        key = public_key_hex.lower()
-        for token in self._by_hash.values():
-            if key in token.credential.public_keys and self.is_valid(token):
-                return token.credential
-        return None
+        return self._first_valid(self._by_key.get(public_key_hex.lower(), {}))
 
     def is_valid(self, token: KnownToken) -> bool:
         """Has it not expired?"""
@@ -259,10 +259,24 @@ class Authenticator:
 
     # -- inside
 
+    def _first_valid(self, tokens: Mapping[str, KnownToken]) -> Credential | None:
+        for token in tokens.values():
+            if self.is_valid(token):
+                return token.credential
+        return None
+
+    def _remove(self, sha256: str) -> KnownToken | None:
+        token = self._by_hash.pop(sha256, None)
+        if token is not None:
+            _take_out(self._by_name, token.principal.name, sha256)
+            for key in token.credential.public_keys:
+                _take_out(self._by_key, key, sha256)
+        return token
+
     def _end(self, principal: Principal, what: str) -> None:
         if not any(
             token.principal == principal and self.is_valid(token)
-            for token in self._by_hash.values()
+            for token in self._by_name.get(principal.name, {}).values()
         ):
             why = f"the token {principal.name!r} {what}; ask the daemon's operator for another"
             self._tell(principal.name, why)
@@ -270,3 +284,10 @@ class Authenticator:
     def _tell(self, name: str, why: str) -> None:
         for ended in self._watchers:
             ended(name, why)
+
+
+def _take_out(index: dict[str, dict[str, KnownToken]], key: str, sha256: str) -> None:
+    tokens = index[key]
+    del tokens[sha256]
+    if not tokens:
+        del index[key]

@@ -336,8 +336,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
     reloads = Reloads(config)
     reloads.add("certificates", lambda config: certificates.reload())
     reloads.add("tokens", take_tokens)
-    for cut in (router.end_sessions, link.end_links, site.end_requests):
-        authenticator.watch(tokens.cutting(cut))
+    authenticator.watch(tokens.cutting("session(s)", router.end_sessions))
+    authenticator.watch(tokens.cutting("link(s)", link.end_links))
+    authenticator.watch(tokens.cutting("HTTP request(s)", site.end_requests))
     parts = Parts(
         store=store,
         disk=disk,

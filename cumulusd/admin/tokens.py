@@ -58,20 +58,20 @@ class Tokens:
         self._timer: _Timer | None = None
         self._started = False
 
-    def cutting(self, cut: Callable[[str, str], int]) -> Callable[[str, str], None]:
-        """`cut`, which ends what a principal has open and says how much that was, as the
-        authenticator wants it: logged, and one that fails keeps no other from its work."""
+    def cutting(self, what: str, cut: Callable[[str, str], int]) -> Callable[[str, str], None]:
+        """`cut`, which ends what (in words) a principal has open and says how much that was, as
+        the authenticator wants it: logged, and one that fails keeps no other from its work."""
 
         def ended(name: str, why: str) -> None:
             try:
                 count = cut(name, why)
             except Exception:
-                self._log.failure("{what} of {name!r} failed", what=cut.__name__, name=name)
+                self._log.failure("ending {what} of {name!r} failed", what=what, name=name)
                 return
             if count:
                 self._log.info(
-                    "{what} of {name!r}: {count}, {why}",
-                    what=cut.__name__,
+                    "{count} {what} of {name!r} ended: {why}",
+                    what=what,
                     name=name,
                     count=count,
                     why=why,

@@ -1,5 +1,6 @@
 """Tokens of a running daemon, made and revoked by the command as an operator does it."""
 
+import hashlib
 import json
 import os
 import signal
@@ -280,3 +281,43 @@ def test_a_dead_daemons_socket_is_no_obstacle(make_daemon: MakeDaemon) -> None:
     began = time.time()
     assert daemon.get("/api/jobs", ann)[0] == 200
     assert abs(listed(daemon)["ann"]["created_at"] - began) < 60
+
+
+def test_tokens_of_the_configuration_are_read_again(
+    make_daemon: MakeDaemon, follow: Follow
+) -> None:
+    keys = {name: name * 10 for name in ("first", "second")}
+
+    def entry(name: str) -> str:
+        digest = hashlib.sha256(keys[name].encode()).hexdigest()
+        return f"  - {{name: {name}, owner: o, role: admin, token_sha256: '{digest}'}}\n"
+
+    daemon = make_daemon(extra="tokens:\n" + entry("first")).start()
+    mine = made(daemon, "mine", "--role", "viewer")
+    assert listed(daemon)["first"]["source"] == "configuration"
+    refused = token(daemon, "revoke", "first", check=False)
+    assert refused.returncode == 69 and "SIGHUP" in refused.stderr
+    following = follow(daemon, keys["first"], "first.py")
+    text = daemon.config.read_text()
+
+    def reread(tokens: str, told: str) -> None:
+        before = daemon.log_text().count(told)
+        daemon.config.write_text(text.partition("tokens:")[0] + tokens)
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 60
+        while daemon.log_text().count(told) == before:
+            assert time.monotonic() < deadline, daemon.log_text()[-3000:]
+            time.sleep(0.05)
+
+    reread("tokens: 7\n", "nothing is changed")
+    assert daemon.get("/api/jobs", keys["first"])[0] == 200
+    reread("tokens:\n" + entry("second"), "reloaded")
+    said = following.end()
+    assert "taken out of the daemon's configuration" in said, said
+    for key, status in ((keys["first"], 401), (keys["second"], 200), (mine, 200), (None, 401)):
+        assert daemon.get("/api/jobs", key)[0] == status
+    gone(daemon, following.job_id, key=keys["second"])
+    reread("", "reloaded")
+    assert daemon.get("/api/jobs")[0] == 401, "a running daemon never opens"
+    assert daemon.get("/api/jobs", mine)[0] == 200
