@@ -6,7 +6,7 @@ kernel says who connected, and no token is needed. Never to be served over TCP.
 
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -83,6 +83,15 @@ class AdminSite(Site):
     async def stop(self) -> None:
         """Ends what is being answered; fires when all has ended."""
         await self._answering.stop()
+
+    def admit(self, head: Head) -> None:
+        """As of `Doorkeeper`: no page of a browser has business here."""
+        if head.origin is not None:
+            raise NotAuthorized("pages may not use the admin socket")
+
+    def page_headers(self, head: Head) -> Mapping[str, str]:
+        """As of `Doorkeeper`: nothing."""
+        return {}
 
     def open_body(self, head: Head, length: int | None, flow: Flow) -> Body | None:
         """As of `Doorkeeper`: little, and of a known length."""

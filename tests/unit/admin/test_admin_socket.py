@@ -142,6 +142,7 @@ async def test_the_kernel_says_who_asks(served: Served, monkeypatch: pytest.Monk
     ("sent", "status"),
     [
         (b"GET /tokens HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET /tokens HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n", b"403"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
         (b"GET /tokensx HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
         (b"DELETE /tokens/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
