@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from twisted.logger import Logger
+
+from cumulusd.identity import Role
+from cumulusd.protocol import messages
 from cumulusd.protocol.disclosure import may_disclose, may_learn_callers
 from cumulusd.protocol.messages import CalleeFeatures, Member
 from cumulusd.protocol.remote_session import RemoteSession
@@ -10,6 +14,8 @@ from cumulusd.protocol.remote_session import RemoteSession
 
 class Roster:
     """Who is in the realm."""
+
+    _log = Logger()
 
     def __init__(self, joined: Mapping[int, RemoteSession]) -> None:
         """`joined`: the router's own table, by session id."""
@@ -33,6 +39,22 @@ class Roster:
     def remove(self, session: RemoteSession) -> Member:
         """It takes no more part."""
         return self._members.pop(session.session_id)
+
+    def supersede(self, holder_id: int, newcomer_id: int) -> None:
+        """An agent that reconnects takes its procedures over from its own dead connection, which
+        may look alive until a ping goes unanswered."""
+        holder = self._joined.get(holder_id)
+        newcomer = self._joined[newcomer_id].principal
+        if holder is None or holder_id == newcomer_id or newcomer is None:
+            return
+        if newcomer.role is not Role.AGENT or holder.principal != newcomer:
+            return
+        self._log.warn(
+            "agent {principal} of node {node_id} connected again; its older session ends",
+            principal=newcomer.name,
+            node_id=newcomer.node_id,
+        )
+        holder.leave(messages.SUPERSEDED, "the same agent connected again")
 
     def members(self) -> Mapping[int, Member]:
         """All of them, by session id."""

@@ -370,20 +370,9 @@ class Router:
         return [messages.Send(session_id, refusal)]
 
     def _supersede(self, session_id: int, uri: str) -> None:
-        """An agent that reconnects takes its procedures over from its own dead connection, which
-        may look alive until a ping goes unanswered."""
-        holder = self._joined.get(self._dealer.holder(uri) or 0)
-        if holder is None or holder.session_id == session_id:
-            return
-        newcomer = self.principal_of(session_id)
-        if newcomer.role is not Role.AGENT or holder.principal != newcomer:
-            return
-        self._log.warn(
-            "agent {principal} of node {node_id} connected again; its older session ends",
-            principal=newcomer.name,
-            node_id=newcomer.node_id,
-        )
-        holder.leave(messages.SUPERSEDED, "the same agent connected again")
+        holder = self._dealer.holder(uri)
+        if holder is not None and session_id != _LOCAL_SESSION_ID:
+            self._roster.supersede(holder, session_id)
 
     # Effects
 

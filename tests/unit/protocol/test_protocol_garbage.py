@@ -92,6 +92,20 @@ async def test_an_invalid_uri_is_answered(request_text: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_publisher_that_asked_for_no_answer_gets_none() -> None:
+    """Autobahn's clients take an ERROR for an unacknowledged PUBLISH for a violation."""
+    async with serving() as server:
+        bare = await joined_bare(server)
+        for uri in ('""', '"a..b"', "17", '"%s"' % ("x" * 300), '"not.allowed"', '"wamp.mine"'):
+            bare.sendMessage(f"[16,9,{{}},{uri}]".encode())
+        bare.sendMessage(b'[16,10,{"acknowledge":true},"a..b"]')
+        await until(lambda: len(bare.received) > 1)
+        error = json.loads(bare.received[1])
+        assert (error[:3], error[4]) == ([8, 16, 10], "wamp.error.invalid_uri")
+        assert len(bare.received) == 2 and not bare.gone
+
+
+@pytest_twisted.ensureDeferred
 async def test_cbor_tags_and_wrong_frame_kinds_are_refused() -> None:
     async with serving() as server:
         for subprotocol, payload, binary in (
