@@ -58,7 +58,7 @@ DAEMON = Principal(name="cumulusd", owner="cumulusd", role=Role.DAEMON)
 class ScramCredential:
     """What WAMP-SCRAM needs of one token, made while its text was known. Keys and salt in hex."""
 
-    kdf: str  #: as on the wire: "argon2id-13" or "pbkdf2"
+    kdf: str  #: "argon2id13" or "pbkdf2"
     salt: str
     iterations: int
     memory: int | None  #: argon2's, in KiB; None for pbkdf2
