@@ -33,6 +33,7 @@ class Patterns(Generic[T]):
         self.exact: dict[str, T] = {}
         self._prefixes: dict[str, T] = {}
         self._lengths: Counter[int] = Counter()
+        self._ascending: list[int] = []  #: those lengths
         self._wildcards: dict[str, T] = {}
         self._tree: _Node[T] = _Node()
 
@@ -57,6 +58,7 @@ class Patterns(Generic[T]):
         self.of(policy)[pattern] = value
         if policy == PREFIX:
             self._lengths[len(pattern)] += 1
+            self._ascending = sorted(self._lengths)
         elif policy == WILDCARD:
             node = self._tree
             for component in pattern.split("."):
@@ -73,13 +75,14 @@ class Patterns(Generic[T]):
             self._lengths[len(pattern)] -= 1
             if not self._lengths[len(pattern)]:
                 del self._lengths[len(pattern)]
+                self._ascending = sorted(self._lengths)
         elif policy == WILDCARD:
             self._prune(pattern.split("."))
 
     def patterns_matching(self, uri: str) -> Iterator[T]:
         """The prefixes (shortest first), then the wildcards, that match the URI."""
         if self._prefixes:
-            for length in sorted(self._lengths):
+            for length in self._ascending:
                 value = self._prefixes.get(uri[:length]) if length <= len(uri) else None
                 if value is not None:
                     yield value
@@ -99,7 +102,7 @@ class Patterns(Generic[T]):
         found = self.exact.get(uri)
         if found is not None or not self.patterned:
             return found
-        for length in sorted(self._lengths, reverse=True):
+        for length in reversed(self._ascending):
             found = self._prefixes.get(uri[:length]) if length <= len(uri) else None
             if found is not None:
                 return found

@@ -80,7 +80,7 @@ def test_nothing_is_left_of_what_is_removed(kept: set[tuple[str, str]]) -> None:
         patterns.remove(*each)
     assert len(patterns) == 0 and not patterns.patterned
     assert not patterns._tree.children and patterns._tree.value is None
-    assert not patterns._lengths
+    assert not patterns._lengths and not patterns._ascending
 
 
 @pytest.mark.parametrize(
