@@ -72,15 +72,19 @@ class BoundedRequest(Request):
             accept=self._header("accept") or "",
             last_event_id=self._header("last-event-id"),
             origin=self._header("origin"),
-            hosts=tuple(self.requestHeaders.getRawHeaders("host", [])),
+            hosts=self._headers("host"),
             preflight=self.requestHeaders.hasHeader("access-control-request-method"),
             secure=is_secure(getattr(channel, "transport", None)),
         )
 
     def _header(self, name: str) -> str | None:
+        values = self._headers(name)
+        return values[-1] if values else None
+
+    def _headers(self, name: str) -> tuple[str, ...]:
         # As bytes: what is no UTF-8 can't be had as text.
-        values = self.requestHeaders.getRawHeaders(name.encode())
-        return values[-1].decode("utf-8", "replace") if values else None
+        values = self.requestHeaders.getRawHeaders(name.encode()) or ()
+        return tuple(value.decode("utf-8", "replace") for value in values)
 
     def gotLength(self, length: int | None) -> None:
         """All headers are here, the body is not. `length` None: chunked, so unknown."""

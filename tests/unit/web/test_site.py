@@ -192,7 +192,16 @@ async def test_an_answer_that_cant_be_written_ends_the_connection(
     assert any("log_failure" in event for event in logged)
 
 
-@pytest.mark.parametrize("header", [b"Authorization: Bearer a\xa6n", b"Content-Type: \xff"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Authorization: Bearer a\xa6n",
+        b"Content-Type: \xff",
+        b"Host: a\xa6",
+        b"Host: a\r\nHost: \xff",
+        b"Origin: http://a\xa6",
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_header_that_is_no_utf8_is_refused_as_any_other(
     server: Server, header: bytes
@@ -200,4 +209,4 @@ async def test_a_header_that_is_no_utf8_is_refused_as_any_other(
     for line in (b"GET /api/jobs", b"POST /api/jobs"):
         sent = line + b" HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n" + header
         received = await server.raw(sent + b"\r\n\r\n{}")
-        assert received.startswith(b"HTTP/1.1 401"), received
+        assert received.split()[1] in (b"401", b"403"), received
