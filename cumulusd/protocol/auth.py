@@ -112,7 +112,8 @@ class _Ticket:
         if principal is None:
             return Refuse(
                 messages.NOT_AUTHENTICATED,
-                "the token is not known to this daemon; check it, or ask its operator for one",
+                "the token is not known to this daemon: it is wrong, was revoked or has expired; "
+                "check it, or ask the daemon's operator for one",
             )
         return Accept(principal, TICKET)
 

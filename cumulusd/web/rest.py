@@ -111,7 +111,8 @@ class Rest:
             raise NotAuthenticated(
                 "A token is needed"
                 if authorization is None
-                else "The Authorization header holds no token that is known",
+                else "The Authorization header holds no token that is known: it is wrong, was "
+                "revoked or has expired",
                 hint="send the header `Authorization: Bearer <token>`",
             )
         return who

@@ -1,5 +1,6 @@
 """Tokens of a running daemon, made and revoked by the command as an operator does it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.e2e.harness import PYTHON, REPOSITORY, Daemon
 
@@ -44,6 +46,35 @@ except NotAuthenticated as error:
         client.list_jobs()
     except NotAuthenticated as again:
         print("again:", " ".join(str(again).split()), flush=True)
+"""
+
+JOIN = """\
+import asyncio, json, sys
+from autobahn.asyncio.component import Component
+
+method, options = json.loads(sys.argv[2])
+where = {"type": "websocket", "url": sys.argv[1], "serializers": ["json"], "max_retries": 0}
+component = Component(
+    transports=[where],
+    realm="cumulus",
+    authentication={method: options},
+)
+
+@component.on_join
+async def joined(session, details):
+    print("joined", details.authid, details.authrole, details.authmethod, flush=True)
+
+@component.on_leave
+async def left(session, details):
+    print("left", details.reason, details.message, flush=True)
+
+async def main():
+    try:
+        await asyncio.wait_for(component.start(loop=asyncio.get_running_loop()), 60)
+    except Exception as error:
+        print("failed", type(error).__name__, flush=True)
+
+asyncio.run(main())
 """
 
 
@@ -321,3 +352,45 @@ def test_tokens_of_the_configuration_are_read_again(
     reread("", "reloaded")
     assert daemon.get("/api/jobs")[0] == 401, "a running daemon never opens"
     assert daemon.get("/api/jobs", mine)[0] == 200
+
+
+def test_any_wamp_client_logs_in_by_what_was_made_and_is_told_its_end(
+    make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    daemon = make_daemon().start()
+    private = Ed25519PrivateKey.generate()
+    public = private.public_key().public_bytes_raw().hex()
+    secret = made(daemon, "ann", "--owner", "lab", "--public-key", public)
+    logins = {
+        "ticket": {"authid": "ann", "ticket": secret},
+        "scram": {"authid": "ann", "password": secret},
+        "cryptosign": {"authid": "ann", "privkey": private.private_bytes_raw().hex()},
+    }
+    script = tmp_path / "join.py"
+    script.write_text(JOIN)
+
+    def begin(method: str) -> "subprocess.Popen[str]":
+        url = f"ws://127.0.0.1:{daemon.port}/ws"
+        return subprocess.Popen(
+            [PYTHON, str(script), url, json.dumps([method, logins[method]])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    with contextlib.ExitStack() as running:
+        peers = {method: running.enter_context(begin(method)) for method in logins}
+        for peer in peers.values():
+            running.callback(peer.kill)
+        for method, peer in peers.items():
+            assert peer.stdout is not None
+            said = next((line for line in peer.stdout if line.startswith("joined")), "")
+            assert said == f"joined ann client {method}\n"
+        token(daemon, "revoke", "ann")
+        for peer in peers.values():
+            said = peer.communicate(timeout=60)[0]
+            assert "left wamp.error.not_authenticated the token 'ann' was revoked" in said, said
+    for method in logins:
+        said = begin(method).communicate(timeout=90)[0]
+        assert "joined" not in said and "failed" in said, said
