@@ -43,6 +43,7 @@ from cumulusd.protocol.registration import Registration
 _CALL = wamp.Call.MESSAGE_TYPE
 _REGISTER = wamp.Register.MESSAGE_TYPE
 _UNREGISTER = wamp.Unregister.MESSAGE_TYPE
+_MAX_TIMEOUT_MS = 2**53  #: longer is as good as none, and may be more than a float holds
 
 
 class ProtocolViolation(Exception):
@@ -268,7 +269,7 @@ class Dealer:
             uri=uri,
             job_id=job_id,
             wants_progress=bool(message.receive_progress) and features.yields_progress,
-            timeout_s=message.timeout / 1000 if message.timeout else None,
+            timeout_s=min(message.timeout, _MAX_TIMEOUT_MS) / 1000 if message.timeout else None,
         )
         caller.calls[request] = callee.invocations[call.invocation] = call
         self._calls_in_flight += 1

@@ -1,11 +1,13 @@
 """WAMP's meta API, asked and listened to by real peers."""
 
+import json
 from typing import Any
 
 import pytest
 import pytest_twisted
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import CallOptions, RegisterOptions, SubscribeOptions
+from test_protocol_confinement import Peer, serve
 from twisted.internet.defer import Deferred
 from wamp_peers import ADMIN, AGENT, CLIENT, nothing, reactor, serving, until, with_tokens
 
@@ -214,6 +216,28 @@ async def test_subscriptions_are_told() -> None:
         assert await call(watcher, "wamp.subscription.count_subscribers", exact.id) == 1
         # The watcher's own second subscription and those of the two.
         assert [each[1]["uri"] for each in created][-2:] == ["app.t", "app"]
+
+
+ODD: list[Any] = [
+    *(10**18, 10**300, -1, 1.5, "x" * 5000, None, True, [], {}, [[]], {"a": {}}, ["a"] * 1000),
+    *({"match": [1]}, {"match": {}}),
+]
+
+
+@pytest.mark.parametrize("first", ODD, ids=range(len(ODD)))
+def test_odd_arguments_are_answered_and_leave_the_session_as_it_was(first: Any) -> None:
+    router, _ = serve(OPEN)
+    admin = Peer(router, ADMIN)
+    number = 0
+    for procedure in router._meta.procedures:
+        for second in ODD:
+            number += 1
+            keywords = {"reason": first, "message": second}
+            if procedure == "wamp.session.kill_all":
+                keywords["reason"] = "no uri"
+            (answer,) = admin.say([48, number, {}, procedure, [first, second], keywords])
+            assert answer[0] == 50 or answer[4].startswith("wamp.error."), answer
+            assert len(json.dumps(answer)) < 2000
 
 
 # What is WAMP's own

@@ -134,6 +134,14 @@ def test_no_timeout(timeout: int | None) -> None:
     assert dealer.next_timeout_at() is None
 
 
+def test_a_timeout_beyond_all_measure_is_a_timeout() -> None:
+    dealer = make()
+    register(dealer, CALLEE)
+    call(dealer, 10**400)
+    due_at = dealer.next_timeout_at()
+    assert due_at is not None and due_at > 1e12
+
+
 def test_each_progressive_result_begins_it_anew() -> None:
     now = [0.0]
     dealer = make(now)
