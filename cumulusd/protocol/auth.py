@@ -68,7 +68,8 @@ def judge_hello(
     """What to answer a HELLO: the first of its methods that can be begun. `secure`: a token may be
     sent over this connection."""
     if hello.realm != realm:
-        return Refuse(messages.NO_SUCH_REALM, f"there is no realm {hello.realm!r}; join {realm!r}")
+        asked = str(hello.realm)[:80]
+        return Refuse(messages.NO_SUCH_REALM, f"there is no realm {asked!r}; join {realm!r}")
     methods = hello.authmethods or []
     if authenticator.open and (not methods or ANONYMOUS_METHOD in methods):
         return Accept(ANONYMOUS, ANONYMOUS_METHOD)

@@ -224,6 +224,10 @@ def test_login_keeps_what_works(shell: Shell, make_daemon: Any, tmp_path: Path) 
     bare("login", "--profile", "b", "--server-url", daemon.url, "--api-key-stdin", stdin=token)
     assert json.loads(bare("info", "--json", "--profile", "b").stdout)["owner"] == "alice"
     bare("info", CUMULUS_PROFILE="b")
+    named = ("login", "--profile", "c", "--name", "alice", "--server-url", daemon.url)
+    bare(*named, "--api-key-stdin", stdin=token)
+    assert 'api_key_name = "alice"' in path.read_text()
+    assert json.loads(bare("info", "--json", "--profile", "c").stdout)["owner"] == "alice"
     assert "no profile 'bb'; did you mean 'b'" in bare("info", "--profile", "bb", code=2).stderr
     path.chmod(0o644)
     assert "chmod 600" in bare("info", code=2).stderr
