@@ -17,6 +17,7 @@ from zope.interface import implementer
 from cumulus_wire import link as wire
 from cumulusd.agent.connection import Life
 from cumulusd.agent.journal_sender import JournalSender
+from cumulusd.agent.loss import why_lost
 from cumulusd.agent.output_sender import OutputSender
 from cumulusd.errors import Unavailable
 from cumulusd.tasks import Signal
@@ -211,7 +212,7 @@ class _LinkProtocol(WebSocketClientProtocol):
             self._next_turn.cancel()
             self._next_turn = None
         super().connectionLost(reason)
-        why = self.wasNotCleanReason or reason.getErrorMessage()
+        why = why_lost(reason, self.wasNotCleanReason)
         self._link.down(self, why)
         self.life.gone(why)
 

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from cumulus_wire import uris
 from cumulusd.agent.agent import Verb
 from cumulusd.agent.connection import Life
+from cumulusd.agent.loss import why_lost
 from cumulusd.errors import CumulusError, InternalError, InvalidArgument, TooMany
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -126,7 +127,7 @@ class _SessionProtocol(WampWebSocketClientProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self.life.gone(self.wasNotCleanReason or reason.getErrorMessage())
+        self.life.gone(why_lost(reason, self.wasNotCleanReason))
 
 
 class AgentSession(ApplicationSession):
