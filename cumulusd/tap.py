@@ -1,5 +1,6 @@
 """Puts the daemon together: configuration in, service out. The only one that knows all parts."""
 
+import resource
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,8 +36,10 @@ from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
 from cumulusd.login_secret import load_login_secret
 from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.open_files import OpenFiles, raise_limit
 from cumulusd.origins import Origins
 from cumulusd.parts import Parts
+from cumulusd.protocol.admission import source_of
 from cumulusd.protocol.auth import Secrets as LoginSecrets
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.procedures import Procedures
@@ -70,6 +73,7 @@ def make_service(
         # Twisted's timers go by the wall clock, which is set and jumps: a job must not be given up
         # for that. Nothing is scheduled yet.
         reactor.seconds = time.monotonic
+        raise_limit()
     return Cumulusd(config, reactor, assemble, reread)
 
 
@@ -163,6 +167,18 @@ def assemble(config: Config, reactor: Any) -> Parts:
     async def take_tokens(config: Config) -> None:
         authenticator.configure(config.authenticator_tokens())
 
+    def has_room(peer: str) -> bool:
+        if open_files.has_room():
+            return True
+        router.connection_refused(
+            source_of(peer),
+            peer or "a unix socket",
+            "open_files",
+            f"{open_files.for_connections} of {open_files.limit} open files are in use, and the "
+            "rest is for the daemon's own: give it more (LimitNOFILE, ulimit -n)",
+        )
+        return False
+
     def no_room() -> CumulusError | None:
         return disk.refusal({"job store": store.healthy, "journals": journals.trouble})
 
@@ -182,6 +198,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     open_door = open_to_others(config.listen) if authenticator.open else None
     if open_door is not None:  # the configuration was checked when there still were tokens
         raise SystemExit(f"cumulusd: {open_door}")
+    open_files = OpenFiles(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     disk = Disk(state, config.jobs.min_free_bytes)
     table = JobTable()
     s3 = S3Parts(config.s3, reactor, store.instance_id(), table)
@@ -331,6 +348,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         allow_plain_tokens=config.allow_plain_tokens,
         origins=origins,
+        has_room=has_room,
     )
     certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     reloads = Reloads(config)

@@ -13,6 +13,7 @@ from cumulus_wire import uris
 from cumulusd.errors import BY_CODE, CumulusError, InternalError, Unavailable
 from cumulusd.identity import Principal
 from cumulusd.protocol import messages
+from cumulusd.protocol.bounded_log import BoundedLog
 from cumulusd.protocol.messages import Message, as_kwargs, canceled, error_reply, wamp
 
 _INVOCATION = wamp.Invocation.MESSAGE_TYPE
@@ -33,6 +34,10 @@ class Wire(Protocol):
 
     def end_topic(self, uri: str) -> None:
         """Nobody listens to that topic any more."""
+
+    @property
+    def notices(self) -> BoundedLog:
+        """The log of what peers cause."""
 
     async def drained(self, session_id: int) -> None:
         """Returns when the session's connection takes more; CancelledError when it is gone."""
@@ -223,7 +228,9 @@ class LocalSession:
         except Exception:
             log_id = secrets.token_hex(8)
             job_id = _text(call.kwargs.get("job_id"))
-            self._log.failure(
+            self._wire.notices.failure(
+                f"failed {call.procedure}",
+                call.caller.name,
                 "{procedure} failed ({log_id})",
                 procedure=call.procedure,
                 log_id=log_id,

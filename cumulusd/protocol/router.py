@@ -181,6 +181,7 @@ class Router:
             if session.principal is not None and session.principal.name == name
         ]
         for session in ending:
+            self.count("revoked")
             session.leave(messages.NOT_AUTHENTICATED, why)
         return len(ending)
 
@@ -192,7 +193,7 @@ class Router:
             return Denial("stopping", "the daemon is stopping; try again later")
         return self._admission.refusal(source)
 
-    def handshake_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
+    def connection_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
         """A connection was not taken."""
         self.count(reason)
         self.notices.warn(

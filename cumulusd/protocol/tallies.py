@@ -28,6 +28,7 @@ REFUSALS: Mapping[str, str] = MappingProxyType(
         "message_size": "the bytes of a message",
         "message_timeout": "a message did not become whole in time",
         "not_authorized": "the role may not do that",
+        "open_files": "the files that the daemon may have open",
         "other": "what has no name of its own",
         "ping_timeout": "a ping was not answered in time",
         "realm": "a realm that isn't there",

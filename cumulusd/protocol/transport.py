@@ -51,7 +51,7 @@ class Reception(Protocol):
     def refusal(self, source: str | None) -> Denial | None:
         """Why no connection of that source is taken now; None when one is."""
 
-    def handshake_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
+    def connection_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
         """A connection was not taken; `reason` is one of `tallies.REFUSALS`."""
 
     def connected(self, connection: "WampConnection", codec: Codec) -> RemoteSession:
@@ -244,7 +244,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Answers a handshake that isn't taken; Autobahn's own would log without bound."""
         self.wasNotCleanReason = reason
-        self.factory.reception.handshake_refused(
+        self.factory.reception.connection_refused(
             self.source, self.peer_name, self._refused_as, reason
         )
         self.sendHttpErrorResponse(code, reason, responseHeaders)
@@ -330,7 +330,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
 
     def _handshake_overdue(self) -> None:
         self._handshake_deadline = None
-        self.factory.reception.handshake_refused(
+        self.factory.reception.connection_refused(
             self.source,
             self.peer_name,
             "handshake_timeout",

@@ -6,7 +6,11 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -45,6 +49,7 @@ def make_site(
     wall_clock: Callable[[], float] = time.time,
     allow_plain_tokens: bool = False,
     origins: Origins | None = None,
+    has_room: Callable[[str], bool] = lambda peer: True,
 ) -> "CumulusSite":
     """The site to listen with. `ws` and `agent` are the resources at `/ws` and `/agent`; they
     authenticate for themselves. `enroll`: what `POST /provision/enroll` does; None: there is no
@@ -59,7 +64,7 @@ def make_site(
         allow_plain_tokens=allow_plain_tokens,
     )
     origins = origins or Origins(is_open=lambda: authenticator.open)
-    return CumulusSite(rest, {b"ws": ws, b"agent": agent}, enroll, clock, origins)
+    return CumulusSite(rest, {b"ws": ws, b"agent": agent}, enroll, clock, origins, has_room)
 
 
 class CumulusSite(Site):
@@ -76,8 +81,10 @@ class CumulusSite(Site):
         enroll: Enroll | None,
         clock: Any,
         origins: Origins,
+        has_room: Callable[[str], bool],
     ) -> None:
         self.clock = clock
+        self._has_room = has_room
         self._rest = rest
         self._origins = origins
         self._enrolls = enroll is not None
@@ -92,6 +99,12 @@ class CumulusSite(Site):
         super().__init__(  # type: ignore[no-untyped-call]
             root, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT_S
         )
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """One connection, if there is room for it."""
+        if not self._has_room(str(getattr(addr, "host", None) or "")):
+            return _Cut()
+        return super().buildProtocol(addr)  # type: ignore[no-untyped-call]
 
     async def stop(self) -> None:
         """Ends what is being answered; fires when all has ended."""
@@ -135,6 +148,21 @@ class CumulusSite(Site):
             status=request.code,
             peer=str(request.getClientAddress()),  # type: ignore[no-untyped-call]
         )
+
+
+class _Cut(Protocol):
+    """A connection that isn't kept."""
+
+    def connectionMade(self) -> None:
+        """Ends it; nothing was read."""
+        transport: Any = self.transport
+        transport.abortConnection()
+        while isinstance(transport, ProtocolWrapper):  # TLS
+            transport = transport.transport
+        # At once: Twisted takes a hundred and more connections in one turn, and would end them in
+        # the next.
+        reason = Failure(ConnectionAborted())  # type: ignore[no-untyped-call]
+        transport.connectionLost(reason)
 
 
 class _Root(Resource):

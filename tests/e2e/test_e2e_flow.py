@@ -108,3 +108,35 @@ def test_whatever_comes_the_log_grows_at_a_bounded_rate(make_daemon: MakeDaemon)
         written = 60 - sum(line["count"] for line in told)
         assert written % 5 == 0 and written <= 20  # five in each minute that it took
     assert sum("ended (" in line["message"] for line in lines) <= 60
+
+
+def test_a_flood_of_connections_leaves_the_daemon_its_files(make_daemon: MakeDaemon) -> None:
+    """With 200 open files at most, 300 connections: the daemon still runs jobs."""
+    daemon = make_daemon()
+    daemon.command_prefix = ("prlimit", "--nofile=200:200")
+    daemon.start()
+    before = len(list(Path(f"/proc/{daemon_pid(daemon)}/fd").iterdir()))
+    peers = []
+    try:
+        for _ in range(300):
+            peers.append(RawPeer(daemon.port))
+        deadline = time.monotonic() + 30.0
+        while sum(peer.read() for peer in peers) < 150 + before - 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        opened = len(list(Path(f"/proc/{daemon_pid(daemon)}/fd").iterdir()))
+        assert opened <= 160
+    finally:
+        for peer in peers:
+            peer.close()
+    daemon.wait_healthy()
+    assert refused(daemon, "open_files") >= 150
+    run(daemon, "\ndef small():\n    print('fine')\n", "small")
+    text = daemon.log_text()
+    assert "150 of 200 open files are in use" in text
+    assert "EMFILE" not in text and "Too many open files" not in text
+
+
+def daemon_pid(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    return daemon.process.pid

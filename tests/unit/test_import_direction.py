@@ -43,6 +43,7 @@ OURS: dict[str, str] = {
     "cumulusd.reloading": "cumulusd.config",
     "cumulusd.disk": "cumulusd.errors",
     "cumulusd.log": "",
+    "cumulusd.open_files": "",
     "cumulusd.metrics": "cumulus_wire",
     "cumulusd.config_file": "",
     "cumulusd.config_platform": "",
