@@ -17,6 +17,8 @@ PROCEDURES = (
     *("wamp.subscription.list", "wamp.subscription.match", "wamp.session.kill"),
 )
 TOPICS = ("cumulus.jobs", "cumulus.workers", "cumulus.job.j1.status", "a.b", "a.b.c", "wamp.x")
+#: For sessions on a router that is open to all.
+URIS = ("a", "a.b", "a.b.c", "a.c", "fuzz.echo", "fuzz.stream", "fuzz.never", "x.y")
 ODD_URIS = ("", ".", "a..b", "a b", "a.", "#", "é.x", "x" * 300, "a.\0", 17, None)
 _KWARGS = (
     *("job_id", "spec", "sha256", "size_bytes", "offset", "data", "active", "limit", "name"),
