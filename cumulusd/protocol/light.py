@@ -19,6 +19,7 @@ from autobahn.wamp import message as _message
 _autobahn: Any = _message
 _MAX_ID = 2**53
 _MAX_CACHED_CHARS = 255
+_TEXT = frozenset({str})
 Raw = list[Any]
 
 
@@ -240,8 +241,13 @@ def _is_usual(raw: Raw, position: int) -> bool:
         and 1 <= request <= _MAX_ID
         and position <= size <= position + 2
         and (size == position or type(raw[position]) is list)
-        and (size < position + 2 or type(raw[position + 1]) is dict)
+        and (size < position + 2 or _is_kwargs(raw[position + 1]))
     )
+
+
+def _is_kwargs(value: Any) -> bool:
+    """Only CBOR and MessagePack can have keys that are no text."""
+    return type(value) is dict and _TEXT.issuperset(map(type, value))
 
 
 def _flag(options: Any, name: str) -> Any:

@@ -43,6 +43,17 @@ def _fields(raw: list[Any]) -> list[Any]:
 _LEAST = {48: 4, 16: 4, 70: 3, 8: 5, 36: 4, 50: 3, 68: 4}
 
 
+def check_meaning(message: Any, raw: list[Any]) -> None:
+    """Raises Finding when Autobahn refuses the raw message, or takes it for another."""
+    try:
+        heavy = _AUTOBAHN[message.MESSAGE_TYPE].parse(raw)
+    except Exception as error:
+        raise Finding(f"taken for {message!r:.300}, which Autobahn refuses: {error}") from error
+    said, meant = _fields(message.marshal()), _fields(heavy.marshal())
+    if repr(said) != repr(meant):
+        raise Finding(f"taken for {said!r:.300}, by Autobahn for {meant!r:.300}")
+
+
 class Agreement(Target):
     """JSON as the daemon reads and writes it, beside the standard library and Autobahn: what it
     takes they take too, and it means the same."""
@@ -71,8 +82,5 @@ class Agreement(Target):
             message = JSON.decode(data, False)
         except CodecError:
             return Tally(1, 1)
-        heavy = _AUTOBAHN[message.MESSAGE_TYPE].parse(plain)
-        said, meant = _fields(message.marshal()), _fields(heavy.marshal())
-        if repr(said) != repr(meant):
-            raise Finding(f"taken for {said!r:.300}, by Autobahn for {meant!r:.300}")
+        check_meaning(message, plain)
         return Tally(1)

@@ -15,7 +15,7 @@ from cumulusd.protocol.codec import CODECS, Codec, CodecError
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.local_session import Call
 from cumulusd.protocol.router import Router
-from tests.fuzz.fuzz_agreement import Agreement
+from tests.fuzz.fuzz_agreement import Agreement, check_meaning
 from tests.fuzz.fuzz_bounds import Bounds
 from tests.fuzz.fuzz_engine import Finding, Kind, Tally, Target
 from tests.fuzz.fuzz_inputs import Source
@@ -67,6 +67,7 @@ class Codecs(Target):
             message = self._codec.decode(data, self._codec.binary)
         except CodecError:
             return Tally(1, 1)
+        check_meaning(message, self._codec._loads(data))
         for codec in CODECS.values():
             try:
                 again = codec.encode(message)

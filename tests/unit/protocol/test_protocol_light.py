@@ -112,6 +112,16 @@ def test_what_is_taken_and_what_it_means_is_as_with_autobahn(raw: list[Any]) -> 
     assert taken.heavy() == meant
 
 
+@pytest.mark.parametrize("key", [1, b"a", None, 1.5, True])
+@pytest.mark.parametrize("head", [[48, 1, {}, "a.b"], [16, 1, {}, "a.b"], [70, 1, {}]])
+@pytest.mark.parametrize("name", ["wamp.2.cbor", "wamp.2.msgpack"])
+def test_keys_of_keyword_arguments_are_text(name: str, head: list[Any], key: Any) -> None:
+    codec = CODECS[name]
+    payload = codec._dumps([*head, [], {"a": 1, key: 2}])
+    with pytest.raises(CodecError):
+        codec.decode(payload, True)
+
+
 def made(cls: type[light.Light]) -> st.SearchStrategy[Any]:
     """Messages of that class, with one option at most."""
     ids = st.integers(1, 2**53)
