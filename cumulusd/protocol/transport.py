@@ -166,9 +166,10 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn's own frames (close, ping, pong) keep their place after what was written."""
-        if self._writer is not None:
-            self._writer.flush()
-        super().sendData(data, sync, chopsize)
+        if self._writer is None:
+            super().sendData(data, sync, chopsize)
+        else:
+            self._writer.write(data, b"")
 
     def onConnect(self, request: Any) -> str:
         """Chooses the serialisation, or refuses. The client's order of preference counts."""
@@ -375,7 +376,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
 class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
     """Builds the connections of one router."""
 
-    protocol = WampConnection
+    protocol: Any = WampConnection
 
     def __init__(
         self,
@@ -408,6 +409,10 @@ class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
             allowedOrigins=["*"],
             allowNullOrigin=False,
         )
+        # As attributes of the class: Autobahn would copy the options to each connection, and
+        # format them all for a log line that nobody wants.
+        options = {name: getattr(self, name) for name in WampConnection.CONFIG_ATTRS}
+        self.protocol = type("WampConnection", (WampConnection,), {**options, "CONFIG_ATTRS": ()})
 
 
 def websocket_resource(factory: WampFactory) -> IResource:

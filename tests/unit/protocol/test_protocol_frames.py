@@ -143,6 +143,7 @@ def test_any_stream_cut_anywhere_is_taken_as_autobahn_takes_it(
             connection.dataReceived(rest[:cut])
             rest = rest[cut:]
         connection.dataReceived(rest)
+        connection.factory.clock.advance(0)
     assert quick._session.seen == plain._session.seen
     assert quick.transport.value() == plain.transport.value()
     assert quick.state == plain.state
@@ -160,6 +161,7 @@ def test_unmasking_is_its_own_inverse_and_xor(data: bytes, mask: bytes) -> None:
 def test_headers_are_autobahns(size: int, is_binary: bool) -> None:
     connection = opened(WampConnection, "wamp.2.cbor" if is_binary else "wamp.2.json")
     connection.sendMessage(b"x" * size, is_binary)
+    connection.factory.clock.advance(0)
     written = connection.transport.value()
     assert written == frames.header(size, is_binary) + b"x" * size
 
@@ -175,10 +177,11 @@ def test_a_turns_messages_go_out_in_order_and_before_autobahns_own_frames() -> N
     assert connection.transport.value() == one
     connection.write_message(b"[3]", False)
     connection.sendPing(b"p")
-    assert connection.transport.value() == one + b"\x81\x03[3]" + b"\x89\x01p"
     clock.advance(0)
+    assert connection.transport.value() == one + b"\x81\x03[3]" + b"\x89\x01p"
     connection.write_message(b"[4]", False)
     connection.close()
+    clock.advance(0)
     assert connection.transport.value().startswith(
         one + b"\x81\x03[3]\x89\x01p\x81\x03[4]" + b"\x88"
     )
