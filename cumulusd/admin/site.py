@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -152,6 +153,8 @@ class _Admin(Resource):
                 raise TooMany("too much is being asked at a time", hint="try again in a moment")
             body = b"" if request.content is None else request.content.read(MAX_BODY_BYTES + 1)
             return await self._dispatch(head, body, peer)
+        except CancelledError:
+            raise  # the daemon stops
         except CumulusError as error:
             return error_answer(error)
         except Exception:

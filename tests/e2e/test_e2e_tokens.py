@@ -20,6 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.e2e.harness import PYTHON, REPOSITORY, Daemon
 
+#: Each starts several processes, which takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 MakeDaemon = Callable[..., Daemon]
 Follow = Callable[..., "Following"]
 

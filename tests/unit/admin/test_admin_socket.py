@@ -229,6 +229,29 @@ async def test_what_has_begun_goes_on_when_the_asker_leaves(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_daemon_that_stops_ends_what_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(tmp_path, tmp_path / "admin.sock")
+    served.port.startListening()
+    cancelled: list[str] = []
+    waiting: Deferred[Any] = Deferred(lambda _: cancelled.append("it"))
+    monkeypatch.setattr(served.tokens, "_run_in_thread", lambda function: waiting)
+    asking = served.ask(lambda client: client.create_token({"name": "a", "role": "client"}))
+    refused = Deferred.fromCoroutine(asking)
+    while not served.tokens._changing.locked:
+        await deferLater(reactor, 0.01, lambda: None)
+    await served.stop()
+    assert cancelled == ["it"] and not served.tokens._changing.locked
+    refused.addErrback(lambda failure: failure.value)
+    for channel in list(reactor.getReaders()):  # type: ignore[attr-defined]
+        if type(channel).__name__ == "Server":
+            channel.abortConnection()  # as the end of the process does
+    error = await refused
+    assert isinstance(error, Unavailable) and "cumulusd token list" in str(error.hint)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_dead_daemons_file_is_replaced_and_a_live_ones_is_not(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
