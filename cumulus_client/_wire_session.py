@@ -77,7 +77,8 @@ class CallerSession:
         self._url = url
         self._api_key = api_key
         self._api_key_name = api_key_name
-        self._scram: ScramLogin | None = None  #: while and after it logs in so
+        self._scram: ScramLogin | None = None  #: offered
+        self._must_prove = False  #: nothing else is
         self._answering: asyncio.Task[None] | None = None
         self._realm = realm
         self._calls: dict[int, _Call] = {}
@@ -110,16 +111,22 @@ class CallerSession:
         # An open daemon takes a key for nothing and is welcome to choose anonymous.
         methods = ["anonymous"] if self._api_key is None else ["ticket", "anonymous"]
         authid, authextra = None if self._api_key is None else "client", None
-        if self._api_key is not None and self._api_key_name and _others_can_read(transport):
+        if self._api_key is not None and self._api_key_name:
             from cumulus_client import _scram
 
+            self._must_prove = _others_can_read(transport)
             try:
                 self._scram = _scram.ScramLogin(self._api_key_name, self._api_key)
             except _scram.ScramFault as error:
-                self._distrust(error)
-                return
-            methods, authid = [_scram.METHOD], self._api_key_name
-            authextra = self._scram.authextra
+                if self._must_prove:
+                    self._distrust(error)
+                    return
+            else:
+                # Over TLS too: a proxy may take it off, and then the daemon takes no ticket.
+                methods = [_scram.METHOD] if self._must_prove else ["ticket", _scram.METHOD]
+                authid, authextra = self._api_key_name, self._scram.authextra
+                if not self._must_prove:
+                    methods.append("anonymous")
         transport.send(
             message.Hello(
                 realm=self._realm,
@@ -178,13 +185,18 @@ class CallerSession:
 
     def _handshake(self, msg: Any) -> None:
         if isinstance(msg, message.Welcome):
-            if self._scram is not None and not self._is_the_daemon(self._scram, msg):
+            proven = self._must_prove or self._answering is not None
+            if proven and self._scram is not None and not self._is_the_daemon(self._scram, msg):
                 return
             self._session_id, self._authid = msg.session, msg.authid
             if not self.joined.done():
                 self.joined.set_result(None)
-        elif isinstance(msg, message.Challenge) and self._scram is not None:
-            # Nothing else was offered: whatever it asks for, the key isn't sent.
+        elif (
+            isinstance(msg, message.Challenge)
+            and self._scram is not None
+            and (self._must_prove or msg.method != "ticket")
+        ):
+            # Whatever else it asks for, the key isn't sent.
             if self._answering is None:
                 answer = self._answer(self._scram, msg.extra or {})
                 self._answering = self._loop.create_task(answer)

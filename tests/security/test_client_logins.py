@@ -24,7 +24,8 @@ KEY = "annes-very-own-token"
 SCRIPT = """\
 import json, sys
 from cumulus_client import CumulusClient, CumulusError, _wire_session
-_wire_session._others_can_read = lambda transport: True  # this test is on one machine
+readable = sys.argv[4] == "readable"
+_wire_session._others_can_read = lambda transport: readable  # this test is on one machine
 try:
     with CumulusClient(sys.argv[1], sys.argv[2], api_key_name=sys.argv[3] or None) as client:
         print(json.dumps({"info": client.get_server_info()}))
@@ -63,7 +64,12 @@ def known(*, with_scram: bool = True) -> Authenticator:
     return authenticator
 
 
-async def ask(server: Server, key: str = KEY, name: str = "anne") -> dict[str, Any]:
+async def ask(
+    server: Server, key: str = KEY, name: str = "anne", *, readable: bool = True
+) -> dict[str, Any]:
+    """What the client is told of itself. `readable`: it takes its connection for one that others
+    can read."""
+
     async def info(call: Any) -> dict[str, Any]:
         return {"caller": call.caller.name}
 
@@ -71,7 +77,7 @@ async def ask(server: Server, key: str = KEY, name: str = "anne") -> dict[str, A
     url = f"http://127.0.0.1:{server.port_number}"
     out, err, code = await getProcessOutputAndValue(
         sys.executable,
-        ["-c", SCRIPT, url, key, name],
+        ["-c", SCRIPT, url, key, name, "readable" if readable else "private"],
         env={"PYTHONPATH": str(REPOSITORY)},
         reactor=reactor,
     )
@@ -85,6 +91,27 @@ async def test_the_key_is_proven_and_not_sent(received: list[bytes]) -> None:
     async with serving(known()) as server:
         assert await ask(server) == {"info": {"caller": "anne"}}
     assert received and not any(KEY.encode() in payload for payload in received)
+
+
+@pytest_twisted.ensureDeferred
+async def test_behind_a_proxy_that_takes_tls_off_the_key_is_proven_too(
+    received: list[bytes],
+) -> None:
+    """The client has TLS, and the daemon a connection on which it takes no token."""
+    async with serving(known()) as server:
+        assert await ask(server, readable=False) == {"info": {"caller": "anne"}}
+    assert received and not any(KEY.encode() in payload for payload in received)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_nobody_can_read_along_the_key_is_a_ticket(
+    received: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs no key derivation, and any token can be used so."""
+    monkeypatch.setattr(WampConnection, "secure", True)
+    async with serving(known(with_scram=False)) as server:
+        assert await ask(server, readable=False) == {"info": {"caller": "anne"}}
+    assert any(KEY.encode() in payload for payload in received)
 
 
 @pytest_twisted.ensureDeferred
