@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import random
+import re
 
 import pytest
 
 from tests.e2e.test_e2e_jobs import HEAD, last_json
 from tests.engine.swarm_daemon import SwarmDaemon
+from tests.security.marked import Marked, files_holding
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -28,11 +29,11 @@ def kept_of_jobs(swarm: SwarmDaemon) -> dict[str, str]:
 
 
 def test_no_specification_has_them(swarm: SwarmDaemon) -> None:
-    value = f"hunter2-{random.randrange(10**12):012d}"
+    secret = Marked("swarm")
     script = (
         HEAD
         + f"""
-VALUE = {value!r}
+VALUE = {secret.source}
 
 def use(go):
     import hashlib, os, time
@@ -55,14 +56,18 @@ print(json.dumps({{"sha256": job.result(timeout=60)}}))
         out, err = process.communicate(timeout=60)
     assert any(job_id in text for text in told.values()), "the job's service was there"
     assert any(f"cumulus-job-{job_id}" in name for name in told), "and its container"
-    assert [what for what, text in told.items() if value in text] == []
-    assert last_json(out)["sha256"] == hashlib.sha256(value.encode()).hexdigest(), err
+    assert [what for what, text in told.items() if secret.is_in(text.encode())] == []
+    assert last_json(out)["sha256"] == hashlib.sha256(secret.value.encode()).hexdigest(), err
     swarm.wait_nothing_left(30.0)
-    assert [what for what, text in kept_of_jobs(swarm).items() if value in text] == []
-    files = [path for path in swarm.folder.rglob("*") if path.is_file()]
-    script_of_ours = swarm.folder / "user_script.py"
-    holding = [path for path in files if value.encode() in path.read_bytes()]
-    assert holding == [script_of_ours]
+    told = kept_of_jobs(swarm)
+    assert [what for what, text in told.items() if secret.is_in(text.encode())] == []
+    assert files_holding(swarm.folder, [secret]) == {}
     for node in swarm.cluster.layout.workers:
-        root = swarm.cluster.layout.worker_root(node)
-        assert not [p for p in root.rglob("*") if p.is_file() and value.encode() in p.read_bytes()]
+        assert files_holding(swarm.cluster.layout.worker_root(node), [secret]) == {}
+    # Nor has any the agents' tokens: Swarm gives them as files of their containers alone.
+    state = json.loads((swarm.folder / "state/agents.json").read_text())
+    hashes = set(re.findall(r"[0-9a-f]{64}", json.dumps(state)))
+    assert hashes, state
+    words = {word for text in told.values() for word in re.split(r"[^A-Za-z0-9_-]+", text)}
+    assert any("CUMULUS_AGENT_TOKEN_FILE" in text for text in told.values())
+    assert not hashes & {hashlib.sha256(word.encode()).hexdigest() for word in words}
