@@ -75,6 +75,7 @@ _HEADERS = (
         "A : b",
         " b: c",
     ),
+    *("Origin: null", "Origin: http://localhost", "Access-Control-Request-Method: GET"),
     *("Transfer-Encoding: identity", "Transfer-Encoding: gzip, chunked", "Content-Length: +5"),
     *("Content-Length: 5, 5", "Content-Length: -1", "Content-Length: 99999999999999999999"),
 )

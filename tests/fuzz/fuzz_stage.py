@@ -26,7 +26,7 @@ NODE_IDS = tuple(f"fuzz{number}" for number in range(48))
 SETTLE_S = 45.0
 JOB_S = 120.0
 #: What the log may take of the disk for one input, on the average of a round.
-LOG_BYTES_AN_INPUT = 2048
+LOG_BYTES_AN_INPUT = 512
 #: What memory may grow by, from the end of the warm-up to the end.
 MEMORY_BYTES = 24 << 20
 MEMORY_PART = 0.15
