@@ -179,6 +179,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
         )
         return False
 
+    def link_refused(host: str, peer: str, why: str) -> None:
+        router.connection_refused(source_of(host), peer or "a unix socket", "agent_link", why)
+
     def no_room() -> CumulusError | None:
         return disk.refusal({"job store": store.healthy, "journals": journals.trouble})
 
@@ -286,6 +289,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         intake,
         reactor,
         allow_plain_tokens=config.allow_plain_tokens,
+        refused=link_refused,
     )
     watcher = Watcher(
         table=table,

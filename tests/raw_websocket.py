@@ -49,11 +49,14 @@ class RawPeer:
         self.socket: socket.socket = socket.socket()
         # A small window, so that the kernel takes little of what isn't read.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
         self.received = b""
         self.gone = False
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except ConnectionResetError:  # cut in the very moment
+            self.gone = True
+        self.socket.setblocking(False)
 
     def send(self, data: bytes | memoryview) -> int:
         """As much as the kernel takes; how much that was."""

@@ -12,6 +12,7 @@ from cumulusd.identity import Role
 #: the label values of a metric, so there are no others: what isn't here counts as `other`.
 REFUSALS: Mapping[str, str] = MappingProxyType(
     {
+        "agent_link": "no handshake of an agent's link (/agent) that is taken",
         "authentication": "no token, an unknown one, or no method of authentication that is taken",
         "authentication_timeout": "the challenge was not answered in time",
         "calls_in_flight": "a session's calls that wait for their answer",

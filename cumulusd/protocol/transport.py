@@ -18,6 +18,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from cumulusd.autobahn_log import STILL
 from cumulusd.origins import Origins
 from cumulusd.peers import is_secure
 from cumulusd.protocol import frames, messages
@@ -73,6 +74,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     """One WebSocket connection that speaks WAMP."""
 
     factory: "WampFactory"
+    log = STILL
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +174,21 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             self._writer.write(data, b"")
 
     def onConnect(self, request: Any) -> str:
-        """Chooses the serialisation, or refuses. The client's order of preference counts."""
+        """Chooses the serialisation, or refuses."""
+        try:
+            return self._choose(request)
+        except ConnectionDeny:
+            raise
+        except Exception:
+            # Autobahn would tell the peer what it was.
+            self._refused_as = "internal"
+            _log.failure("the handshake of {peer} failed", peer=self.peer_name)
+            raise ConnectionDeny(
+                ConnectionDeny.INTERNAL_SERVER_ERROR, "an internal error of the router"
+            ) from None
+
+    def _choose(self, request: Any) -> str:
+        """The client's order of preference counts."""
         refusal = self.factory.reception.refusal(self.source)
         if refusal is not None:
             self._refused_as = refusal.reason

@@ -18,6 +18,7 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from cumulus_wire import link as wire
+from cumulusd.autobahn_log import STILL
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.peers import PLAIN_TOKEN, is_secure
@@ -71,9 +72,12 @@ class AgentLinkFactory:
         clock: Any,
         limits: LinkLimits | None = None,
         allow_plain_tokens: bool = False,
+        refused: Callable[[str, str, str], None] = lambda host, peer, why: None,
     ) -> None:
         """`authenticate` takes the `Authorization` header. `clock`: the reactor.
-        `allow_plain_tokens`: also over connections that others can read."""
+        `allow_plain_tokens`: also over connections that others can read. `refused(host, peer, why)`
+        is told of each handshake that isn't taken; host "": a unix socket."""
+        self.refused = refused
         self.authenticate = authenticate
         self.desk = desk
         self.clock = clock
@@ -173,6 +177,7 @@ class _AgentConnection(WebSocketServerProtocol):
     """One agent's connection. What it is to be told waits in bounds while it doesn't read."""
 
     _log = Logger()
+    log = STILL
 
     def __init__(self, owner: AgentLinkFactory) -> None:
         super().__init__()
@@ -225,6 +230,13 @@ class _AgentConnection(WebSocketServerProtocol):
             raise ConnectionDeny(400, f"the sub-protocol is {SUBPROTOCOL}")  # type: ignore[no-untyped-call]
         self.node_id, self.name = principal.node_id, principal.name
         return SUBPROTOCOL, {}
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        """Answers a handshake that isn't taken."""
+        transport: Any = self.transport
+        host = getattr(transport.getPeer(), "host", None) or ""
+        self._owner.refused(host, str(self.peer), reason)
+        super().failHandshake(reason, code, responseHeaders)
 
     def onOpen(self) -> None:
         # HTTPChannel stays the transport's producer after the upgrade: without this, ours would

@@ -44,6 +44,7 @@ OURS: dict[str, str] = {
     "cumulusd.disk": "cumulusd.errors",
     "cumulusd.log": "",
     "cumulusd.open_files": "",
+    "cumulusd.autobahn_log": "",
     "cumulusd.metrics": "cumulus_wire",
     "cumulusd.config_file": "",
     "cumulusd.config_platform": "",
@@ -90,11 +91,11 @@ OURS: dict[str, str] = {
     "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
     "cumulusd.login_secret": "cumulusd.state_file",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.origins"
-    " cumulusd.peers cumulusd.scram_keys",
+    " cumulusd.peers cumulusd.scram_keys cumulusd.autobahn_log",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.jobs.model",
     "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.origins"
-    " cumulusd.peers cumulusd.relay",
+    " cumulusd.peers cumulusd.relay cumulusd.autobahn_log",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
     "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
     " =cumulusd cumulusd.job_network",
