@@ -6,7 +6,6 @@ for whoever waits for it; it never harms another session.
 
 import secrets
 from collections import Counter
-from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,7 +20,7 @@ from cumulusd.protocol import messages
 from cumulusd.protocol.admission import Admission, Denial
 from cumulusd.protocol.alarm import Alarm
 from cumulusd.protocol.auth import Secrets
-from cumulusd.protocol.authorize import ALLOWED, Action, OwnsJob, Table
+from cumulusd.protocol.authorize import ALLOWED, OwnsJob, Table
 from cumulusd.protocol.bounded_log import BoundedLog
 from cumulusd.protocol.broker import Broker
 from cumulusd.protocol.codec import Codec, CodecError
@@ -39,9 +38,8 @@ from cumulusd.protocol.messages import (
     RegistrationChanged,
     wamp,
 )
-from cumulusd.protocol.meta import MetaApi
-from cumulusd.protocol.patterns import EXACT
 from cumulusd.protocol.remote_session import RemoteSession
+from cumulusd.protocol.requests import Requests
 from cumulusd.protocol.roster import Roster
 from cumulusd.protocol.session import Session
 from cumulusd.protocol.tallies import RouterStats, Tallies
@@ -57,7 +55,6 @@ _LOCAL_MEMBER = Member(
     local=True,
 )
 _MAX_SESSION_ID = 2**53
-_TOO_MANY = TooMany("").uri
 
 
 class Router:
@@ -84,9 +81,6 @@ class Router:
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
-        self._gate = Gate(
-            table=allowed, owns_job=owns_job, max_uri_chars=self._limits.max_uri_chars
-        )
         self._allow_plain_tokens = allow_plain_tokens
         self._secret = secret or Secrets()
         self._origins = origins or Origins(is_open=lambda: authenticator.open)
@@ -100,7 +94,15 @@ class Router:
         self._connections: dict[int, RemoteSession] = {}
         self._joined: dict[int, RemoteSession] = {}
         self._roster = Roster(self._joined)
-        self._meta = MetaApi(self._roster, self._dealer, self._broker)
+        self._requests = Requests(
+            self._joined,
+            _LOCAL_SESSION_ID,
+            gate=Gate(table=allowed, owns_job=owns_job, max_uri_chars=self._limits.max_uri_chars),
+            dealer=self._dealer,
+            broker=self._broker,
+            roster=self._roster,
+            count=self.count,
+        )
         self._admission = Admission(self._limits)
         self.tallies = Tallies()
         self.notices = BoundedLog(
@@ -111,17 +113,6 @@ class Router:
         self._local = LocalSession(_LOCAL_SESSION_ID, wire=self, clock=clock)
         for part in (self._dealer, self._broker):
             part.join(_LOCAL_MEMBER)
-        self._actions: dict[type, Callable[[int, Message], list[Effect]]] = {
-            wamp.Call: self._call,
-            wamp.Register: self._register,
-            wamp.Subscribe: self._subscribe,
-            wamp.Publish: self._publish,
-            wamp.Cancel: self._dealer.cancel,
-            wamp.Yield: self._dealer.yield_,
-            wamp.Error: self._dealer.error,
-            wamp.Unregister: self._dealer.unregister,
-            wamp.Unsubscribe: self._unsubscribe,
-        }
 
     def websocket_resource(self) -> IResource:
         """The endpoint for `putChild(b"ws", ...)`: sub-protocols wamp.2.cbor, msgpack, json."""
@@ -276,7 +267,7 @@ class Router:
         if session_id != _LOCAL_SESSION_ID and session_id not in self._joined:
             return
         try:
-            effects = self._actions[type(message)](session_id, message)
+            effects = self._requests.decide(session_id, message)
         except ProtocolViolation as error:
             self._joined[session_id].violation(str(error))
             return
@@ -288,11 +279,7 @@ class Router:
 
     def principal_of(self, session_id: int) -> Principal:
         """Who a session that has joined is."""
-        if session_id == _LOCAL_SESSION_ID:
-            return DAEMON
-        principal = self._joined[session_id].principal
-        assert principal is not None, "it has joined"
-        return principal
+        return self._requests.principal_of(session_id)
 
     def is_in_flight(self, callee_id: int, invocation: int) -> bool:
         """Does a caller still wait for that invocation?"""
@@ -307,36 +294,6 @@ class Router:
             raise CancelledError()
         await session.outbox.drained()
 
-    # Requests that need a permission
-
-    def _call(self, session_id: int, message: Message) -> list[Effect]:
-        uri: str = message.procedure
-        denied = self._denied(session_id, Action.CALL, uri, message)
-        if denied:
-            return denied
-        if uri.startswith(messages.RESERVED):
-            return [messages.Send(session_id, self._meta.call(session_id, message))]
-        return self._counted("calls_in_flight", self._dealer.call(session_id, message))
-
-    def _register(self, session_id: int, message: Message) -> list[Effect]:
-        uri, policy = message.procedure, message.match or EXACT
-        denied = self._denied(session_id, Action.REGISTER, uri, message, policy)
-        if denied:
-            return denied
-        if policy == EXACT:
-            self._supersede(session_id, uri)
-        return self._counted("registrations", self._dealer.register(session_id, message))
-
-    def _subscribe(self, session_id: int, message: Message) -> list[Effect]:
-        policy = message.match or EXACT
-        denied = self._denied(session_id, Action.SUBSCRIBE, message.topic, message, policy)
-        return denied or self._counted("subscriptions", self._broker.subscribe(session_id, message))
-
-    def _unsubscribe(self, session_id: int, message: Message) -> list[Effect]:
-        if session_id != _LOCAL_SESSION_ID:
-            self._joined[session_id].unsubscribed(message.subscription)
-        return self._broker.unsubscribe(session_id, message)
-
     def end_topic(self, uri: str) -> None:
         """Nobody listens to that topic any more; who has a pattern goes on."""
         ended, effects = self._broker.end_topic(uri)
@@ -346,34 +303,6 @@ class Router:
             if session_id != _LOCAL_SESSION_ID:
                 self._joined[session_id].unsubscribed(ended.subscription_id)
         self._carry_out(effects)
-
-    def _publish(self, session_id: int, message: Message) -> list[Effect]:
-        denied = self._denied(session_id, Action.PUBLISH, message.topic, message)
-        if denied:
-            return denied if message.acknowledge else []  # WAMP answers no other
-        return self._broker.publish(session_id, message)
-
-    def _counted(self, limit: str, effects: list[Effect]) -> list[Effect]:
-        """Counts a request that dealer or broker refused for its session's limit."""
-        answer = getattr(effects[0], "message", None) if effects else None
-        if isinstance(answer, wamp.Error) and answer.error == _TOO_MANY:
-            self.count(limit)
-        return effects
-
-    def _denied(
-        self, session_id: int, action: Action, uri: str, message: Message, policy: str = EXACT
-    ) -> list[Effect]:
-        refusal = self._gate.refusal(self.principal_of(session_id), action, uri, message, policy)
-        if refusal is None:
-            return []
-        if session_id != _LOCAL_SESSION_ID:
-            self._joined[session_id].request_refused(refusal)
-        return [messages.Send(session_id, refusal)]
-
-    def _supersede(self, session_id: int, uri: str) -> None:
-        holder = self._dealer.holder(uri)
-        if holder is not None and session_id != _LOCAL_SESSION_ID:
-            self._roster.supersede(holder, session_id)
 
     # Effects
 

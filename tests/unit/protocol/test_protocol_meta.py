@@ -229,7 +229,7 @@ def test_odd_arguments_are_answered_and_leave_the_session_as_it_was(first: Any) 
     router, _ = serve(OPEN)
     admin = Peer(router, ADMIN)
     number = 0
-    for procedure in router._meta.procedures:
+    for procedure in router._requests.meta.procedures:
         for second in ODD:
             number += 1
             keywords = {"reason": first, "message": second}
