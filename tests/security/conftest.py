@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             spare=spare,
             package=(package.stem, package.stat().st_size),
         )
+        cancel = urllib.request.Request(
+            f"{daemon.url}/api/jobs/{running}/cancel",
+            method="POST",
+            headers={"Authorization": f"Bearer {tokens['ann']}"},
+        )
+        urllib.request.urlopen(cancel, timeout=30).close()
+        daemon.wait_nothing_left()
     finally:
         assert daemon.stop() == -signal.SIGTERM
 
