@@ -5,8 +5,9 @@ isn't common (control frames, fragments, extensions, anything wrong) is left to 
 None then.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import attrs
 from autobahn.websocket import xormasker as _xormasker
 
 _xor: Any = _xormasker
@@ -19,15 +20,13 @@ _SHORT_BYTES = 1024
 _NO_MASK = b"\0\0\0\0"
 
 
-class Frame(NamedTuple):
-    """A message that came in one frame."""
-
-    payload: bytes
-    is_binary: bool
-    end: int  #: where in the buffer the next frame begins
+#: A message that came in one frame: its payload, whether it is binary, and where in the buffer the
+#: next frame begins. A plain tuple: one is made for every message.
+Frame = tuple[bytes, bool, int]
 
 
-class Incomplete(NamedTuple):
+@attrs.frozen
+class Incomplete:
     """A message in one frame that hasn't come whole."""
 
     missing_bytes: int
@@ -62,7 +61,7 @@ def read(buffer: bytes, at: int, max_bytes: int) -> Frame | Incomplete | None:
             payload.decode("utf-8")
         except UnicodeDecodeError:
             return None
-    return Frame(payload, first == _BINARY, end)
+    return payload, first == _BINARY, end
 
 
 def unmask(data: bytes, mask: bytes) -> bytes:

@@ -14,6 +14,7 @@ from cumulusd.errors import BY_CODE, CumulusError, InternalError, Unavailable
 from cumulusd.identity import Principal
 from cumulusd.protocol import messages
 from cumulusd.protocol.bounded_log import BoundedLog
+from cumulusd.protocol.coroutines import start
 from cumulusd.protocol.messages import Message, as_kwargs, canceled, error_reply, wamp
 
 _INVOCATION = wamp.Invocation.MESSAGE_TYPE
@@ -208,9 +209,9 @@ class LocalSession:
             wants_progress=bool(message.receive_progress),
             progress=lambda kwargs: self._progress(number, message.caller, kwargs),
         )
-        running = Deferred.fromCoroutine(self._run(number, handler, call))
+        running = start(self._run(number, handler, call))
         invocation.on_stack = False
-        if number not in self._invocations:
+        if running is None:
             return
         invocation.handler = running
         if invocation.cancelled:

@@ -156,7 +156,11 @@ class RemoteSession:
         except CodecError as error:
             self.violation(str(error))
             return
-        self._take(self._machine.receive(message))
+        step = self._machine.receive(message)
+        if isinstance(step, Route):
+            self._hub.route(self._machine.session_id, step.message)
+        else:
+            self._take(step)
 
     def send(self, message: Message) -> None:
         """Sends a message. Raises CodecError when it has no form in the session's serialisation,
@@ -309,7 +313,7 @@ class RemoteSession:
         self._hub.left(self)
         self._hub.ended(self)
 
-    def _take(self, step: Reply | Join | Route | Finish | Ignore) -> None:
+    def _take(self, step: Reply | Join | Finish | Ignore) -> None:
         match step:
             case Reply(message):
                 self.send(message)
@@ -326,8 +330,6 @@ class RemoteSession:
                 )
                 self.send(message)
                 self._hub.joined(self, callee)
-            case Route(message):
-                self._hub.route(self.session_id, message)
             case Finish():
                 self._finish(step)
             case Ignore():

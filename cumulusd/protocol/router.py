@@ -319,15 +319,14 @@ class Router:
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
-            match effect:
-                case messages.Send(session_id, message):
-                    self._deliver(session_id, message)
-                case RegistrationChanged(session_id):
-                    session = self._joined.get(session_id)
-                    if session is not None:
-                        self._tell_registration(effect, session)
-                case MetaEvent():
-                    self._announce(effect)
+            if isinstance(effect, messages.Send):
+                self._deliver(effect.session_id, effect.message)
+            elif isinstance(effect, MetaEvent):
+                self._announce(effect)
+            else:
+                session = self._joined.get(effect.session_id)
+                if session is not None:
+                    self._tell_registration(effect, session)
 
     def _announce(self, event: MetaEvent) -> None:
         self._carry_out(self._broker.announce(event.topic, event.args))

@@ -60,16 +60,18 @@ class Ignore:
 
 Step: TypeAlias = Reply | Join | Route | Finish | Ignore
 
-_ROUTED = (
-    wamp.Call,
-    wamp.Cancel,
-    wamp.Yield,
-    wamp.Error,
-    wamp.Register,
-    wamp.Unregister,
-    wamp.Subscribe,
-    wamp.Unsubscribe,
-    wamp.Publish,
+_ROUTED = frozenset(
+    (
+        wamp.Call,
+        wamp.Cancel,
+        wamp.Yield,
+        wamp.Error,
+        wamp.Register,
+        wamp.Unregister,
+        wamp.Subscribe,
+        wamp.Unsubscribe,
+        wamp.Publish,
+    )
 )
 
 
@@ -177,17 +179,17 @@ class Session:
         return Join(welcome, self._callee)
 
     def _joined(self, message: Message) -> Step:
+        if type(message) in _ROUTED:
+            if isinstance(message, wamp.Error) and (
+                message.request_type != wamp.Invocation.MESSAGE_TYPE
+            ):
+                return self.violation("a client's ERROR answers an INVOCATION, nothing else")
+            return Route(message)
         if isinstance(message, wamp.Goodbye):
             return self._finish(wamp.Goodbye(reason=messages.GOODBYE_AND_OUT), "it said goodbye")
         if isinstance(message, wamp.Abort):
             return self._finish(None, "it aborted")
-        if not isinstance(message, _ROUTED):
-            return self.violation(f"{_name(message)} is not for a client to send now")
-        if isinstance(message, wamp.Error) and (
-            message.request_type != wamp.Invocation.MESSAGE_TYPE
-        ):
-            return self.violation("a client's ERROR answers an INVOCATION, nothing else")
-        return Route(message)
+        return self.violation(f"{_name(message)} is not for a client to send now")
 
     def _abort(self, uri: str, text: str) -> Finish:
         return self._finish(wamp.Abort(uri, text), text, fault=True)

@@ -330,11 +330,11 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         limit = self.factory.limits.max_message_bytes
         at = 0
         while (
-            isinstance(frame := frames.read(buffer, at, limit), frames.Frame)
+            isinstance(frame := frames.read(buffer, at, limit), tuple)
             and self.state == self.STATE_OPEN
         ):
-            at = frame.end
-            self.onMessage(frame.payload, frame.is_binary)
+            payload, is_binary, at = frame
+            self.onMessage(payload, is_binary)
         self.data = buffer[at:]
         waits = isinstance(frame, frames.Incomplete) and frame.missing_bytes <= _MOST_WAITED_BYTES
         if self.data and not waits:
