@@ -111,12 +111,12 @@ def error_reply(
 ) -> Message:
     """An ERROR that carries a CumulusError; `uri` replaces `error.uri` where WAMP has its own.
 
-    Its keyword arguments are `error.as_dict()` without `error` (which repeats `message`): Autobahn
-    clients make `ApplicationError(error_uri, *args, **kwargs)` of them, whose first parameter is
-    named `error`, and lose their session over the clash.
+    Its keyword arguments are `error.as_dict()` without the text, which is the positional one:
+    clients make `ApplicationError(uri, *args, **kwargs)` of them, whose first parameter is named
+    `error` in Autobahn and `message` in xconn, and fail over the clash.
     """
     kwargs = error.as_dict()
-    del kwargs["error"]
+    del kwargs["error"], kwargs["message"]
     return wamp.Error(request_type, request, uri or error.uri, args=[error.message], kwargs=kwargs)
 
 

@@ -101,7 +101,6 @@ async def test_everything_a_client_does(serializer: str) -> None:
         "kwargs": {
             "code": "not_found",
             "status": 404,
-            "message": "no such job",
             "job_id": "j1",
             "details": {},
             "hint": "list them",

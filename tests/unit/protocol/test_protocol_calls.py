@@ -86,11 +86,10 @@ async def test_a_handlers_error_arrives_with_all_it_carries() -> None:
             await ask(client, "cumulus.job.get", job_id="j1")
     assert caught.value.error == "cumulus.error.not_found"
     assert caught.value.args == ("no job j1",)
-    # Without `error`, which Autobahn's clients can't take as a keyword argument.
+    # Without `error` and `message`, which Autobahn's and xconn's clients can't take by keyword.
     assert caught.value.kwargs == {
         "code": "not_found",
         "status": 404,
-        "message": "no job j1",
         "job_id": "j1",
         "details": {"near": ["j2"]},
         "hint": "list them",
