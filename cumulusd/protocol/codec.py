@@ -1,9 +1,9 @@
 """Bytes to WAMP messages and back, guarded: nothing a peer sends raises anything but CodecError.
 
-CBOR tags and MessagePack extensions are refused: WAMP has no use for them, and shared references
-would make a small message a huge value. Readers bound nesting (CBOR here, the others by themselves
-at about 1000 levels), so what is passed on stays far below the depth at which cbor2's writer would
-overflow the stack.
+CBOR tags and MessagePack extensions are refused (but JavaScript's `undefined`): WAMP has no use for
+them, and shared references would make a small message a huge value. Readers bound nesting (CBOR
+here, the others by themselves at about 1000 levels), so what is passed on stays far below the depth
+at which cbor2's writer would overflow the stack.
 """
 
 from collections.abc import Callable, Mapping
@@ -172,22 +172,47 @@ def _refuse_tag(*_: Any) -> NoReturn:
 _SEMANTIC_DECODERS = dict.fromkeys(_CBOR_TAGS, _refuse_tag)
 
 
+#: What JavaScript's MessagePack writers make of `undefined`: extension 0 with one zero byte.
+_MSGPACK_UNDEFINED = b"\xd4\x00\x00"
+_CBOR_UNDEFINED = b"\xf7"
+
+
+def _without_undefined(value: Any) -> Any:
+    """JavaScript's `undefined` as its JSON has it: left out of objects, null in lists. Its clients
+    write it for options that nobody gave."""
+    if value is cbor2.undefined:
+        return None
+    if isinstance(value, list):
+        return [_without_undefined(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _without_undefined(item)
+            for key, item in value.items()
+            if item is not cbor2.undefined
+        }
+    return value
+
+
 def _load_cbor(payload: bytes) -> Any:
-    return cbor2.loads(
+    value = cbor2.loads(
         payload,
         tag_hook=_refuse_tag,
         semantic_decoders=_SEMANTIC_DECODERS,
         max_depth=_MAX_DEPTH,
         strict_hashable_types=True,
     )
+    return _without_undefined(value) if _CBOR_UNDEFINED in payload else value
 
 
-def _refuse_extension(code: int, _: bytes) -> NoReturn:
+def _take_extension(code: int, data: bytes) -> Any:
+    if code == 0 and data == b"\0":
+        return cbor2.undefined
     raise CodecError(f"MessagePack extension {code} is not WAMP")
 
 
 def _load_msgpack(payload: bytes) -> Any:
-    return msgpack.unpackb(payload, raw=False, ext_hook=_refuse_extension)
+    value = msgpack.unpackb(payload, raw=False, ext_hook=_take_extension)
+    return _without_undefined(value) if _MSGPACK_UNDEFINED in payload else value
 
 
 def _dump_msgpack(raw: Any) -> bytes:

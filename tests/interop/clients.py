@@ -151,5 +151,6 @@ def run(client: Client, orders: dict[str, object], timeout_s: float) -> dict[str
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
     )
     assert done.returncode == 0, f"{client.name} failed:\n{done.stdout}\n{done.stderr}"
+    assert done.stdout, f"{client.name} said nothing:\n{done.stderr}"
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.interop import crossbar
 from tests.interop.black_box import Outcome
+from tests.interop.clients import CLIENTS
 from tests.interop.suite import CASES
 
 PAGE = Path(__file__).parents[2] / "docs/interop.md"
@@ -13,6 +14,21 @@ _HEAD = """\
 # Other WAMP clients, and another router
 
 <!-- Written by `python -m tests.interop.differences_page`; a test checks that it is current. -->
+
+## Clients
+
+These join the daemon as it is delivered, submit a job and follow it to its end by progressive
+results, subscribe to another one's status topic, cancel it, cancel a call, and get an error with
+its keyword arguments (`tests/interop/test_clients.py`):
+
+| client | runs on | serialisations | logs in by |
+|---|---|---|---|
+{clients}
+
+What they taught: an ERROR has no keyword `error` or `message` (Autobahn's and xconn's Python
+clients fail over them); JavaScript's `undefined` in CBOR and MessagePack is taken as its JSON has it
+(wampy sends it for options nobody gave); and autobahn for JavaScript cancels calls rightly by `kill`
+alone: in the other modes it takes the ERROR that ends the call for a violation and closes.
 
 ## Crossbar
 
@@ -35,6 +51,11 @@ def page() -> str:
         groups=", ".join(f"{name} ({number})" for name, number in sorted(groups.items())),
         version=crossbar.VERSION,
         same=len(CASES) - len(differing),
+        clients="\n".join(
+            f"| {each.title} | {each.runs_on} | {', '.join(each.serializers)} "
+            f"| {', '.join(each.methods)} |"
+            for each in CLIENTS
+        ),
     )
     rows = [
         f"| {case.group} | {_plain(case.name)} | {_shown(case.expect)} "

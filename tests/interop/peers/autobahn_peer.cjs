@@ -107,11 +107,13 @@ async function stop(session, ask) {
     });
     // A second one that follows it, and stops following.
     const following = session.call("cumulus.job.attach", [], { job_id: jobId }, { receive_progress: true });
-    const stopped = following.then(() => "answered", () => "cancelled");
+    const stopped = following.then(() => "answered", (error) => error.error);
     await ask("cumulus.job.get", { job_id: jobId });
-    following.cancel();
-    if (await stopped !== "cancelled") {
-        throw new Error("a cancelled call was answered");
+    // In the other modes this client forgets the call at once, and takes the ERROR that ends it, which
+    // the specification wants, for the router's mistake.
+    following.cancel({ mode: "kill" });
+    if (await stopped !== "wamp.error.canceled") {
+        throw new Error(`a cancelled call ended otherwise: ${await stopped}`);
     }
     const answer = await ask("cumulus.job.cancel", { job_id: jobId });
     const end = await ending;

@@ -190,3 +190,19 @@ def test_ids_begin_at_1() -> None:
     for raw in ([48, 0, {}, "a.b"], [70, 0, {}], [32, 0, {}, "a.b"]):
         with pytest.raises(CodecError, match="ids begin at 1"):
             CBOR.decode(cbor2.dumps(raw), True)
+
+
+def test_undefined_of_javascript_is_as_in_its_json() -> None:
+    undefined = {CBOR: cbor2.undefined, MSGPACK: msgpack.ExtType(0, b"\0")}
+    for codec, dumps in ((CBOR, cbor2.dumps), (MSGPACK, msgpack.packb)):
+        nothing = undefined[codec]
+        raw = [48, 1, {"timeout": nothing}, "a.b", [1, nothing], {"x": {"y": nothing}, "z": "\xf7"}]
+        message = codec.decode(dumps(raw), True)
+        assert (message.timeout, message.args) == (None, [1, None])
+        assert message.kwargs == {"x": {}, "z": "\xf7"}
+
+
+@pytest.mark.parametrize("extension", [(0, b""), (0, b"\1"), (1, b"\0")])
+def test_other_extensions_are_refused(extension: tuple[int, bytes]) -> None:
+    with pytest.raises(CodecError, match="is not WAMP"):
+        MSGPACK.decode(msgpack.packb([48, 1, {}, "a.b", [msgpack.ExtType(*extension)]]), True)
