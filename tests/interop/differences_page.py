@@ -26,9 +26,9 @@ its keyword arguments (`tests/interop/test_clients.py`):
 {clients}
 
 What they taught: an ERROR has no keyword `error` or `message` (Autobahn's and xconn's Python
-clients fail over them); JavaScript's `undefined` in CBOR and MessagePack is taken as its JSON has it
-(wampy sends it for options nobody gave); and autobahn for JavaScript cancels calls rightly by `kill`
-alone: in the other modes it takes the ERROR that ends the call for a violation and closes.
+clients fail over them); JavaScript's `undefined` in CBOR and MessagePack is taken as its JSON has
+it (wampy sends it for options nobody gave); and autobahn for JavaScript cancels calls rightly by
+`kill` alone: in the other modes it takes the ERROR that ends the call for a violation and closes.
 
 ## Crossbar
 
