@@ -156,26 +156,26 @@ class ClientsReaders(Frames):
         reader, collector = JournalReader(), ResultCollector()
         out, err = io.StringIO(), io.StringIO()
         display = Display(stdout=out, stderr=err)
+        records, _ = _parsed([data])
         refused = False
-        offset = 0
-        for piece in _cut(data):
+        for record in records:
+            frame = data[record.offset : record.next_offset]
+            fresh = reader.frames(record.offset, frame) + reader.frames(record.offset, frame)
+            if len(fresh) != 1:
+                raise Finding(f"a record that came twice is given {len(fresh)} times")
             try:
-                records = reader.frames(offset, piece)
-            except ValueError:  # JournalCorrupt is one; what is cut amid a frame is another
-                refused = True
-                try:
-                    records = JournalReader(offset).frames(offset, data[offset:])
-                except ValueError:
-                    break
-            collected = records
-            try:
-                collector.feed(collected)
+                collector.feed(fresh)
             except ResultError:
                 refused = True
-            display.event(JournalEvent(records=records))
-            if refused:
-                break
-            offset = reader.next_offset
+            display.event(JournalEvent(records=fresh))
+        rest = data[reader.next_offset :]
+        if rest:
+            try:
+                reader.frames(reader.next_offset, rest)
+            except ValueError:  # JournalCorrupt is one
+                refused = True
+            else:
+                raise Finding("what is no whole frame was taken")
         return Tally(1, int(refused))
 
 

@@ -59,6 +59,13 @@ _MANIFESTS = st.one_of(
         },
     ).map(lambda value: json.dumps(value).encode()),
 )
+_WHOLE_MANIFESTS = st.sampled_from(
+    (
+        b'{"version":1,"kind":"function","module":"a.b","function":"f","call":"call.json"}',
+        b'{"version":1,"kind":"callable","call":"call.json","aliases":{"a":"b"}}',
+        b'{"version":1,"kind":"script","path":"a/b.py","argv":["x"]}',
+    )
+)
 _CONTENTS = st.one_of(
     _MANIFESTS, st.binary(max_size=40), st.sampled_from((b"", b"x" * 9000, b"six\n"))
 )
@@ -70,6 +77,24 @@ _ENTRIES = st.lists(
         st.sampled_from((0, 0o100644, 0o100755, 0o120777, 0o040755, 0o010644, 0o060644, 0xFFFF)),
     ),
     max_size=6,
+)
+
+
+#: What a package may hold: the manifest is looked at, not only the directory.
+_GOOD_ENTRIES = st.dictionaries(
+    st.sampled_from(("call.json", "a/b.py", folder.LEGACY_MAIN, folder.LEGACY_REQUIREMENTS, "d/")),
+    st.sampled_from((b"", b"{}", b"six\nnumpy>=1 # c\n", b"\xff\xfe", b"x" * 9000)),
+    min_size=1,
+).flatmap(
+    lambda files: (_WHOLE_MANIFESTS | _MANIFESTS | st.none()).map(
+        lambda manifest: [
+            (name, b"" if name.endswith("/") else content, zipfile.ZIP_DEFLATED, 0)
+            for name, content in (
+                *files.items(),
+                *([(folder.MANIFEST, manifest)] if manifest is not None else []),
+            )
+        ]
+    )
 )
 
 
@@ -91,7 +116,7 @@ class Zips(Target):
     """Zips with odd entries, and damaged ones."""
 
     def make(self, source: Source, count: int) -> list[bytes]:
-        return source.mixed(_ENTRIES.map(zipped), ("zips", "packages"), count)
+        return source.mixed((_ENTRIES | _GOOD_ENTRIES).map(zipped), ("zips", "packages"), count)
 
 
 class _OnDisk(Zips):
