@@ -28,6 +28,7 @@ from cumulusd.protocol.connection import Connection
 from cumulusd.protocol.dealer import Dealer, ProtocolViolation
 from cumulusd.protocol.gate import Gate
 from cumulusd.protocol.limits import Limits
+from cumulusd.protocol.listener import WampFactory, websocket_resource
 from cumulusd.protocol.local_session import LocalSession
 from cumulusd.protocol.messages import (
     CalleeFeatures,
@@ -43,7 +44,6 @@ from cumulusd.protocol.requests import Requests
 from cumulusd.protocol.roster import Roster
 from cumulusd.protocol.session import Session
 from cumulusd.protocol.tallies import RouterStats, Tallies
-from cumulusd.protocol.transport import WampFactory, websocket_resource
 from cumulusd.protocol.undeliverable import apologies
 
 _LOCAL_SESSION_ID = 1  #: remote ones are drawn above it
@@ -176,7 +176,7 @@ class Router:
             session.leave(messages.NOT_AUTHENTICATED, why)
         return len(ending)
 
-    # transport.Reception
+    # listener.Reception
 
     def refusal(self, source: str | None) -> Denial | None:
         """Why no connection of that source is taken now; None when one is."""

@@ -5,36 +5,33 @@ opening and the closing are timed here.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from autobahn.twisted import resource as _resource
 from autobahn.twisted import websocket as _websocket
 from autobahn.util import encode_truncate
 from autobahn.websocket import types as _types
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 
 from cumulusd.autobahn_log import STILL
-from cumulusd.origins import Origins
 from cumulusd.peers import is_secure
 from cumulusd.protocol import frames, messages
-from cumulusd.protocol.admission import Denial, source_of
+from cumulusd.protocol.admission import source_of
 from cumulusd.protocol.codec import CODECS, Codec
-from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.remote_session import RemoteSession
-from cumulusd.protocol.writer import Turn, Writer
+from cumulusd.protocol.writer import Writer
+
+if TYPE_CHECKING:  # it makes connections
+    from cumulusd.protocol.listener import WampFactory
 
 #: Of the module: a class's own would hang the connection on every event it logs.
 _log = Logger()
 
 # Autobahn is half typed and partly wrong: its classes are Any here.
 ConnectionDeny: Any = _types.ConnectionDeny
-WebSocketResource: Any = _resource.WebSocketResource
-ServerFactory: Any = _websocket.WebSocketServerFactory
 ServerProtocol: Any = _websocket.WebSocketServerProtocol
 
 #: A message may come in pieces; each costs memory beside its bytes, even an empty one.
@@ -44,19 +41,6 @@ _MAX_PIECES = 1024
 #: A message of which more is missing goes to Autobahn, which keeps its pieces apart and joins them
 #: once; of shorter ones the beginning is kept here.
 _MOST_WAITED_BYTES = 16 * 1024
-
-
-class Reception(Protocol):
-    """The router, as connections see it."""
-
-    def refusal(self, source: str | None) -> Denial | None:
-        """Why no connection of that source is taken now; None when one is."""
-
-    def connection_refused(self, source: str | None, peer: str, reason: str, why: str) -> None:
-        """A connection was not taken; `reason` is one of `tallies.REFUSALS`."""
-
-    def connected(self, connection: "WampConnection", codec: Codec) -> RemoteSession:
-        """A connection is open; its session."""
 
 
 def _free_buffers(transport: Any) -> None:
@@ -387,51 +371,3 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def _stop(timer: IDelayedCall | None) -> None:
         if timer is not None and timer.active():
             timer.cancel()
-
-
-class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
-    """Builds the connections of one router."""
-
-    protocol: Any = WampConnection
-
-    def __init__(
-        self,
-        *,
-        clock: IReactorTime,
-        limits: Limits,
-        reception: Reception,
-        origins: Origins,
-    ) -> None:
-        super().__init__(protocols=list(CODECS), server="", reactor=clock)
-        self.clock = clock
-        self.limits = limits
-        self.turn = Turn(clock)
-        self.reception = reception
-        self.origins = origins
-        self.setProtocolOptions(
-            versions=[13],
-            webStatus=False,
-            utf8validateIncoming=True,
-            maxFramePayloadSize=limits.max_message_bytes,
-            maxMessagePayloadSize=limits.max_message_bytes,
-            # A message too big is answered by a close frame that says so, not by a cut line.
-            failByDrop=False,
-            openHandshakeTimeout=0,
-            closeHandshakeTimeout=0,
-            autoPingInterval=0,
-            tcpNoDelay=True,
-            # Origins are judged in onConnect, which knows the Host header. Setting any option
-            # turns this one on unless it is given.
-            allowedOrigins=["*"],
-            allowNullOrigin=False,
-        )
-        # As attributes of the class: Autobahn would copy the options to each connection, and
-        # format them all for a log line that nobody wants.
-        options = {name: getattr(self, name) for name in WampConnection.CONFIG_ATTRS}
-        self.protocol = type("WampConnection", (WampConnection,), {**options, "CONFIG_ATTRS": ()})
-
-
-def websocket_resource(factory: WampFactory) -> IResource:
-    """The factory as a resource of a twisted.web Site."""
-    resource: IResource = WebSocketResource(factory)
-    return resource

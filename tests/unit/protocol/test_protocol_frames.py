@@ -13,7 +13,8 @@ from cumulusd.origins import Origins
 from cumulusd.protocol import frames
 from cumulusd.protocol.codec import Codec
 from cumulusd.protocol.limits import Limits
-from cumulusd.protocol.transport import WampConnection, WampFactory
+from cumulusd.protocol.listener import WampFactory
+from cumulusd.protocol.transport import WampConnection
 
 MAX_BYTES = 70_000
 
