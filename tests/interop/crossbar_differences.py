@@ -182,6 +182,13 @@ _ALL: dict[tuple[str, str], tuple[list[str], str]] = {
     ),
     ("sessions", "the connection after ABORT"): (["still open"], _LEAVES_CLOSING),
     ("sessions", "the connection after GOODBYE"): (["still open"], _LEAVES_CLOSING),
+    **dict.fromkeys(
+        [
+            ("WebSocket", "a close frame with a code that must not be sent"),
+            ("WebSocket", "a close frame of one byte"),
+        ],
+        (["cut"], "RFC 6455 (7.1.7) wants a close frame that says 1002; Crossbar cuts the line."),
+    ),
     ("WebSocket", "a page of another origin"): (
         ["101"],
         "By decision: a page of any site could use what its visitor may; Crossbar permits all "

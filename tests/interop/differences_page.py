@@ -30,6 +30,13 @@ clients fail over them); JavaScript's `undefined` in CBOR and MessagePack is tak
 it (wampy sends it for options nobody gave); and autobahn for JavaScript cancels calls rightly by
 `kill` alone: in the other modes it takes the ERROR that ends the call for a violation and closes.
 
+## Messages
+
+`tests/interop/test_vectors.py` has every message that a router takes or sends, as bytes in each
+serialisation, and puts it through the router's codec both ways. It covers what wamp-proto's
+single-message vectors cover; the vectors are our own, as those come with no licence that we found,
+and their bytes are made by an encoder that shares no code with the codec.
+
 ## Crossbar
 
 {count} cases ask a router from outside, over a client that makes its bytes itself
