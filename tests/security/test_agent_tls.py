@@ -83,9 +83,4 @@ def test_an_agent_over_tls(make_guarded: MakeGuarded, authority: Authority, tmp_
         log = until("connecting again")
         said = [json.loads(line)["message"] for line in log.splitlines()]
         assert any("another host's" in line for line in said), said
-    plain = f"wss://127.0.0.1:{daemon.port}"
-    with agent(tmp_path / "plain", plain, token, CA_FILE=str(authority.path)) as until:
-        log = until("connecting again")
-        said = [json.loads(line)["message"] for line in log.splitlines()]
-        assert any("TLS" in line for line in said), said
     assert "Traceback" not in daemon.log_text() and secret not in daemon.log_text()
