@@ -21,8 +21,6 @@ SUITE = "bookworm"
 DEFAULT_BASE = f"debian:{SUITE}-slim"
 #: Of the extra `agent`, what jobs have as well: in the layers that both images share.
 COMMON_PYTHON = ("numpy", "pyopencl", "uv")
-#: What the agent needs beyond its extra, to reach a daemon by TLS: of the extra `daemon`.
-AGENT_TLS = ("pyopenssl", "service-identity")
 #: What only the client needs of the base install.
 CLIENT_PYTHON = ("cloudpickle", "pathspec")
 #: Image -> the packages of this checkout in it.
@@ -195,13 +193,12 @@ def python_lists() -> tuple[list[str], list[str]]:
     common: list[str] = []
     agent: list[str] = []
     seen: set[str] = set()
-    tls = [one for one in extras["daemon"] if _name(one) in AGENT_TLS]
-    for requirement in [*dependencies, *extras["agent"], *tls]:
+    for requirement in [*dependencies, *extras["agent"]]:
         name = _name(requirement)
         if name not in seen and name not in CLIENT_PYTHON:
             (common if name in COMMON_PYTHON else agent).append(requirement)
             seen.add(name)
-    lost = {*COMMON_PYTHON, *AGENT_TLS} - seen
+    lost = set(COMMON_PYTHON) - seen
     if lost:
         raise BuildError(
             f"pyproject.toml no longer names {', '.join(sorted(lost))}; mend recipe.py"
