@@ -37,6 +37,7 @@ from routing.servers import Crossbar, Cumulusd, Server, install_crossbar  # noqa
 ROUNDS = 7
 CODECS = ("json", "cbor")
 KINDS: tuple[type[Server], ...] = (Cumulusd, Crossbar)
+MEMORY = ("memory of an idle session", "growth under a stalled reader")
 IDLE_SESSIONS = 3000
 STALLED_BYTES = 80_000_000
 STALLED_GOAL_BYTES = 2 << 20
@@ -50,6 +51,8 @@ def main() -> int:
     options.add_argument("--cases", default="", help="rows with one of these words only")
     chosen = options.parse_args()
     words = [word for word in chosen.cases.split(",") if word]
+    if not any(wanted(name, words) for name in (*MEMORY, *(case.name for case in CASES))):
+        options.error(f"no row has one of the words {', '.join(words)}")
     rounds, part = (3, 3) if chosen.quick else (ROUNDS, 1)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -67,9 +70,9 @@ def main() -> int:
             for case in cases:
                 for codec in CODECS:
                     rows.append(cpu_row(case, codec, servers, rounds, part))
-    if wanted("memory of an idle session", words):
+    if wanted(MEMORY[0], words):
         rows.append(idle_row(IDLE_SESSIONS // part))
-    if wanted("growth under a stalled reader", words):
+    if wanted(MEMORY[1], words):
         rows.append(stalled_row())
     missed = [f"{row['case']}, {row['codec']}" for row in rows if row["met"] is False]
     print(f"\nmissed: {'; '.join(missed) or 'none'}")
@@ -166,7 +169,7 @@ def idle_row(sessions: int) -> dict[str, Any]:
         flush=True,
     )
     return {
-        "case": "memory of an idle session",
+        "case": MEMORY[0],
         "codec": "cbor",
         "kib": round(ours, 1),
         "crossbar_kib": round(theirs, 1),
@@ -199,7 +202,7 @@ def stalled_row() -> dict[str, Any]:
         flush=True,
     )
     return {
-        "case": "growth under a stalled reader",
+        "case": MEMORY[1],
         "codec": "cbor",
         "mib": round(ours / MIB, 2),
         "crossbar_mib": round(theirs / MIB, 2),
