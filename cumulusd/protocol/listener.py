@@ -71,7 +71,11 @@ class WampFactory(ServerFactory):  # type: ignore[misc]  # it is Any
         )
         # As attributes of the class: Autobahn would copy the options to each connection, and
         # format them all for a log line that nobody wants.
-        options = {name: getattr(self, name) for name in WampConnection.CONFIG_ATTRS}
+        given = {name: getattr(self, name) for name in WampConnection.CONFIG_ATTRS}
+        # Those that are functions must not become methods.
+        options = {
+            name: staticmethod(value) if callable(value) else value for name, value in given.items()
+        }
         self.protocol = type("WampConnection", (WampConnection,), {**options, "CONFIG_ATTRS": ()})
 
 

@@ -52,16 +52,27 @@ class World:
         """A URI nobody else uses."""
         return f"{self._prefix}.{name}"
 
-    def opening(self, *, tickets: bool = False, serializer: str | None = None) -> Session:
+    def opening(
+        self,
+        *,
+        tickets: bool = False,
+        serializer: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Session:
         """A session whose HELLO was not sent."""
         url = self.target.tickets_url if tickets else self.target.url
-        session = Session(url, serializer or self.serializer, REALM)
+        session = Session(url, serializer or self.serializer, REALM, headers)
         self._open.append(session)
         return session
 
-    def session(self, serializer: str | None = None, **details: Any) -> Session:
+    def session(
+        self,
+        serializer: str | None = None,
+        headers: dict[str, str] | None = None,
+        **details: Any,
+    ) -> Session:
         """A session that has joined."""
-        return self.opening(serializer=serializer).join(**details)
+        return self.opening(serializer=serializer, headers=headers).join(**details)
 
     def websocket(self, *subprotocols: str, headers: dict[str, str] | None = None) -> WebSocket:
         """A connection of which the case does everything itself."""

@@ -196,3 +196,11 @@ def own_origin(world: World) -> Outcome:
     host = world.target.url.split("/")[2]
     world.websocket("wamp.2.json", headers={"Origin": f"http://{host}"})
     return ["101"]
+
+
+@case(GROUP, "an offer to compress, as browsers make it", ["101", NOT_THERE])
+def compression(world: World) -> Outcome:
+    offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
+    session = world.session(headers=offer)
+    session.socket.send_frame(call(world, session), kind(session))
+    return ["101", world.say(session.receive())]

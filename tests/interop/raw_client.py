@@ -222,10 +222,16 @@ ROLES: dict[str, Any] = {
 class Session:
     """A WAMP session over one WebSocket; messages are lists, as on the wire."""
 
-    def __init__(self, url: str, serializer: str = "json", realm: str = "cumulus") -> None:
+    def __init__(
+        self,
+        url: str,
+        serializer: str = "json",
+        realm: str = "cumulus",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         self.serializer: Serializer = SERIALIZERS[serializer]
         self.realm = realm
-        self.socket = WebSocket(url, self.serializer.subprotocol)
+        self.socket = WebSocket(url, self.serializer.subprotocol, headers=headers)
         assert self.socket.subprotocol == self.serializer.subprotocol
         self.session_id = 0
         self.welcome: dict[str, Any] = {}
