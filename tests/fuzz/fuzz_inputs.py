@@ -1,7 +1,9 @@
 """Inputs: drawn by hypothesis, or mutations of what was recorded and of the written corpus."""
 
+import os
 import random
 import re
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -169,10 +171,27 @@ _ODD = (
 )
 
 
-def memory_folder() -> Path:
-    """A folder in memory where there is one: what is tried there need not reach a disk."""
-    shared = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="cumulus-fuzz-", dir=shared if shared.is_dir() else None))
+class MemoryFolder:
+    """A folder in memory where there is one: what is tried there need not reach a disk. It is made
+    when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        if self._path is None:
+            shared = Path("/dev/shm")
+            place = shared if shared.is_dir() else None
+            self._path = Path(tempfile.mkdtemp(prefix=f"cumulus-fuzz-{os.getpid()}-", dir=place))
+        return self._path
+
+    def remove(self) -> None:
+        """It and all that is in it."""
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path = None
 
 
 def read_corpus(path: Path) -> list[bytes]:

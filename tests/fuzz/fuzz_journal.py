@@ -39,7 +39,7 @@ from cumulusd.log_text import printed
 from cumulusd.web.log_events import events_of
 from tests.fuzz.fuzz_engine import Finding, Tally, Target
 from tests.fuzz.fuzz_engine import Kind as FuzzKind
-from tests.fuzz.fuzz_inputs import Source, memory_folder
+from tests.fuzz.fuzz_inputs import MemoryFolder, Source
 from tests.fuzz.fuzz_values import json_text
 
 _WORDS = (
@@ -90,11 +90,11 @@ class DaemonsCopy(Frames):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._root = memory_folder()
+        self._folder = MemoryFolder()
 
     def run(self, data: bytes) -> Tally:
         refused = False
-        root = self._root / "journals"
+        root = self._folder.path / "journals"
         journals = _journals(root)
         try:
             journal = journals.open("job")
@@ -120,7 +120,7 @@ class DaemonsCopy(Frames):
         return Tally(1, int(refused))
 
     def close(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        self._folder.remove()
 
 
 class DaemonsReaders(Frames):

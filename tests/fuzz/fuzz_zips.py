@@ -16,7 +16,7 @@ from cumulus_wire import folder
 from cumulusd.errors import InvalidArgument
 from cumulusd.package_contents import look_inside
 from tests.fuzz.fuzz_engine import Finding, Kind, Tally, Target
-from tests.fuzz.fuzz_inputs import Source, memory_folder
+from tests.fuzz.fuzz_inputs import MemoryFolder, Source
 from tests.fuzz.fuzz_stage import Stage
 from tests.fuzz.fuzz_values import json_text
 from tests.fuzz.fuzz_wire import HttpBatch, http_request
@@ -122,17 +122,17 @@ class Zips(Target):
 class _OnDisk(Zips):
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._root = memory_folder()
+        self._folder = MemoryFolder()
 
     def close(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        self._folder.remove()
 
 
 class LookInside(_OnDisk):
     """The daemon's look at a posted zip: InvalidArgument is all that it may raise."""
 
     def run(self, data: bytes) -> Tally:
-        path = self._root / "package.zip"
+        path = self._folder.path / "package.zip"
         path.write_bytes(data)
         try:
             look_inside(path)
@@ -147,7 +147,7 @@ class Unpack(_OnDisk):
     batch = 100
 
     def run(self, data: bytes) -> Tally:
-        path, outer = self._root / "package.zip", self._root / "outer"
+        path, outer = self._folder.path / "package.zip", self._folder.path / "outer"
         path.write_bytes(data)
         outer.mkdir()
         work = outer / "work"
@@ -164,7 +164,9 @@ class Unpack(_OnDisk):
 
     def _check(self, outer: Path) -> None:
         outside = [name for name in os.listdir(outer) if name != "work"]
-        outside += [name for name in os.listdir(self._root) if name not in ("package.zip", "outer")]
+        outside += [
+            name for name in os.listdir(self._folder.path) if name not in ("package.zip", "outer")
+        ]
         if outside:
             raise Finding(f"the package wrote outside of its folder: {outside}")
         size = 0

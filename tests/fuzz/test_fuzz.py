@@ -41,6 +41,11 @@ def nothing() -> list[str]:
     return []
 
 
+def leftovers() -> list[Path]:
+    """This process's folders in memory, which no other test looks at."""
+    return list(Path("/dev/shm").glob(f"cumulus-fuzz-{os.getpid()}-*"))
+
+
 @pytest.mark.timeout(400)
 def test_a_short_run_finds_nothing() -> None:
     running = begin("--minutes", "0.4")
@@ -93,6 +98,7 @@ def test_a_part_in_this_process(name: str, seed: int, tmp_path: Path) -> None:
         for target in kind.targets:
             target.close()
     assert not engine.findings, said
+    assert not leftovers()
     assert all(engine.targets[f"{name}/{each.name}"].inputs for each in kind.targets)
 
 
