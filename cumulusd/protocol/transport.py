@@ -71,6 +71,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self._heard_at = 0.0
         self._frames = 0
         self._refused_as = "handshake"
+        self._gone = False
         self._partial_since: float | None = None  #: a message that isn't whole yet
         self.frame_data: list[bytes] | None = None
         self.message_data: list[bytes] | None = None
@@ -123,7 +124,12 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             self._writer.drop()
         self.wasClean = False
         self.wasNotCleanReason = "aborted by the router"
-        self.dropConnection(abort=True)
+        if self.state == self.STATE_CLOSED:
+            # Autobahn takes it for gone. But it waits for a peer that doesn't read, or over TLS
+            # doesn't answer the end.
+            self._closeConnection(abort=True)
+        else:
+            self.dropConnection(abort=True)
 
     # Called by Twisted and Autobahn
 
@@ -280,13 +286,25 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     ) -> None:
         """Every close passes here, also Autobahn's own for a message too big: all are bounded."""
         super().sendCloseFrame(code, reasonUtf8, isReply)
-        if self.state == self.STATE_CLOSING and self._close_deadline is None:
+        if self.state == self.STATE_CLOSING:
+            self._bound_close()
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """Every end that isn't the peer's passes here, a handshake's too: all are bounded."""
+        self._stop(self._handshake_deadline)
+        if not self._gone:
+            self._bound_close()
+        super().dropConnection(abort)
+
+    def _bound_close(self) -> None:
+        if self._close_deadline is None:
             self._close_deadline = self.factory.clock.callLater(
                 self.factory.limits.close_timeout_s, self.abort
             )
 
     def connectionLost(self, reason: Failure) -> None:
         """Frees everything that the connection held."""
+        self._gone = True
         for timer in (self._handshake_deadline, self._close_deadline, self._ping):
             self._stop(timer)
         session, self._session = self._session, None
