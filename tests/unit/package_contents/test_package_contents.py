@@ -55,6 +55,7 @@ def test_an_old_zip_says_what_it_requires(tmp_path: Path) -> None:
         (zipped({"main.py": "", "requirements.txt": "x"}, zipfile.ZIP_LZMA), "deflated"),
         (zipped({"main.py": ""})[:-30], "no zip"),
     ],
+    ids=range(8),  # the zips hold the time
 )
 def test_what_cant_be_run_is_refused(tmp_path: Path, data: bytes, word: str) -> None:
     with pytest.raises(InvalidArgument, match=word) as refused:

@@ -59,7 +59,11 @@ def test_room_comes_back_when_segments_are_deleted(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("torn", [b"", FRAME[:1], FRAME[:20], FRAME[:-1], b"\0" * 300])
+@pytest.mark.parametrize(
+    "torn",
+    [b"", FRAME[:1], FRAME[:20], FRAME[:-1], b"\0" * 300],
+    ids=["none", "a byte", "a head", "all but one", "zeros"],  # a frame holds the time
+)
 def test_it_goes_on_after_the_last_whole_frame(tmp_path: Path, torn: bytes) -> None:
     write(tmp_path, *[FRAME] * 3)
     newest = tmp_path / segment_name(200)
