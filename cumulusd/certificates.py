@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IDelayedCall,
     IOpenSSLServerConnectionCreator,
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from cumulusd.tls import Certificate, TlsListener, TlsUnusable, load_certificate
+from cumulusd.tls_connection import TlsFactory
 
 DAY_S = 86_400.0
 #: A certificate that expires sooner is warned of, once a day.
@@ -46,14 +47,10 @@ class Certificates:
 
     def endpoint(self, listener: TlsListener) -> IStreamServerEndpoint:
         """What to listen with."""
-        endpoint: IStreamServerEndpoint = SSL4ServerEndpoint(  # type: ignore[no-untyped-call]
-            self._clock,
-            listener.port,
-            self._held[listener],
-            backlog=listener.backlog,
-            interface=listener.interface,
+        plain: IStreamServerEndpoint = TCP4ServerEndpoint(  # type: ignore[no-untyped-call]
+            self._clock, listener.port, backlog=listener.backlog, interface=listener.interface
         )
-        return endpoint
+        return _TlsEndpoint(plain, self._held[listener], self._clock)
 
     def expires_at(self) -> Mapping[str, float]:
         """Where it listens -> when the certificate there expires, in unix seconds."""
@@ -111,6 +108,19 @@ class Certificates:
                     listener=listener.name,
                     days=left_s / DAY_S,
                 )
+
+
+@implementer(IStreamServerEndpoint)
+class _TlsEndpoint:
+    """Listens for connections that speak TLS; `plain` listens."""
+
+    def __init__(self, plain: IStreamServerEndpoint, held: "_Held", clock: Any) -> None:
+        self._plain = plain
+        self._held = held
+        self._clock = clock
+
+    def listen(self, protocolFactory: Any) -> Any:
+        return self._plain.listen(TlsFactory(self._held, protocolFactory, self._clock))
 
 
 @implementer(IOpenSSLServerConnectionCreator)
