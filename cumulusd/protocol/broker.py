@@ -22,7 +22,7 @@ from cumulusd.protocol.messages import (
     error_reply,
     wamp,
 )
-from cumulusd.protocol.patterns import EXACT, Patterns
+from cumulusd.protocol.patterns import EXACT, WILDCARD, Patterns
 
 _SUBSCRIBE = wamp.Subscribe.MESSAGE_TYPE
 _UNSUBSCRIBE = wamp.Unsubscribe.MESSAGE_TYPE
@@ -157,18 +157,22 @@ class Broker:
         changes = self._drop(subscription, session_id)
         return [Send(session_id, wamp.Unsubscribed(message.request)), *changes]
 
-    def end_topic(self, uri: str) -> tuple[Subscription | None, list[Effect]]:
-        """The topic is over: nobody listens to it any more. The subscription that it had, and what
-        follows. Who may listen to one of that name later is judged anew; patterns stay."""
-        subscription = self._subscriptions.get(uri, EXACT)
-        if subscription is None:
-            return None, []
+    def end_topic(self, uri: str) -> tuple[list[Subscription], list[Effect]]:
+        """The topic is over: nobody listens to it any more. The subscriptions that it had, and what
+        follows. Who may listen to one of that name later is judged anew; patterns stay, but for a
+        wildcard without a gap: it means this topic alone."""
+        over: list[Subscription] = []
         effects: list[Effect] = []
-        ended = attrs.evolve(subscription, subscribers=dict(subscription.subscribers))
-        for session_id in ended.subscribers:
-            del self._by_session[session_id][ended.subscription_id]
-            effects += self._drop(subscription, session_id)
-        return ended, effects
+        for policy in (EXACT, WILDCARD):
+            subscription = self._subscriptions.get(uri, policy)
+            if subscription is None:
+                continue
+            ended = attrs.evolve(subscription, subscribers=dict(subscription.subscribers))
+            for session_id in ended.subscribers:
+                del self._by_session[session_id][ended.subscription_id]
+                effects += self._drop(subscription, session_id)
+            over.append(ended)
+        return over, effects
 
     def publish(self, session_id: int, message: Message) -> list[Effect]:
         """PUBLISH: an EVENT under each subscription that matches, to those that the options let

@@ -296,12 +296,11 @@ class Router:
 
     def end_topic(self, uri: str) -> None:
         """Nobody listens to that topic any more; who has a pattern goes on."""
-        ended, effects = self._broker.end_topic(uri)
-        if ended is None:
-            return
-        for session_id in ended.subscribers:
-            if session_id != _LOCAL_SESSION_ID:
-                self._joined[session_id].unsubscribed(ended.subscription_id)
+        over, effects = self._broker.end_topic(uri)
+        for ended in over:
+            for session_id in ended.subscribers:
+                if session_id != _LOCAL_SESSION_ID:
+                    self._joined[session_id].unsubscribed(ended.subscription_id)
         self._carry_out(effects)
 
     # Effects

@@ -152,8 +152,8 @@ def test_a_topic_that_is_over_has_no_listeners() -> None:
     exact = subscribe(broker, 2)
     assert subscribe(broker, 4) == exact
     subscribe(broker, 3, "cumulus.", match="prefix")
-    ended, effects = broker.end_topic(TOPIC)
-    assert ended is not None and (ended.subscription_id, list(ended.subscribers)) == (exact, [2, 4])
+    (ended,), effects = broker.end_topic(TOPIC)
+    assert (ended.subscription_id, list(ended.subscribers)) == (exact, [2, 4])
     names = [effect.topic for effect in effects if isinstance(effect, MetaEvent)]
     assert names[-1] == "wamp.subscription.on_delete" and len(names) == len(effects) == 3
     assert receivers(publish(broker, 1)) == [3]
@@ -161,7 +161,19 @@ def test_a_topic_that_is_over_has_no_listeners() -> None:
     (refused,) = broker.unsubscribe(2, wamp.Unsubscribe(7, exact))
     assert isinstance(refused, Send)
     assert refused.message.error == "wamp.error.no_such_subscription"
-    assert broker.end_topic(TOPIC) == (None, [])
+    assert broker.end_topic(TOPIC) == ([], [])
     assert subscribe(broker, 2) != exact
     broker.leave(4)
     assert receivers(publish(broker, 1)) == [2, 3]
+
+
+def test_a_topic_ends_for_a_wildcard_that_means_it_alone() -> None:
+    """A client may say so of a job's topic, and must not hear of another's job of that name."""
+    broker = make()
+    topic = "cumulus.job.42.status"
+    number = subscribe(broker, 2, topic, match="wildcard")
+    gap = subscribe(broker, 3, "cumulus.job..status", match="wildcard")
+    (ended,), _ = broker.end_topic(topic)
+    assert (ended.subscription_id, list(ended.subscribers)) == (number, [2])
+    assert receivers(publish(broker, 1, topic)) == [3]
+    assert broker.subscription(gap) is not None
