@@ -223,6 +223,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         allow_plain_tokens=config.allow_plain_tokens,
         secret=LoginSecrets(names=load_login_secret(state / "login_secret.json")),
         origins=origins,
+        wall_clock=wall_clock,
     )
     session = router.local()
     secrets = SecretValues(state / "secrets", run_in_thread)

@@ -18,6 +18,7 @@ A call's `timeout` is kept here, whatever its callee can do: when it is over the
 cancelled by killnowait, with `wamp.error.timeout`. Each progressive result begins it anew.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -82,12 +83,19 @@ class Dealer:
     """Procedures and calls of one realm."""
 
     def __init__(
-        self, *, max_calls_in_flight: int, max_registrations: int, now: Callable[[], float]
+        self,
+        *,
+        max_calls_in_flight: int,
+        max_registrations: int,
+        now: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Both bounds are per session; the daemon's own has none. `now`: unix seconds."""
+        """Both bounds are per session; the daemon's own has none. `now`: seconds of any clock that
+        isn't set, for timeouts; `wall_clock`: unix seconds."""
         self._max_calls_in_flight = max_calls_in_flight
         self._max_registrations = max_registrations
         self._now = now
+        self._wall_clock = wall_clock
         self._parties: dict[int, _Party] = {}
         self._by_id: dict[int, Registration] = {}
         self._registrations: Patterns[Registration] = Patterns()
@@ -205,7 +213,7 @@ class Dealer:
             policy=policy,
             session_id=session_id,
             discloses_callers=discloses_callers,
-            created_at=self._now(),
+            created_at=self._wall_clock(),
         )
         number = registration.registration_id
         self._by_id[number] = party.registrations[number] = registration

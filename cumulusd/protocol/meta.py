@@ -131,7 +131,9 @@ class MetaApi:
         members = self._sessions.members()
         if not args or args[0] is None:
             return list(members)
-        roles = _argument(args, 0, list, "filter_authroles")
+        wanted = _argument(args, 0, list, "filter_authroles")
+        # A set: a peer's list may be long, and there may be many sessions.
+        roles = {role for role in wanted if isinstance(role, str)}
         return [number for number, member in members.items() if member.authrole in roles]
 
     def _session(self, args: list[Any]) -> int:

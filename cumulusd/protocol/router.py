@@ -5,7 +5,9 @@ for whoever waits for it; it never harms another session.
 """
 
 import secrets
+import time
 from collections import Counter
+from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -73,11 +75,12 @@ class Router:
         allow_plain_tokens: bool = False,
         secret: Secrets | None = None,
         origins: Origins | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` times everything; `owns_job(principal, job_id)` decides on jobs' own topics;
         `allowed`: who may do what. `allow_plain_tokens`: also over connections that others can
         read. `secret`: what logins are made of, by default new. `origins`: which browsers' pages
-        come in, by default the daemon's own."""
+        come in, by default the daemon's own. `wall_clock`: unix seconds, for what is told."""
         self._clock = clock
         self._authenticator = authenticator
         self._limits = limits or Limits()
@@ -88,8 +91,9 @@ class Router:
             max_calls_in_flight=self._limits.max_calls_in_flight,
             max_registrations=self._limits.max_registrations,
             now=clock.seconds,
+            wall_clock=wall_clock,
         )
-        self._broker = Broker(max_subscriptions=self._limits.max_subscriptions, now=clock.seconds)
+        self._broker = Broker(max_subscriptions=self._limits.max_subscriptions, now=wall_clock)
         self._timeouts = Alarm(clock, self._dealer.next_timeout_at, self._time_out)
         self._connections: dict[int, RemoteSession] = {}
         self._joined: dict[int, RemoteSession] = {}

@@ -305,3 +305,33 @@ def test_pongs_wait_for_a_slow_peer_and_only_the_newest_is_sent() -> None:
     assert [message[1] for message in wire.sent if message[0] == 10] == [b"1"]
     wire.go_on()
     assert [message[1] for message in wire.sent if message[0] == 10] == [b"1", b"6"]
+
+
+# What it tells
+
+
+def test_times_are_dates_whatever_the_clock_of_its_timers_says() -> None:
+    """The daemon's timers go by a clock that began with the machine."""
+    clock = Clock()
+    clock.advance(50_000)
+    router = Router(
+        clock=clock,
+        authenticator=Authenticator(()),
+        allowed=OPEN,
+        wall_clock=lambda: 1_795_000_000.0,
+    )
+    wire = Wire(router)
+    wire.give(HELLO)
+    wire.give(b'[32,1,{},"a.topic"]')
+    wire.give(b'[64,2,{},"a.procedure"]')
+    for kind in (b"subscription", b"registration"):
+        ((_, _, _, (found,)),) = wire.give(b'[48,3,{},"wamp.%s.get",[%d]]' % (kind, 1))
+        assert found["created"].startswith("2026-11-18T")
+
+
+def test_a_long_list_of_roles_is_looked_through_once() -> None:
+    """A viewer could hold the daemon up by it: it was searched for each session."""
+    world = World()
+    asker, *_ = [world.join() for _ in range(3)]
+    asked = b'[48,1,{},"wamp.session.count",[["admin",7,["viewer"],{}]]]'
+    assert asker.give(asked) == [[50, 1, {}, [3]]]
