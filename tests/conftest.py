@@ -48,11 +48,16 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay in one process, where several share them (pytest-xdist): a file's, and all
-    that need the one cluster of engines."""
+    """Which tests stay in one process, where several share them: a file's, all that need the one
+    cluster of engines, and all that need the other router and clients installed."""
     for item in items:
-        group = "engines" if item.get_closest_marker("engine") else item.nodeid.split("::")[0]
+        group = item.path.stem
+        if item.get_closest_marker("engine"):
+            group = "engines"
+        elif item.path.parent.name == "interop":
+            group = "interop"
         item.add_marker(pytest.mark.xdist_group(group))
 
 
