@@ -41,6 +41,8 @@ _MAX_PIECES = 1024
 #: A message of which more is missing goes to Autobahn, which keeps its pieces apart and joins them
 #: once; of shorter ones the beginning is kept here.
 _MOST_WAITED_BYTES = 16 * 1024
+#: A message of who hasn't joined: thousands may come at a time.
+MOST_UNKNOWN_BYTES = 64 * 1024
 
 
 def _free_buffers(transport: Any) -> None:
@@ -71,7 +73,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self._heard_at = 0.0
         self._frames = 0
         self._refused_as = "handshake"
-        self._gone = False
+        self._gone = self._is_known = False  #: `_is_known`: it has joined
         self._partial_since: float | None = None  #: a message that isn't whole yet
         self.frame_data: list[bytes] | None = None
         self.message_data: list[bytes] | None = None
@@ -125,8 +127,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self.wasClean = False
         self.wasNotCleanReason = "aborted by the router"
         if self.state == self.STATE_CLOSED:
-            # Autobahn takes it for gone. But it waits for a peer that doesn't read, or over TLS
-            # doesn't answer the end.
+            # Gone for Autobahn; but it waits for a peer that doesn't read or answer TLS's end.
             self._closeConnection(abort=True)
         else:
             self.dropConnection(abort=True)
@@ -136,6 +137,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
     def connectionMade(self) -> None:
         """Twisted Web has handed over a connection; the opening handshake must follow."""
         super().connectionMade()
+        self._take_at_most(min(MOST_UNKNOWN_BYTES, self.factory.limits.max_message_bytes))
         self._handshake_deadline = self.factory.clock.callLater(
             self.factory.limits.hello_timeout_s, self._handshake_overdue
         )
@@ -237,6 +239,9 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             session.message_received(payload, is_binary)
         except Exception:
             session.failed()
+        if not self._is_known and session.principal:
+            self._is_known = True
+            self._take_at_most(self.factory.limits.max_message_bytes)
 
     def onPing(self, payload: bytes) -> None:
         """Answered through the outbox, which bounds what a peer that doesn't read costs."""
@@ -257,11 +262,15 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection(abort=False)
 
+    def _take_at_most(self, size_bytes: int) -> None:
+        """Bounds a message, and each of its frames, for us and for Autobahn."""
+        self.maxMessagePayloadSize = self.maxFramePayloadSize = size_bytes
+
     def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
-        text = (
-            f"a message of {size} bytes or more: at most {limit} are taken "
-            "(router.max_message_bytes); send it in parts"
+        rule = (
+            "(router.max_message_bytes); send it in parts" if self._is_known else "before WELCOME"
         )
+        text = f"a message of {size} bytes or more: at most {limit} are taken {rule}"
         self._fail("message_size", self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG, text)
 
     def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
@@ -329,7 +338,7 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
             self._dataReceived(data)
             return
         buffer = self.data + data if self.data else data
-        limit = self.factory.limits.max_message_bytes
+        limit: int = self.maxMessagePayloadSize
         at = 0
         while (
             isinstance(frame := frames.read(buffer, at, limit), tuple)

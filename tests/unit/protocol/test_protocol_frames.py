@@ -88,6 +88,8 @@ def opened(cls: type[WampConnection], subprotocol: str = "wamp.2.json") -> Any:
         f"Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n".encode()
     )
     assert connection.state == connection.STATE_OPEN
+    connection._is_known = True  # as one whose session has joined
+    connection._take_at_most(MAX_BYTES)
     connection.transport.clear()
     return connection
 

@@ -96,6 +96,25 @@ async def test_a_message_too_big_is_told_by_abort_and_by_the_close_code() -> Non
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_has_not_joined_may_send_little_at_a_time() -> None:
+    """A thousand strangers with half a HELLO of 2 MiB each would take 2 GiB."""
+    async with serving() as server:
+        with Peer(server.port_number) as peer:
+            await peer.opens()
+            peer.received = b""
+            peer.send_all(frame(b"x" * 70_000, length=2_000_000))
+            await until(lambda: peer.read() or len(peer.messages()) == 2)
+            abort, (code, _) = peer.messages()
+            assert (abort[2], code) == ("wamp.error.payload_size_exceeded", 1009)
+            assert "at most 65536 are taken before WELCOME" in abort[1]["message"]
+        with Peer(server.port_number) as peer:
+            await peer.joins()
+            peer.send_all(frame(b'[48,1,{},"a.b",["%s"]]' % (b"x" * 1_000_000)))
+            await until(lambda: peer.read() or len(peer.messages()) == 1)
+            assert peer.messages()[0][4] == "wamp.error.not_authorized"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_message_in_too_many_fragments() -> None:
     async with serving(limits=Limits(close_timeout_s=0.3)) as server:
         with Peer(server.port_number) as peer:
