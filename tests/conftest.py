@@ -22,6 +22,7 @@ import pytest_twisted
 from hypothesis import HealthCheck, settings
 from twisted.internet import task
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes says how busy the machine is. What is tried is bounded in the tests.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,17 +49,18 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay in one process, where several share them: a file's, all that need the one
+class Sharing(LoadScopeScheduling):
+    """Where several processes share the tests, a file's stay in one; so do all that need the one
     cluster of engines, and all that need the other router and clients installed."""
-    for item in items:
-        group = item.path.stem
-        if item.get_closest_marker("engine"):
-            group = "engines"
-        elif item.path.parent.name == "interop":
-            group = "interop"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        folder = file.rpartition("/")[0]
+        return folder if folder in ("tests/engine", "tests/interop") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    return Sharing(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
