@@ -10,7 +10,7 @@ from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +26,8 @@ from cumulusd.tasks import Signal, Tasks, wait_at_most
 from cumulusd.web.output_fetches import OutputFetches
 
 SUBPROTOCOL = "cumulus.agent.1"
+#: A message may come in pieces; each costs memory beside its bytes, even an empty one.
+_MAX_FRAMES = 4096
 
 
 class AgentDesk(Protocol):
@@ -58,6 +60,7 @@ class LinkLimits:
     outbox_bytes: int = 1 << 20  #: answers that a peer which doesn't read may pile up
     max_jobs: int = 100_000  #: journals offered by one node
     ping_s: float = 15.0
+    close_timeout_s: float = 5.0  #: from its end to that of the connection
 
 
 class AgentLinkFactory:
@@ -192,6 +195,10 @@ class _AgentConnection(WebSocketServerProtocol):
         self._gets: deque[tuple[int, str, int, int]] = deque()
         self._serving = False
         self._paused = False
+        self._frames = 0  #: of the message that comes
+        self._owed_pong: bytes | None = None
+        self._is_gone = False
+        self._end: IDelayedCall | None = None
         self._writable = Signal()
         self._lost = Signal()
         self._tasks = Tasks()
@@ -199,7 +206,11 @@ class _AgentConnection(WebSocketServerProtocol):
 
     def drop(self) -> None:
         """Ends it at once."""
-        self.dropConnection(abort=True)
+        if self.state == self.STATE_CLOSED:
+            # Gone for Autobahn; but it waits for a peer that doesn't read or answer TLS's end.
+            self._closeConnection(abort=True)
+        else:
+            self.dropConnection(abort=True)
 
     def when_gone(self) -> Deferred[None]:
         """Fires when the connection is lost."""
@@ -238,6 +249,12 @@ class _AgentConnection(WebSocketServerProtocol):
         self._owner.refused(host, str(self.peer), reason)
         super().failHandshake(reason, code, responseHeaders)
 
+    def dropConnection(self, abort: bool = False) -> None:
+        """Every end that isn't the peer's passes here: all are bounded."""
+        if self._end is None and not self._is_gone:
+            self._end = self._owner.clock.callLater(self._limits.close_timeout_s, self.drop)
+        super().dropConnection(abort)
+
     def onOpen(self) -> None:
         # HTTPChannel stays the transport's producer after the upgrade: without this, ours would
         # be refused and nothing would hold back what we write.
@@ -245,6 +262,23 @@ class _AgentConnection(WebSocketServerProtocol):
         self.registerProducer(self, True)
         self._owner.opened(self)
         self._log.info("the link of node {node_id} is up", node_id=self.node_id)
+
+    def onPing(self, payload: bytes) -> None:
+        """Answered when it is read: the newest stands for all, as WebSocket lets it."""
+        if self._paused:
+            self._owed_pong = payload
+        else:
+            self.sendPong(payload)  # type: ignore[no-untyped-call]
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        self._frames = 0
+        super().onMessageBegin(isBinary)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        self._frames += 1
+        if self._frames > _MAX_FRAMES:
+            self._fail(f"it sent a message in more than {_MAX_FRAMES} frames")
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         try:
@@ -260,6 +294,9 @@ class _AgentConnection(WebSocketServerProtocol):
             self._fail("the daemon failed at a message of it")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_gone = True
+        if self._end is not None and self._end.active():
+            self._end.cancel()
         super().connectionLost(reason)
         self._owner.closed(self)
         self.fetches.lost()
@@ -424,6 +461,9 @@ class _AgentConnection(WebSocketServerProtocol):
 
     def resumeProducing(self) -> None:
         self._paused = False
+        if self._owed_pong is not None:
+            pong, self._owed_pong = self._owed_pong, None
+            self.sendPong(pong)  # type: ignore[no-untyped-call]
         self._flush()
         self._writable.fire()
 
