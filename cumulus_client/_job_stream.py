@@ -18,6 +18,7 @@ from cumulus_client.exceptions import (
     ConnectionLost,
     CumulusError,
     InvalidArgument,
+    NotAuthenticated,
     ServerError,
     Unavailable,
 )
@@ -296,7 +297,7 @@ class JobStream:
         if passing and self._fruitless <= MAX_FRUITLESS:
             self._events.append(Interrupted(reason=str(error)))
             return
-        if isinstance(error, ConnectionFailed) and error.job_id is None:
+        if isinstance(error, ConnectionFailed | NotAuthenticated) and error.job_id is None:
             error.job_id = self.job_id
         if not isinstance(error, CumulusError):
             raise ServerError(

@@ -286,7 +286,7 @@ _NAMES = frozenset(code.value for code in BY_CODE)
 
 #: Refusals of a submission: the job whose id they carry was never stored.
 _REFUSALS = frozenset(
-    {InvalidArgument, NotAuthorized, TooLarge, TooMany, NoWorkersAvailable, InsufficientResources}
+    {InvalidArgument, TooLarge, TooMany, NoWorkersAvailable, InsufficientResources}
 )
 
 

@@ -4,6 +4,7 @@ A renewed certificate counts from the next connection on; those that are open go
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,16 @@ from cumulusd.tls_connection import TlsFactory
 DAY_S = 86_400.0
 #: A certificate that expires sooner is warned of, once a day.
 WARN_S = 14 * DAY_S
+
+
+def expiry_told(listener: TlsListener, expires_at: float, now: float) -> str | None:
+    """What to warn of about a certificate that has expired or soon will; times are unix seconds."""
+    which, left_s = f"the certificate {listener.certificate} of {listener.name}", expires_at - now
+    if left_s <= 0:
+        return (
+            f"{which} has expired {-left_s / DAY_S:.0f} days ago, and clients refuse it: renew it"
+        )
+    return f"{which} expires in {left_s / DAY_S:.1f} days: renew it" if left_s < WARN_S else None
 
 
 class Certificates:
@@ -69,10 +80,10 @@ class Certificates:
             renewed = fresh.expires_at != held.certificate.expires_at
             held.certificate = fresh
             self._log.info(
-                "the certificate of {listener} was read again{note}, it expires in {days:.0f} days",
+                "the certificate of {listener} was read again{note}, it is valid until {until}",
                 listener=listener.name,
                 note="" if renewed else ", its expiry is as before",
-                days=(fresh.expires_at - self._wall_clock()) / DAY_S,
+                until=datetime.fromtimestamp(fresh.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
         self._look()
         if faults:
@@ -91,22 +102,16 @@ class Certificates:
     def _look(self) -> None:
         now = self._wall_clock()
         for listener, held in self._held.items():
-            left_s = held.certificate.expires_at - now
-            if left_s <= 0:
-                self._log.error(
-                    "the certificate {file} of {listener} has expired {days:.0f} days ago: clients"
-                    " refuse it; renew it, then send the daemon SIGHUP",
+            expires_at = held.certificate.expires_at
+            told = expiry_told(listener, expires_at, now)
+            if told is not None:
+                tell = self._log.error if expires_at <= now else self._log.warn
+                tell(
+                    "{told}, then send the daemon SIGHUP",
+                    told=told,
                     file=str(listener.certificate),
                     listener=listener.name,
-                    days=-left_s / DAY_S,
-                )
-            elif left_s < WARN_S:
-                self._log.warn(
-                    "the certificate {file} of {listener} expires in {days:.1f} days: renew it,"
-                    " then send the daemon SIGHUP",
-                    file=str(listener.certificate),
-                    listener=listener.name,
-                    days=left_s / DAY_S,
+                    days=(expires_at - now) / DAY_S,
                 )
 
 

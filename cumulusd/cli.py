@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from cumulusd import __version__
+from cumulusd.certificates import expiry_told
 from cumulusd.cli_store import add_store, run_store
 from cumulusd.cli_token import add_token, run_token
 from cumulusd.config import Config, ConfigError, load_config, warnings
 from cumulusd.errors import CumulusError
 from cumulusd.provisioning import DEFAULT_LIFETIME_S, MAX_LIFETIME_S, Provisioning
+from cumulusd.tls import SCHEME, load_certificate, parse_listener
 
 # sysexits.h
 EXIT_CONFIG = 78
@@ -64,9 +67,19 @@ def check_config(path: str) -> int:
         f"  tokens      {_tokens(config)}\n"
         f"  admin       {config.admin_path}\n"
     )
-    for warning in warnings(config):
+    for warning in (*warnings(config), *_expiries(config)):
         sys.stderr.write(f"{path}: warning: {warning}\n")
     return 0
+
+
+def _expiries(config: Config) -> list[str]:
+    """What is to be said of certificates that have expired, or soon will."""
+    told = []
+    for one in config.listen:
+        if one.startswith(SCHEME):
+            listener = parse_listener(one, Path.cwd())  # its paths are absolute by now
+            told.append(expiry_told(listener, load_certificate(listener).expires_at, time.time()))
+    return [one for one in told if one is not None]
 
 
 def _tokens(config: Config) -> str:

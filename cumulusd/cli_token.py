@@ -12,8 +12,18 @@ from typing import Any
 from cumulusd.admin.client import AdminClient
 from cumulusd.admin.token_record import ROLES
 from cumulusd.config import admin_path_in
+from cumulusd.errors import InvalidArgument
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+#: The wire's key -> the option.
+_OPTIONS = {
+    "name": "--name",
+    "owner": "--owner",
+    "role": "--role",
+    "expires_at": "--expires",
+    "node_id": "--node",
+    "public_keys": "--public-key",
+}
 _HEADINGS = ("NAME", "OWNER", "ROLE", "NODE", "FROM", "MADE", "EXPIRES", "LOGINS")
 _SPAN = re.compile(r"(\d{1,9})([smhdw])")
 
@@ -93,7 +103,10 @@ def _create(client: AdminClient, arguments: argparse.Namespace) -> None:
         wanted["expires_at"] = arguments.expires
     if arguments.public_key:
         wanted["public_keys"] = arguments.public_key
-    token, shown = client.create_token(wanted)
+    try:
+        token, shown = client.create_token(wanted)
+    except InvalidArgument as error:
+        raise InvalidArgument(_in_options(error)) from error
     sys.stdout.write(f"{token}\n")
     sys.stdout.flush()
     until = "never expires" if shown["expires_at"] is None else _until(shown["expires_at"])
@@ -101,6 +114,15 @@ def _create(client: AdminClient, arguments: argparse.Namespace) -> None:
         f"token {shown['name']}: {shown['role']} of {shown['owner']}, {until};"
         " it is not shown again\n"
     )
+
+
+def _in_options(error: InvalidArgument) -> str:
+    """The daemon's faults, with keys called what this command calls them."""
+    faults = error.details.get("faults")
+    if not faults:
+        return error.message
+    words = (f"{_OPTIONS.get(one['key'], one['key'])} {one['message']}" for one in faults)
+    return f"no token was made: {'; '.join(words)}"
 
 
 def _list(client: AdminClient, arguments: argparse.Namespace) -> None:

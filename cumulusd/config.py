@@ -394,6 +394,8 @@ def _fault(detail: ErrorDetails, lines: Lines) -> Fault:
         )
     elif kind == "missing":
         message = "is required"
+    elif kind == "model_type":
+        message = "must be a section: keys and their values"
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
     else:

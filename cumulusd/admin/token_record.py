@@ -87,10 +87,12 @@ def new_token(value: Any, now: float) -> NewToken:
         if key not in known:
             fault(str(key), "is not known")
     name, owner = value.get("name"), value.get("owner")
-    owner = name if owner is None else owner
-    for key, text in (("name", name), ("owner", owner)):
-        if not isinstance(text, str) or not NAME.fullmatch(text):
-            fault(key, _NAME_RULE)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        fault("name", _NAME_RULE)
+    if owner is None:
+        owner = name
+    elif not isinstance(owner, str) or not NAME.fullmatch(owner):
+        fault("owner", _NAME_RULE)
     if name in (ANONYMOUS.name, DAEMON.name) or str(name).startswith(AGENT_PREFIX):
         fault("name", f"{str(name)[:64]!r} is one that the daemon gives itself; choose another")
     if owner == DAEMON.owner:

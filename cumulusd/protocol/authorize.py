@@ -109,6 +109,19 @@ def is_allowed(
     )
 
 
+def roles_allowed(
+    principal: Principal, action: Action, uri: str, owns_job: OwnsJob, table: Table = ALLOWED
+) -> list[Role]:
+    """The roles with which the principal's owner could do that."""
+    return [
+        role
+        for role in Role
+        if any(
+            _matches(pattern, principal, uri, owns_job) for pattern in table.get((role, action), ())
+        )
+    ]
+
+
 def is_pattern_allowed(
     principal: Principal,
     action: Action,

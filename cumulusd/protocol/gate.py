@@ -3,7 +3,14 @@
 from cumulusd.errors import NotAuthorized
 from cumulusd.identity import DAEMON, Principal
 from cumulusd.protocol import messages
-from cumulusd.protocol.authorize import Action, OwnsJob, Table, is_allowed, is_pattern_allowed
+from cumulusd.protocol.authorize import (
+    Action,
+    OwnsJob,
+    Table,
+    is_allowed,
+    is_pattern_allowed,
+    roles_allowed,
+)
 from cumulusd.protocol.match import is_valid_uri
 from cumulusd.protocol.messages import Message, error_reply, wamp
 from cumulusd.protocol.patterns import EXACT
@@ -47,9 +54,11 @@ class Gate:
         if allowed:
             return None
         what = uri if policy == EXACT else f"the {policy} pattern {uri!r}"
-        hint = "use a token whose role may"
         if policy != EXACT:
             hint = "ask for no more than your role may: not everything it matches is allowed"
+        else:
+            roles = roles_allowed(principal, action, uri, self._owns_job, self._table)
+            hint = f"use a token of role {' or '.join(roles)}" if roles else "no token may"
         refused = NotAuthorized(
             f"the token {principal.name!r} ({principal.role.value}) may not {action.value} {what}",
             job_id=messages.job_id_of(message),

@@ -104,7 +104,8 @@ class Rest:
     def authenticate(self, head: Head) -> Principal:
         """Who asks. Raises NotAuthenticated."""
         authorization = head.authorization
-        if authorization is not None and not (head.secure or self._allow_plain_tokens):
+        read_along = not (head.secure or self._allow_plain_tokens)
+        if authorization is not None and read_along:
             raise NotAuthenticated(f"{PLAIN_TOKEN[0].upper()}{PLAIN_TOKEN[1:]}")
         who = self._authenticator.authenticate_header(authorization)
         if who is None:
@@ -113,7 +114,10 @@ class Rest:
                 if authorization is None
                 else "The Authorization header holds no token that is known: it is wrong, was "
                 "revoked or has expired",
-                hint="send the header `Authorization: Bearer <token>`",
+                # Nobody is to be told to send a token where others can read it.
+                hint=PLAIN_TOKEN
+                if read_along
+                else "send the header `Authorization: Bearer <token>`",
             )
         return who
 

@@ -187,6 +187,7 @@ def test_a_revoked_token_cuts_who_follows_by_it(make_daemon: MakeDaemon, follow:
     assert "is revoked" in said.stderr and said.stdout == ""
     refused, again = first.end().splitlines()
     assert refused.startswith("refused:") and "the token 'ann' was revoked" in refused
+    assert f"job: {first.job_id}" in refused, "which job it is that goes on"
     assert again.startswith("again:") and "does not accept this API key" in again
     reading.join(30)
     assert not reading.is_alive()

@@ -9,9 +9,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from cumulusd.certificates import DAY_S, Certificates
+from cumulusd.cli import check_config
 from cumulusd.tls import TlsUnusable, parse_listener
 from tests.security.authority import Authority
 
@@ -30,7 +31,7 @@ def test_its_end_is_told_at_the_start_and_daily(
     seen: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
-        if "certificate" in str(event.get("log_format")):
+        if "certificate" in str(event.get("told")):
             seen.append(event)
 
     certificates = Certificates(
@@ -43,14 +44,30 @@ def test_its_end_is_told_at_the_start_and_daily(
     try:
         certificates.start()
         assert len(seen) == (word is not None)
+        assert all(str(word) in formatEvent(one) for one in seen)
         clock.advance(DAY_S)
         assert len(seen) == 2 * (word is not None)
         clock.advance(DAY_S * 100)
-        assert "has expired" in str(seen[-1]["log_format"])
+        assert "has expired" in formatEvent(seen[-1])
         certificates.stop()
         assert not clock.getDelayedCalls()
     finally:
         globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+
+
+def test_check_config_warns_of_its_end(
+    authority: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for days, word in ((90, ""), (7, "expires in 7.0 days: renew it"), (-2, "expired 2 days ago")):
+        certificate, key = authority.issue("one", days=days)
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            f"listen: ['ssl:1:privateKey={key}:certKey={certificate}:interface=127.0.0.1']\n"
+        )
+        assert check_config(str(file)) == 0
+        told = capsys.readouterr()
+        assert ": ok" in told.out
+        assert word in told.err and told.err.count("warning") == (word != ""), told.err
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]

@@ -158,6 +158,9 @@ def test_a_plain_token_from_outside(make_guarded: MakeGuarded, outside: str) -> 
             sent = request(method, path, host=host, authorization=bearer(role))
             status, _, said = raw(outside, daemon.second_port, sent)
             assert status == 401 and b"allow_plain_tokens" in said, (role, path, status)
+    # Who brought none isn't asked to send one where others read it.
+    _, _, said = raw(outside, daemon.second_port, request("GET", "/api/jobs", host=host))
+    assert b"A token is needed" in said and b"allow_plain_tokens" in said and b"Bearer" not in said
     agent = upgrade("/agent", host=host, authorization=bearer("client"))
     assert raw(outside, daemon.second_port, agent)[0] == 401
     assert raw(outside, daemon.second_port, request("GET", "/health", host=host))[0] == 200

@@ -63,10 +63,11 @@ OURS: dict[str, str] = {
     "cumulusd.admin.site": f"{_COMMON} cumulusd.admin cumulusd.web",
     "cumulusd.job_network": "",
     "cumulusd.cli_store": "cumulusd.config cumulusd.errors cumulusd.jobs",
-    "cumulusd.cli_token": "cumulusd.admin.client cumulusd.admin.token_record cumulusd.config",
-    "cumulusd.cli": "=cumulusd cumulusd.cli_store cumulusd.cli_token cumulusd.config"
-    " cumulusd.errors"
-    " cumulusd.provisioning",
+    "cumulusd.cli_token": "cumulusd.admin.client cumulusd.admin.token_record cumulusd.config"
+    " cumulusd.errors",
+    "cumulusd.cli": "=cumulusd cumulusd.certificates cumulusd.cli_store cumulusd.cli_token"
+    " cumulusd.config cumulusd.errors"
+    " cumulusd.provisioning cumulusd.tls",
     "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
     " cumulusd.tap",
     "cumulusd.jobs": f"{_COMMON} cumulusd.jobs",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cumulusd import cli_token
+from cumulusd.admin.token_record import new_token
 from cumulusd.cli import EXIT_CONFIG, EXIT_UNAVAILABLE, main
 from cumulusd.cli_token import when
 from cumulusd.config import ConfigError, admin_path_in, load_config
@@ -173,3 +174,27 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["token", "list", "--socket", str(tmp_path / "a.sock")]) == EXIT_UNAVAILABLE
     said = capsys.readouterr().err
     assert str(tmp_path / "a.sock") in said and "is cumulusd running" in said
+
+
+def test_what_is_wrong_is_told_by_the_options_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Refusing(Daemon):
+        def create_token(self, wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+            new_token(wanted, NOW)
+            raise AssertionError("it was taken")
+
+    monkeypatch.setattr(cli_token, "AdminClient", Refusing)
+    create = ["token", "create", "--socket", "x.sock", "--name", "a/b"]
+    for words, told in (
+        (["--role", "agent"], ["--name must be", "--node is needed"]),
+        (["--role", "client", "--public-key", "zz"], ["--name must be", "--public-key must be"]),
+        (["--role", "boss", "--owner", "c/d"], ["--name must", "--owner must", "--role must"]),
+        (["--role", "client", "--expires", "2020-01-01"], ["--name must", "--expires must lie"]),
+    ):
+        assert main([*create, *words]) == EXIT_UNAVAILABLE
+        refused = capsys.readouterr()
+        assert refused.out == "" and "no token was made" in refused.err
+        assert all(text in refused.err for text in told), refused.err
+        # One fault of the name is told once, though the owner is called so too.
+        assert refused.err.count(" must be 1 to 64") == 1 + ("--owner" in words)

@@ -70,7 +70,6 @@ def test_every_wire_code_has_its_class(code: ErrorCode) -> None:
     text = str(error).removeprefix("Job failed: ")
     never_stored = {
         ErrorCode.INVALID_ARGUMENT,
-        ErrorCode.NOT_AUTHORIZED,
         ErrorCode.TOO_LARGE,
         ErrorCode.TOO_MANY,
         ErrorCode.NO_WORKERS,

@@ -3,7 +3,7 @@
 import pytest
 
 from cumulusd.identity import Principal, Role
-from cumulusd.protocol.authorize import Action, is_allowed
+from cumulusd.protocol.authorize import Action, is_allowed, roles_allowed
 from cumulusd.protocol.match import bind, is_valid_uri
 
 
@@ -15,6 +15,16 @@ def test_a_node_id_with_dots_is_one_node() -> None:
     dotted = Principal(name="x", owner="x", role=Role.AGENT, node_id="gpu1.lab")
     assert is_allowed(dotted, Action.REGISTER, "cumulus.agent.gpu1.lab.prepare", owns)
     assert not is_allowed(dotted, Action.REGISTER, "cumulus.agent.gpu1.prepare", owns)
+
+
+def test_who_is_refused_is_told_which_roles_may() -> None:
+    viewer = Principal(name="x", owner="x", role=Role.VIEWER)
+    submitters = [Role.CLIENT, Role.ADMIN]
+    assert roles_allowed(viewer, Action.CALL, "cumulus.job.submit", owns) == submitters
+    topic = "cumulus.job.{}.status"
+    assert Role.CLIENT in roles_allowed(viewer, Action.SUBSCRIBE, topic.format("mine"), owns)
+    assert Role.CLIENT not in roles_allowed(viewer, Action.SUBSCRIBE, topic.format("other"), owns)
+    assert roles_allowed(viewer, Action.PUBLISH, "cumulus.jobs", owns) == []
 
 
 def test_patterns_are_matched_by_whole_components() -> None:
