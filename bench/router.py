@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from routing.cases import CASES, Case, Idle, Run, Stalled  # noqa: E402
-from routing.peers import Codec  # noqa: E402
+from routing.peers import BenchError, Codec  # noqa: E402
 from routing.servers import Crossbar, Cumulusd, Server, install_crossbar  # noqa: E402
 
 ROUNDS = 7
@@ -212,4 +212,12 @@ def stalled_row() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BenchError as error:
+        sys.exit(f"script/bench router: {error}")
+    except KeyboardInterrupt:
+        print(
+            "script/bench router: interrupted: what is not above was not measured", file=sys.stderr
+        )
+        sys.exit(130)

@@ -167,7 +167,10 @@ def install_crossbar() -> str:
             timeout=1200,
         )
         if done.returncode:
-            raise BenchError(f"Crossbar can't be installed:\n{done.stderr[-2000:]}")
+            raise BenchError(
+                f"{CROSSBAR} can't be installed; is the package index reachable from here?\n"
+                f"{done.stderr[-2000:]}"
+            )
     ask = "import importlib.metadata as m; print(m.version('crossbar'))"
     found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
     return found.stdout.strip()

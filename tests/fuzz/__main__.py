@@ -68,6 +68,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.minutes <= 24 * 60:
         parser.error("--minutes takes a number above 0, up to a day's")
+    if options.replay is not None and not options.replay.is_file():
+        parser.error(f"--replay: there is no file {options.replay}; findings stand in var/fuzz")
     if options.seed is None:
         options.seed = secrets.randbelow(1_000_000)
     return options

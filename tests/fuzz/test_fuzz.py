@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.harness import PYTHON, REPOSITORY
 from tests.fuzz import fuzz_engine, fuzz_inputs
-from tests.fuzz.__main__ import all_kinds
+from tests.fuzz.__main__ import all_kinds, parse
 from tests.fuzz.fuzz_engine import Engine, Kind, Tally, Target
 from tests.fuzz.fuzz_inputs import CORPUS, Source, read_corpus
 from tests.fuzz.fuzz_stage import Sample, Stage, _fault_of
@@ -235,3 +235,12 @@ def test_a_finding_becomes_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         fuzz_inputs.smaller(data, lambda less: b"\x07" in less and b"\x09" in less) == b"\x07\x09"
     )
+
+
+def test_a_finding_that_is_not_there_is_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--replay", str(tmp_path / "gone.json")])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "gone.json" in told and "var/fuzz" in told
