@@ -140,7 +140,7 @@ class _Admin(Resource):
             for name, text in answer.headers.items():
                 request.setHeader(name, text)
             request.write(answer.body)  # type: ignore[no-untyped-call]
-            request.finish()  # type: ignore[no-untyped-call]
+            request.finish()
 
     async def _answer(self, request: BoundedRequest) -> Answer:
         head = request.head()

@@ -125,6 +125,14 @@ class BoundedRequest(Request):
         else:
             super().process()  # type: ignore[no-untyped-call]
 
+    def finish(self) -> None:
+        """The answer is whole. Twisted would wait for ever for who asked for the connection's end
+        and doesn't read: it is waited for as for any other that says nothing."""
+        channel: Any = self.channel
+        super().finish()  # type: ignore[no-untyped-call]
+        if channel is not None and not channel.persistent and channel.transport is not None:
+            channel.setTimeout(channel.factory.timeOut)
+
     def connectionLost(self, reason: Failure) -> None:
         """The other end is gone."""
         self.forget_body()

@@ -243,14 +243,14 @@ class _RestResource:
     ) -> None:
         _write_head(request, answer)
         if head.method == "HEAD":
-            request.finish()  # type: ignore[no-untyped-call]
+            request.finish()
         elif answer.events is not None:
             await self._send_events(request, answer, asker)
         elif answer.stream is not None:
             StreamedBody(request, answer.stream).start()
         else:
             request.write(answer.body)  # type: ignore[no-untyped-call]
-            request.finish()  # type: ignore[no-untyped-call]
+            request.finish()
 
     async def _send_events(self, request: BoundedRequest, answer: Answer, asker: Asker) -> None:
         assert answer.events is not None
@@ -265,7 +265,7 @@ class _RestResource:
             request.write(event("error", refused.as_dict()))  # type: ignore[no-untyped-call]
         finally:
             stream.end()
-        request.finish()  # type: ignore[no-untyped-call]
+        request.finish()
 
 
 def _write_head(request: BoundedRequest, answer: Answer) -> None:
