@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from cumulus_client._blocking import Interrupted
@@ -22,6 +23,9 @@ from cumulus_client.cli.parser import UsageError, Verb, meant
 from cumulus_client.doctor import client_version
 from cumulus_client.exceptions import CumulusError
 
+#: `timeout` signals its command and then the group that it is in: the same signal again within
+#: this time is no second one.
+ONE_SIGNAL_S = 0.3
 VERBS: dict[str, Verb] = {}
 _GROUPS = {
     "run": (running.RUN, running.SUBMIT),
@@ -123,7 +127,13 @@ def _help() -> str:
 def _ending_signals_interrupt() -> Iterator[None]:
     """SIGTERM and SIGHUP do what Ctrl-C does. Those that are ignored (nohup) stay so."""
 
+    last: dict[int, float] = {}
+
     def interrupt(number: int, frame: object) -> None:
+        now = time.monotonic()
+        if now - last.get(number, float("-inf")) < ONE_SIGNAL_S:
+            return
+        last[number] = now
         raise Interrupted(signal.Signals(number).name, 128 + number)
 
     before = {}

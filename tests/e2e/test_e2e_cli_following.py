@@ -156,6 +156,22 @@ def test_output_that_can_not_be_written(shell: Shell, daemon: Daemon) -> None:
     daemon.wait_job(later, "ended")
 
 
+def test_the_two_signals_of_timeout_are_one(shell: Shell, daemon: Daemon) -> None:
+    shell.write("sleeps.py", "import time\ntime.sleep(300)\n")
+    done = subprocess.run(
+        ["timeout", "--preserve-status", "10", str(CUMULUS), "run", "sleeps.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        cwd=shell.folder,
+        env=shell.environment,
+    )
+    assert "cancelling job" in done.stderr and "detached" not in done.stderr
+    assert done.returncode == 143
+    assert daemon.wait_job(daemon.jobs()[0]["job_id"], "ended")["status"] == "cancelled"
+
+
 def test_a_second_ctrl_c_detaches_and_says_how_to_come_back(shell: Shell, daemon: Daemon) -> None:
     shell.write(
         "stubborn.py",

@@ -29,7 +29,12 @@ def member(session_id: int, **kwargs: Any) -> Member:
 
 def make(now: list[float] | None = None) -> Dealer:
     clock = [0.0] if now is None else now
-    dealer = Dealer(max_calls_in_flight=3, max_registrations=2, now=lambda: clock[0])
+    dealer = Dealer(
+        max_calls_in_flight=3,
+        max_registrations=2,
+        now=lambda: clock[0],
+        wall_clock=lambda: 1e9,
+    )
     dealer.join(member(DAEMON, callee=ALL, local=True))
     dealer.join(member(CALLER))
     dealer.join(member(CALLEE, callee=ALL))

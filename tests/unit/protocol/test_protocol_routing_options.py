@@ -65,7 +65,7 @@ def test_watchers_of_procedures_are_not_told_of_patterns() -> None:
 
 
 def test_registrations_are_announced_in_order() -> None:
-    dealer = make([1e9])
+    dealer = make()
     effects = dealer.register(CALLEE, wamp.Register(1, "a.", match="prefix"))
     assert isinstance(effects[0], Send)
     details = {
