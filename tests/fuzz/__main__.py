@@ -5,7 +5,7 @@ requests, journal frames, agent frames and zips, drawn by hypothesis or mutated 
 which is recorded first. What can run in this process does; the rest goes to a real daemon over
 loopback. Between rounds the daemon must be healthy, run a real job, and be back at what it took
 before. Findings stand in var/fuzz/<time>/. The last line of stdout is one JSON object; exit code 0:
-nothing was found.
+nothing was found in all that time; 1: something was; 130 or 143: it was interrupted before.
 """
 
 import argparse
@@ -92,9 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine = Engine(kinds, source, found, say, stage.judge)
         run = Run(engine, stage, source, say)
 
+        signals: list[int] = []
+
         def interrupt(number: int, frame: FrameType | None) -> None:
-            if engine.stopped:
+            if signals:
                 raise KeyboardInterrupt
+            signals.append(number)
             say("interrupted: ends when what is under way has ended")
             engine.stopped = True
 
@@ -104,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if engine.findings:
             shutil.copy(stage.daemon.log, found / "cumulusd.log")
         print(json.dumps({**summary, "seed": options.seed}), flush=True)
-        return int(bool(engine.findings))
+        # Cut short it shows nothing, but what it found.
+        return 1 if engine.findings else 128 + signals[0] if signals else 0
     finally:
         for kind in kinds:
             for target in kind.targets:

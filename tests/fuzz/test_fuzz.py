@@ -77,7 +77,7 @@ def test_ctrl_c_ends_it_with_its_numbers() -> None:
     finally:
         running.kill()
     summary = json.loads(out.splitlines()[-1])
-    assert running.returncode == 0, err
+    assert running.returncode == 130, err
     assert summary["seed"] == 5 and summary["inputs"] > 0 and "interrupted" in err
 
 
