@@ -149,7 +149,9 @@ class AgentServices:
                 await self._engine.remove_service(service.service_id)
                 self._log.info("node {node_id} is no worker any more", node_id=node_id)
         for node_id in self._tokens.node_ids():
-            if node_id not in ids:
+            # Its token goes a look after its service: until its container has ended, it clears what
+            # jobs have just left.
+            if node_id not in ids and node_id not in running:
                 self._tokens.forget(node_id)
                 self._said.pop(node_id, None)
         await self._remove_unused(seen, held, [one.secret_name for one in files])

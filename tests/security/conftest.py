@@ -34,7 +34,7 @@ with CumulusClient("{URL}", "ann-token-ann-token") as client:
     jobs = [client.submit(leave, gpu_memory=0.1, duration=60) for _ in range(4)]
     for job in jobs:
         assert job.result() == "a result of ann's"
-    running = client.submit(leave, args=[600], gpu_memory=0.1, duration=900)
+    running = client.submit(leave, args=[10_000], gpu_memory=0.1, duration=10_000)
     while client.get_job_status(running.job_id)["status"] != "running":
         time.sleep(0.1)
 print(json.dumps([job.job_id for job in jobs] + [running.job_id]))

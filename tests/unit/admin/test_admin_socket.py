@@ -1,5 +1,6 @@
 """The admin socket over real sockets: whose file it is, who may ask, and how much."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -60,7 +61,8 @@ class Served:
         def talk() -> bytes:
             received = b""
             with connect(self.path, timeout_s) as peer:
-                peer.sendall(sent)
+                with contextlib.suppress(BrokenPipeError):  # it is closed already
+                    peer.sendall(sent)
                 while data := peer.recv(65536):
                     received += data
             return received

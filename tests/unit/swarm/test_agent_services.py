@@ -233,6 +233,8 @@ async def test_a_node_without_its_label_or_gone_loses_its_agent(tmp_path: Path) 
     await daemon.agents.reconcile()
     assert [one.name for one in pool.service_table.values()] == ["cumulus-agent-n3"]
     assert pool.secret_names() == ["cumulus-agent-n3-1"]
+    assert [daemon.who(one) for one in lost] == ["n1", "n2"], "while their containers end"
+    await daemon.agents.reconcile()
     assert [daemon.who(one) for one in lost] == [None, None]
     await daemon.agents.reconcile()
     assert labels.WORKER not in pool.node_table["n1"].labels, "the operator's word holds"
