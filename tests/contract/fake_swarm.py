@@ -17,7 +17,7 @@ _NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
 #: From one state to the next.
 STEP_S = 0.01
 #: TERM takes a second to arrive in a real task.
-TERM_S = 0.05
+TERM_S = 0.5
 #: The same for what a node that comes back is told to end: tests see it alive before.
 RETURNED_TERM_S = 1.5
 _DONE = ("complete", "failed", "rejected", "shutdown", "remove", "orphaned")
