@@ -95,7 +95,7 @@ def load_manifest(work: str) -> dict[str, Any]:
         raise PackageInvalid(f"{folder.MANIFEST} is over {MAX_MANIFEST_BYTES} bytes")
     try:
         manifest = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PackageInvalid(f"{folder.MANIFEST} is no JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise PackageInvalid(f"{folder.MANIFEST} is no manifest of version {VERSION}")

@@ -140,6 +140,11 @@ class MarkedEvent(wamp.Message):  # type: ignore[misc]  # it is Any
         return [kind, subscription, publication, marked, *payload]
 
 
+def sendable(text: str) -> str:
+    """The same where a peer's own text in it may hold lone surrogates, which are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def canceled(request_type: int, request: int, text: str) -> Message:
     """The ERROR that ends a call before its time."""
     return wamp.Error(request_type, request, CANCELED, args=[text])

@@ -145,10 +145,9 @@ class RemoteSession:
                 self._tallies.refused("uri")
                 if not error.wants_answer:
                     return
+                text = messages.sendable(str(error))
                 self.send(
-                    wamp.Error(
-                        error.request_type, error.request, messages.INVALID_URI, args=[str(error)]
-                    )
+                    wamp.Error(error.request_type, error.request, messages.INVALID_URI, args=[text])
                 )
             else:
                 self.violation(str(error))

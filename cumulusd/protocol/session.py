@@ -125,7 +125,7 @@ class Session:
         """The session ends, however far it was, for a reason that isn't WAMP's: ABORT."""
         if self.state is State.CLOSED:
             return Ignore()
-        return self._finish(wamp.Abort(uri, text), text)
+        return self._finish(wamp.Abort(uri, messages.sendable(text)), text)
 
     def leave(self, reason: str, text: str | None) -> Reply | Finish | Ignore:
         """We end the session: GOODBYE, or ABORT before it has joined."""
@@ -192,7 +192,7 @@ class Session:
         return self.violation(f"{_name(message)} is not for a client to send now")
 
     def _abort(self, uri: str, text: str) -> Finish:
-        return self._finish(wamp.Abort(uri, text), text, fault=True)
+        return self._finish(wamp.Abort(uri, messages.sendable(text)), text, fault=True)
 
     def _finish(self, message: Message | None, why: str, *, fault: bool = False) -> Finish:
         self.state = State.CLOSED

@@ -25,7 +25,9 @@ def apologies(
         case wamp.Invocation():
             return dealer.refuse_invocation(session.session_id, message.request, refused)
         case wamp.Error():
-            opaque = internal_error("the request", session.error_withheld(message), job_id)
+            # Of the peers' own text only what any serialisation takes, or this one would be next.
+            told = job_id if job_id is not None and job_id.isprintable() else None
+            opaque = internal_error("the request", session.error_withheld(message), told)
             reply = error_reply(message.request_type, message.request, opaque)
             return [Send(session.session_id, reply)]
         case wamp.Event():

@@ -19,6 +19,7 @@ from wamp_peers import (
     until,
 )
 
+from cumulusd.errors import NotFound
 from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.local_session import Call
 
@@ -40,6 +41,7 @@ GARBAGE = [
     b'[1,"cumulus",{"roles":{"caller":{}}}]',
     b'[8,48,1,{},"some.error"]',
     b'[5,"ticket",{}]',
+    b'[48,1,{"\\ud80a":1,"timeout":"\\ud80a"},"a.b"]',
 ]
 
 
@@ -57,6 +59,35 @@ async def test_garbage_ends_its_own_session_only(garbage: bytes) -> None:
         assert details["message"]
         assert server.router.stats().violations == 1
         assert await ask(good, "cumulus.job.list") == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_half_characters_before_hello_are_told_of() -> None:
+    async with serving() as server:
+        bare = await server.bare()
+        bare.sendMessage(b'[1,"c",{"roles":{"\\ud80a":{}}}]')
+        await until(lambda: bare.gone)
+        kind, details, uri = json.loads(bare.received[-1])
+        assert (kind, uri) == (3, "wamp.error.protocol_violation")
+        assert "\\ud80a" in details["message"]
+
+
+@pytest.mark.parametrize("half", ["job\\ud800_1", "\\ud800"])
+@pytest_twisted.ensureDeferred
+async def test_an_error_that_tells_of_half_characters_is_replaced_once(half: str) -> None:
+    async def get(call: Call) -> None:
+        raise NotFound("no such job", job_id=call.kwargs["job_id"])
+
+    async with serving() as server:
+        server.router.local().register("cumulus.job.get", get)
+        bare = await joined_bare(server)
+        bare.sendMessage(f'[48,1,{{}},"cumulus.job.get",[],{{"job_id":"{half}"}}]'.encode())
+        await until(lambda: bare.received and json.loads(bare.received[-1])[0] == 8)
+        error = json.loads(bare.received[-1])
+        assert error[4] == "cumulus.error.internal" and error[6]["job_id"] is None
+        bare.sendMessage(f'[32,2,{{}},"cumulus.{half}#"]'.encode())
+        await until(lambda: json.loads(bare.received[-1])[:2] == [8, 32])
+        assert json.loads(bare.received[-1])[4] == "wamp.error.invalid_uri"
 
 
 @pytest_twisted.ensureDeferred

@@ -187,5 +187,7 @@ def test_the_job_is_told(new_job: Callable[..., JobFolder]) -> None:
     assert job.run()["reason"] == "package_invalid"
     message = new_job().package({"a": "x"}).run()["message"]
     assert message.startswith(f"the package has no {folder.MANIFEST}")
+    deep = new_job().package({folder.MANIFEST: "[" * 5000 + "]" * 5000}).run()
+    assert deep["reason"] == "package_invalid" and "is no JSON" in deep["message"]
     end = new_job(package_max_bytes=10).function("def f(): pass").run()
     assert end["reason"] == "package_invalid" and "10 are allowed" in end["message"]
