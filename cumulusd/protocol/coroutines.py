@@ -30,6 +30,9 @@ def _rest(
     while True:
         try:
             value = yield awaited
+        except GeneratorExit:
+            coroutine.close()  # thrown away, and perhaps the coroutine before this
+            raise
         except BaseException as error:
             fault: BaseException | None = error
         else:

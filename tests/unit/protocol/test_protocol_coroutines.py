@@ -1,5 +1,7 @@
 """Coroutines go as under Deferred.fromCoroutine, whether they wait or not."""
 
+import gc
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from cumulusd.protocol.coroutines import start
+from cumulusd.protocol.coroutines import _rest, start
 
 place: ContextVar[str] = ContextVar("place", default="outside")
 
@@ -89,3 +91,51 @@ def test_what_it_raises_later_is_its_deferreds(begin: Callable[..., Any]) -> Non
     failures: list[Any] = []
     running.addErrback(failures.append)
     assert failures[0].check(KeyError)
+
+
+@pytest.mark.parametrize("begin", [start, Deferred.fromCoroutine])
+def test_one_that_nobody_waits_for_any_more_ends_quietly(begin: Callable[..., Any]) -> None:
+    told: list[Any] = []
+    ended = []
+
+    async def work() -> None:
+        gate: Deferred[None] = Deferred()
+        itself = gate  # a cycle through its own frame
+        try:
+            await itself
+        finally:
+            ended.append(True)
+
+    before, sys.unraisablehook = sys.unraisablehook, told.append
+    try:
+        for _ in range(20):
+            coroutine = work()
+            running = begin(coroutine)
+            coroutine.cr_frame.f_locals  # noqa: B018
+            del coroutine, running
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert ended == [True] * 20 and told == []
+
+
+def test_its_end_is_the_coroutines_end() -> None:
+    ended = []
+
+    async def work() -> None:
+        try:
+            await Deferred()
+        finally:
+            ended.append(True)
+
+    coroutine = work()
+    rest = _rest(coroutine, coroutine.send(None))
+    rest.send(None)
+    coroutine.close()  # as the garbage collector does, in whatever order
+    rest.close()
+    assert ended == [True]
+    coroutine = work()
+    rest = _rest(coroutine, coroutine.send(None))
+    rest.send(None)
+    rest.close()
+    assert ended == [True, True]
