@@ -10,6 +10,9 @@ from cumulus_wire.journal import HEADER, MAX_PAYLOAD_BYTES, FrameParser, Journal
 
 #: Disk kept back: for the output that is held up and the last records.
 SET_ASIDE_BYTES = 512 << 10
+#: Less than that beyond a frame is as good as full: a write that gets half of it in and has to take
+#: that back could be read meanwhile.
+SPARE_BYTES = 64 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -82,6 +85,9 @@ class JournalWriter:
             if error.errno in _FULL:
                 return False
             raise
+        disk = os.fstatvfs(fd)
+        if disk.f_bavail * disk.f_frsize < len(frames) + SPARE_BYTES:
+            return False
         written = 0
         try:
             while written < len(frames):

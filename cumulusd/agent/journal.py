@@ -44,8 +44,12 @@ class Journal:
             os.close(self._handle)
             self._handle = None
 
-    def refresh(self) -> bool:
-        """Looks for what was appended; whether there is more. Raises JournalBroken."""
+    def refresh(self, taken: int = 0) -> bool:
+        """Looks for what was appended; whether there is more. Raises JournalBroken.
+
+        `taken`: the offset up to which it was read. Behind that it may have become shorter: a
+        writer whose disk is full takes back what it got written of a frame.
+        """
         before = self.end
         if not self._open():
             return False
@@ -57,7 +61,7 @@ class Journal:
         else:
             last = self._segments[-1][0]
             size = self._size(last)
-            if size is None or size < self._segments[-1][1]:
+            if size is None or last + size < min(taken, self.end):
                 raise JournalBroken(f"segment {names.segment_name(last)} shrank or is gone")
             self._segments[-1] = (last, size)
         while (end := self.end) != self._segments[-1][0]:

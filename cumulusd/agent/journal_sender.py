@@ -203,7 +203,10 @@ class JournalSender:
             try:
                 data = source.journal.read(source.position, self._chunk_bytes)
                 if not data:
-                    raise JournalBroken(f"it ends before {source.journal.end}")
+                    source.journal.refresh(source.position)
+                    if source.position < source.journal.end:
+                        raise JournalBroken(f"it ends before {source.journal.end}")
+                    continue
             except JournalBroken as error:
                 self._break(source, error)
                 continue
@@ -231,7 +234,7 @@ class JournalSender:
         if source.broken:
             return
         try:
-            grown = source.journal.refresh()
+            grown = source.journal.refresh(source.position)
         except JournalBroken as error:
             self._break(source, error)
             return

@@ -174,7 +174,9 @@ def test_a_torn_frame_is_told_from_a_whole_one(folder: JobFolder) -> None:
     assert not journal.whole_frame_at(journal.end)
     os.truncate(folder.path / "journal" / runner.segments()[0], 3)
     with pytest.raises(JournalBroken, match="shrank"):
-        journal.refresh()
+        journal.refresh(4)
+    assert not journal.refresh(3)
+    assert journal.end == 3, "what nobody has read may go"
     journal.close()
 
 

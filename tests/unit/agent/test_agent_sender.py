@@ -112,3 +112,24 @@ def test_what_the_daemon_cant_take_stays_and_is_offered_again(bench: Bench) -> N
     bench.sender.begin("a", 2, len(FRAME))
     (data,) = bench.sent()
     assert (data["t"], data["offset"]) == ("data", len(FRAME))
+
+
+@pytest.mark.parametrize("looked_at", ["before the read", "at the read"])
+def test_what_a_full_disk_took_back_before_it_was_sent_is_no_damage(
+    bench: Bench, looked_at: str
+) -> None:
+    assert [each["t"] for each in bench.sent()] == ["data"]
+    with open(bench.segment, "ab") as segment:
+        segment.write(FRAME[:-3])
+    bench.sender.poke("a")
+    os.truncate(bench.segment, len(FRAME))
+    if looked_at == "before the read":
+        bench.sender.sweep()
+    assert bench.sent() == []
+    bench.append()
+    bench.sender.poke("a")
+    assert [(each["t"], each["offset"]) for each in bench.sent()] == [("data", len(FRAME))]
+    os.truncate(bench.segment, len(FRAME))
+    bench.append()
+    bench.append()
+    assert bench.sender.extent("a") == (0, 3 * len(FRAME)), "whole again, and longer"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runner_kit import WAIT_S, JobFolder, fake_agent, gone, until
 
-from cumulus_runner.journal_writer import JournalWriter
+from cumulus_runner.journal_writer import SPARE_BYTES, JournalWriter
 from cumulus_wire.folder import segment_name, segment_offset
 from cumulus_wire.journal import FrameParser, Kind, encode, encode_json
 
@@ -115,6 +115,29 @@ def test_a_full_disk_leaves_no_half_frame(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 PIPE_BYTES = 1 << 20
+
+
+def test_a_disk_with_hardly_any_room_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a frame that is taken back again could be read meanwhile."""
+    journal = JournalWriter(str(tmp_path), 1 << 20, 1 << 20)
+    assert journal.append(FRAME)
+    real, left = os.fstatvfs, [len(FRAME) + SPARE_BYTES - 1]
+
+    class Disk:
+        f_frsize = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return left[0]
+
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: Disk())
+    assert not journal.append(FRAME) and journal.end_offset == len(FRAME)
+    left[0] += 1
+    assert journal.append(FRAME) and journal.end_offset == 2 * len(FRAME)
+    monkeypatch.setattr(os, "fstatvfs", real)
+    journal.close()
 
 
 def test_a_full_journal_blocks_the_job_until_there_is_room(new_job: NewJob) -> None:
