@@ -77,7 +77,7 @@ class SwarmPlatform(Section):
     endpoint: Annotated[str, Field(max_length=1024)] = "unix:///var/run/docker.sock"
     tls: SwarmTls | None = None
     #: The image of the agents, which the daemon keeps on every enrolled node.
-    agent_image: str
+    agent_image: str = "cumulus-agent:latest"
     #: Where agents reach this daemon: ws://host:port, or wss://host:port.
     advertise_url: Annotated[str, Field(max_length=1024)]
     #: By which certificates agents know the daemon (wss); None: those of the agent's image.
@@ -161,9 +161,7 @@ class PlatformSection(Section):
     @model_validator(mode="after")
     def _swarm_is_described(self) -> "PlatformSection":
         if self.type == "swarm" and self.swarm is None:
-            raise ValueError(
-                "type 'swarm' needs the section `swarm` with agent_image and advertise_url"
-            )
+            raise ValueError("type 'swarm' needs the section `swarm`, with advertise_url at least")
         return self
 
 

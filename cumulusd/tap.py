@@ -13,7 +13,8 @@ from twisted.internet.threads import deferToThreadPool
 from cumulusd.admin.site import AdminSite
 from cumulusd.admin.tokens import Tokens
 from cumulusd.certificates import Certificates
-from cumulusd.config import Config, open_to_others
+from cumulusd.config import Config
+from cumulusd.config_listen import open_to_others
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError
 from cumulusd.identity import Authenticator, Principal

@@ -53,9 +53,14 @@ OURS: dict[str, str] = {
     "cumulusd.config_jobs": "cumulusd.config_platform",
     "cumulusd.config_router": "cumulusd.config_platform",
     "cumulusd.config_s3": "cumulusd.config_platform",
-    "cumulusd.config": "cumulusd.config_chronos cumulusd.config_file cumulusd.config_jobs"
-    " cumulusd.config_platform cumulusd.config_router cumulusd.config_s3 =cumulusd cumulusd.tls"
-    " cumulusd.origins cumulusd.errors cumulusd.identity cumulusd.admin.token_file",
+    "cumulusd.config_faults": "cumulusd.config_file",
+    "cumulusd.config_listen": "=cumulusd cumulusd.tls",
+    "cumulusd.config_tokens": "cumulusd.config_platform cumulusd.identity",
+    "cumulusd.config_web": "cumulusd.config_platform cumulusd.origins",
+    "cumulusd.config": "cumulusd.config_chronos cumulusd.config_faults cumulusd.config_file"
+    " cumulusd.config_jobs cumulusd.config_listen cumulusd.config_platform cumulusd.config_router"
+    " cumulusd.config_s3 cumulusd.config_tokens cumulusd.config_web =cumulusd cumulusd.tls"
+    " cumulusd.identity cumulusd.admin.token_file",
     "cumulusd.state_file": "cumulusd.errors",
     "cumulusd.provisioning": "cumulusd.errors cumulusd.identity cumulusd.state_file",
     "cumulusd.admin": "cumulusd.admin cumulusd.errors cumulusd.identity cumulusd.state_file",

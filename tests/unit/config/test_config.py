@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cumulusd.config import Config, ConfigError, is_loopback, load_config
+from cumulusd.config import Config, ConfigError, load_config
+from cumulusd.config_listen import is_loopback
 from cumulusd.identity import Authenticator, Role
 from cumulusd.protocol.limits import Limits
 
@@ -150,6 +151,9 @@ agent_grace_s: true
     ("text", "line", "key", "words"),
     [
         ("jobs:\n  xyzzy: 1\n", 2, "jobs.xyzzy", "known here: ca_bundle"),
+        ("Log-: {level: info}\n", 1, "Log-", "did you mean 'log'?"),
+        ("max_queued: 5\n", 1, "max_queued", "did you mean 'jobs.max_queued'?"),
+        ("log:\n  endpoint: x\n", 2, "log.endpoint", "did you mean 'platform.swarm.endpoint'?"),
         ("log:\n  level: info\n  level: debug\n", 3, "log.level", "twice, first on line 2"),
         ("a: [1\n", 2, "", "no YAML"),
         ("- 1\n", None, "", "mapping"),
@@ -210,6 +214,13 @@ def test_a_fault_of_a_token(tmp_path: Path, entry: str, words: str) -> None:
     assert found[0][1].startswith("tokens[0]")
     assert words in found[0][2]
     assert SECRET not in found[0][2], "a secret must not be repeated in a message"
+
+
+def test_an_unknown_key_deep_down_is_told_with_the_nearest(tmp_path: Path) -> None:
+    text = "platform:\n  swarm:\n    tls:\n      ca-cert: x\ntokens:\n  - nmae: x\n"
+    found = {key: (line, message) for line, key, message in faults(tmp_path, text)}
+    assert found["platform.swarm.tls.ca-cert"] == (4, "unknown key; did you mean 'ca_cert'?")
+    assert found["tokens[0].nmae"] == (6, "unknown key; did you mean 'name'?")
 
 
 def test_tokens_must_differ(tmp_path: Path) -> None:
