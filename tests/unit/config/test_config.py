@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -291,26 +290,9 @@ def test_a_link_to_python_is_kept(tmp_path: Path) -> None:
     assert config.platform.local.python == tmp_path / "python"
 
 
-def test_the_shipped_configuration(tmp_path: Path) -> None:
-    text = (ROOT / "etc" / "cumulusd.yaml").read_text()
-    (tmp_path / "etc").mkdir()
-    python = tmp_path / ".venv-job" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-    config = load(tmp_path / "etc", text)
-    assert config.state_dir == tmp_path / "var" / "cumulusd"
-    assert config.platform.local.python == python
-    assert config.platform.local.count_cpu_devices
-    assert config.tokens == () and all(map(is_loopback, config.listen))
-
-
 def test_the_routers_bounds_are_those_of_its_limits(tmp_path: Path) -> None:
-    """Key by key, with the same defaults; the shipped file shows all of them."""
+    """Key by key, with the same defaults."""
     assert Limits(**load(tmp_path, "").router.model_dump()) == Limits()
-    text = (ROOT / "etc" / "cumulusd.yaml").read_text()
-    section = text[text.index("# router:") : text.index("# log:")]
-    shown = yaml.safe_load("\n".join(line[2:] for line in section.splitlines()))["router"]
-    assert shown == load(tmp_path, "").router.model_dump()
     config = load(tmp_path, "router: {max_uri_chars: 300, max_messages_per_s: 0}\n")
     limits = Limits(**config.router.model_dump())
     assert (limits.max_uri_chars, limits.max_messages_per_s) == (300, 0)
