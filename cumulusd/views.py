@@ -40,6 +40,9 @@ def job_view(
         "created_at": record.created_at,
         "started_at": record.started_at,
         "completed_at": record.ended_at,
+        "timeline": None
+        if in_listing
+        else [{"phase": m.stage.value, "at": m.at, "attempt": m.attempt} for m in record.moments],
         "pause_requested": record.pause_requested,
         "paused_at": record.paused_at,
         "ran_s": record.ran_s,

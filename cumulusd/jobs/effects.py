@@ -132,7 +132,12 @@ class Effects:
             try:
                 grant = await self._workers.prepare(record, placement)
                 self._clearing.granted(record)
-                event = Event(kind=EventKind.PREPARED, at=0.0, grant=grant, attempt=record.attempt)
+                event = Event(
+                    kind=EventKind.PREPARED,
+                    at=self._wall_clock(),
+                    grant=grant,
+                    attempt=record.attempt,
+                )
                 self._tell(record.job_id, EventKind.PREPARED, event=event)
                 return
             except InsufficientResources as error:

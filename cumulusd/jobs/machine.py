@@ -10,7 +10,7 @@ from collections.abc import Callable
 import attrs
 
 from cumulus_wire.codes import RETRIED, EndReason
-from cumulusd.jobs import changes
+from cumulusd.jobs import changes, timeline
 from cumulusd.jobs.events import Effect, Event, EventKind, ImpossibleTransition
 from cumulusd.jobs.model import End, JobRecord, Phase
 
@@ -188,6 +188,7 @@ def step(record: JobRecord, event: Event) -> tuple[JobRecord, tuple[Effect, ...]
     if event.kind is EventKind.SETUP_BEGAN and record.setup_at is not None:
         return record, _NOTHING
     after, effects = attrs.evolve(row.change(record, event), phase=row.phase), row.effects
+    after = timeline.noted(after, event.at)
     if event.kind is EventKind.CODE_BEGAN and _is_to_pause(after):
         effects += _TELL_PAUSE  # asked for before the code was there to be asked
     return after, effects

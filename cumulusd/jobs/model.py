@@ -173,6 +173,29 @@ class EndedAttempt:
     ended_at: float
 
 
+class Stage(StrEnum):
+    """What a job's owner is told of its way: of `Phase` what tells times apart."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"  #: the worker makes partition and folder
+    LAUNCHING = "launching"  #: the platform makes the container, which has not spoken yet
+    SETUP = "setup"  #: the runner installs what the job requires
+    RUNNING = "running"  #: the user's code runs
+    PAUSED = "paused"
+    ENDING = "ending"  #: the attempt is over; its worker is being cleared
+    ENDED = "ended"
+
+
+@attrs.frozen(kw_only=True)
+class Moment:
+    """When a job came to a stage, in which attempt. `at` is unix seconds, by this machine's clock
+    and never before the moment ahead of it."""
+
+    stage: Stage
+    at: float
+    attempt: int
+
+
 #: An attempt after a pause has so long at least: the code that paused was within its duration.
 MIN_DURATION_LEFT_S = 1.0
 
@@ -208,6 +231,11 @@ class JobRecord:
     pinned_node: str | None = None  #: what it is to go on from is on this node only
     ran_s: float = 0.0  #: time that its code ran in earlier, paused attempts
     paused_at: float | None = None  #: since when it is paused
+    #: its way so far, oldest first; see `cumulusd.jobs.timeline`
+    moments: tuple[Moment, ...] = attrs.Factory(
+        lambda self: (Moment(stage=Stage.QUEUED, at=self.created_at, attempt=self.attempt),),
+        takes_self=True,
+    )
 
     @property
     def duration_left_s(self) -> float:

@@ -54,8 +54,28 @@ def _with_pauses(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _with_moments(body: dict[str, Any]) -> dict[str, Any]:
+    """4 to 5: when the job came to each stage; of older jobs what other fields tell."""
+    attempt, created_at = body["attempt"], body["created_at"]
+    told = [("queued", body["queued_at"], attempt)] if body["queued_at"] is not None else []
+    told += [
+        (stage, body[field], attempt)
+        for stage, field in (("setup", "setup_at"), ("running", "started_at"))
+        if body[field] is not None
+    ]
+    if body["phase"] == "paused" and body["paused_at"] is not None:
+        told.append(("paused", body["paused_at"], attempt))
+    if body["ended_at"] is not None:
+        told.append(("ended" if body["phase"] == "ended" else "ending", body["ended_at"], attempt))
+    moments = [{"stage": "queued", "at": created_at, "attempt": 1}]
+    for stage, at, which in told:
+        at = max(at, moments[-1]["at"])
+        moments.append({"stage": stage, "at": at, "attempt": which})
+    return {**body, "moments": moments}
+
+
 #: `UPGRADES[n - 1]` brings a record of version n to version n + 1.
-UPGRADES: tuple[Upgrade, ...] = (_with_attempts, _with_fate, _with_pauses)
+UPGRADES: tuple[Upgrade, ...] = (_with_attempts, _with_fate, _with_pauses, _with_moments)
 
 VERSION = 1 + len(UPGRADES)
 

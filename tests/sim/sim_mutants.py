@@ -11,12 +11,12 @@ from cumulusd.agent.journal_sender import JournalSender
 from cumulusd.agent.live_job import LiveJob
 from cumulusd.agent.partitions import Partitions
 from cumulusd.chronos.ledger import Ledger
-from cumulusd.jobs import checkpoints, machine
+from cumulusd.jobs import checkpoints, machine, timeline
 from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.events import Effect
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journal_files import JournalFiles
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord, Moment, Phase
 from cumulusd.jobs.ports import Kept
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.watcher import Watcher
@@ -89,6 +89,14 @@ def _nothing_to_load(self: Any) -> None:
     self._present = sorted(self._ledger.devices)
 
 
+def _noted_unclamped(record: JobRecord, at: float) -> JobRecord:
+    now = Moment(stage=timeline.stage_of(record), at=at, attempt=record.attempt)
+    last = record.moments[-1]
+    if (now.stage, now.attempt) == (last.stage, last.attempt):
+        return record
+    return attrs.evolve(record, moments=(*record.moments, now))
+
+
 @contextmanager
 def _early_release() -> Iterator[None]:
     async def gone(self: Any, record: JobRecord, tries: int) -> bool:
@@ -153,6 +161,9 @@ MUTANTS: dict[str, Patch] = {
     ),
     "an attempt after a pause has all of the duration again": lambda: mock.patch.object(
         JobRecord, "duration_left_s", property(lambda self: self.spec.duration_s)
+    ),
+    "a stage is noted at the hour of a worker's clock": lambda: mock.patch.object(
+        timeline, "noted", _noted_unclamped
     ),
     "an agent forgets its partitions over a restart": lambda: mock.patch.object(
         Partitions, "load", _nothing_to_load

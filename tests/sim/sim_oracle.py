@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cumulus_wire.codes import RETRIED, EndReason
 from cumulus_wire.journal import HEADER
+from cumulusd.jobs import timeline
 from cumulusd.jobs.model import End, EndedAttempt, JobRecord, Phase
 from tests.sim.sim_clients import Facts, agree
 from tests.sim.sim_clock import BEGIN_UNIX_S
@@ -69,6 +70,22 @@ def judge_attempt(world: "World", facts: Facts, record: JobRecord) -> str | None
     if facts.cancel_done_at is not None:
         return "is repeated though it is cancelled"
     return _judge(world, facts, record, "failed", over.reason, over)
+
+
+def judge_timeline(known: JobRecord | None, after: JobRecord) -> str | None:
+    """What is wrong with when the job came to where it is. A crash may lose unsaved moments, but
+    none is ever told otherwise than before."""
+    at = [moment.at for moment in after.moments]
+    last = after.moments[-1]
+    if at != sorted(at) or len(at) > timeline.MAX_MOMENTS:
+        return f"has a timeline that runs backwards or over its bound: {at}"
+    if (last.stage, last.attempt) != (timeline.stage_of(after), after.attempt):
+        return f"is {timeline.stage_of(after)}, its timeline ends with {last}"
+    if known is not None and len(after.moments) < timeline.MAX_MOMENTS:
+        before = known.moments
+        if after.moments[: len(before)] != before:
+            return f"has a timeline that changed: {before}, now {after.moments}"
+    return None
 
 
 def judge_pause(world: "World", facts: Facts, known: JobRecord, after: JobRecord) -> str | None:

@@ -331,6 +331,9 @@ class World:
         if before is None or before.phase is not after.phase:
             self.trace("job {} {}", facts.name, after.phase)
         known, facts.record = facts.record, after
+        wrong = sim_oracle.judge_timeline(known, after)
+        if wrong is not None:
+            self.note(f"{facts.name} {wrong}")
         if after.placement is not None and after.end is None:
             facts.deaths += self.faults.befalling(after.placement.node_id)
         if known is not None and len(after.attempts) > len(known.attempts):

@@ -16,10 +16,12 @@ from cumulusd.jobs.model import (
     Grant,
     JobRecord,
     JobSpec,
+    Moment,
     OutputInfo,
     Phase,
     Placement,
     ResultInfo,
+    Stage,
     Wait,
 )
 from cumulusd.jobs.ports import AgentView, Device, Node
@@ -141,6 +143,10 @@ def full_record() -> JobRecord:
         pinned_node="n1",
         ran_s=12.5,
         paused_at=3.75,
+        moments=(
+            Moment(stage=Stage.QUEUED, at=1.5, attempt=1),
+            Moment(stage=Stage.ENDED, at=4.0, attempt=2),
+        ),
     )
 
 
