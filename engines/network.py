@@ -13,7 +13,15 @@ from pathlib import Path
 from engines.commands import run
 from engines.layout import Layout, NodeLayout
 
-__all__ = ["choose_subnet", "host_mtu", "make", "nameservers", "remove_rules", "rules_of"]
+__all__ = [
+    "choose_subnet",
+    "connect",
+    "host_mtu",
+    "make",
+    "nameservers",
+    "remove_rules",
+    "rules_of",
+]
 
 Network = ipaddress.IPv4Network
 _POOL = Network("10.192.0.0/10")
@@ -97,12 +105,13 @@ def make(layout: Layout) -> None:
     run("ip", "addr", "add", f"{layout.bridge_address}/{layout.prefix_length}", "dev", bridge)
     run("ip", "link", "set", bridge, "up")
     for node in layout.nodes:
-        _connect(layout, node)
+        connect(layout, node)
     for table, chain, rule in reversed(rules(layout)):
         iptables("-t", table, "-I", chain, "1", *rule)
 
 
-def _connect(layout: Layout, node: NodeLayout) -> None:
+def connect(layout: Layout, node: NodeLayout) -> None:
+    """The node's network namespace, and its cable to the bridge."""
     namespace, link, mtu = layout.network_namespace(node), layout.host_link(node), str(layout.mtu)
     run("ip", "netns", "add", namespace)
     run(

@@ -14,9 +14,9 @@ from pathlib import Path
 from engines import host, network
 from engines.commands import run
 from engines.engine import MARK
-from engines.layout import runtime_of
+from engines.layout import Layout, NodeLayout, runtime_of
 
-__all__ = ["MARKER", "leftovers", "sweep", "sweep_dead"]
+__all__ = ["MARKER", "cgroups_of_node", "leftovers", "sweep", "sweep_dead"]
 
 #: In a cluster's folder: only a folder with it is ever removed. Its text is the tag.
 MARKER = ".cumulus-engines"
@@ -53,8 +53,17 @@ def mounts_under(folder: Path) -> list[str]:
 
 def cgroups_of(tag: str) -> list[Path]:
     """Folders of the tag's cgroups in every hierarchy, the deepest first."""
+    return _cgroups(f"{tag}-n*")
+
+
+def cgroups_of_node(layout: Layout, node: NodeLayout) -> list[Path]:
+    """The same of one node."""
+    return _cgroups(layout.cgroup(node).lstrip("/"))
+
+
+def _cgroups(pattern: str) -> list[Path]:
     found: list[Path] = []
-    for top in [*_CGROUPS.glob(f"{tag}-n*"), *_CGROUPS.glob(f"*/{tag}-n*")]:
+    for top in [*_CGROUPS.glob(pattern), *_CGROUPS.glob(f"*/{pattern}")]:
         if top.is_symlink() or top.parent.is_symlink():
             continue
         found += [Path(folder) for folder, _, _ in os.walk(top)]

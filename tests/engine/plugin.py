@@ -19,6 +19,7 @@ import pytest
 
 from engines.cluster import Cluster
 from engines.kept import archived_image, build_images, build_ml_image
+from engines.machine import BareMachine, make_machine_tree
 from engines.packages import install_missing, missing_packages
 from engines.release import RELEASES, Release, make_tree
 from engines.tiny_image import find_busybox, make_tiny_image
@@ -104,6 +105,8 @@ def preparations(items: Sequence[pytest.Item]) -> dict[str, Callable[[], object]
         wanted["image_archives"] = build_images
     if "ml_archive" in names:
         wanted["ml_archive"] = build_ml_image
+    if "machine_tree" in names:
+        wanted["machine_tree"] = make_machine_tree
     for item in items:
         if "engine_tree" in getattr(item, "fixturenames", ()):
             release: Release = item.callspec.params["engine_tree"]  # type: ignore[attr-defined]
@@ -163,6 +166,20 @@ def cluster(engine_packages: None, tmp_path_factory: pytest.TempPathFactory) -> 
     """
     with Cluster.create(tmp_path_factory.mktemp("engines") / "cluster") as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def machine_tree(request: pytest.FixtureRequest, engine_packages: None) -> Path:
+    """The file system of a bare Debian 12, which every `bare_machine` gets a copy of."""
+    _require(request, "machine_tree")
+    return make_machine_tree()
+
+
+@pytest.fixture
+def bare_machine(cluster: Cluster, machine_tree: Path) -> Iterator[BareMachine]:
+    """A fresh virtual machine, so to say, on the cluster's network: systemd runs, no Docker."""
+    with BareMachine.boot(cluster.layout, machine_tree) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")
