@@ -136,16 +136,25 @@ class Relay:
         return self.view(record)
 
     async def follow(
-        self, who: Principal, job_id: str, from_offset: int, sink: Sink
+        self,
+        who: Principal,
+        job_id: str,
+        from_offset: int,
+        sink: Sink,
+        tail_bytes: int | None = None,
     ) -> dict[str, Any]:
         """Sends state changes and journal in order to `sink`; the end, when all is sent.
 
-        The reader sets the pace: nothing is read ahead of it. Cancelling this ends the following,
-        never the job.
+        The reader sets the pace: nothing is read ahead of it. With `tail_bytes`, what lies between
+        `from_offset` and about the last so many bytes that are there now is left out. Cancelling
+        this ends the following, never the job.
         """
         record = self._readable(who, job_id)
         journal = self._journals.get(job_id)
         offset = from_offset
+        if tail_bytes is not None and journal is not None:
+            tail = journal.end_offset - tail_bytes
+            offset = max(offset, journal.record_begin(tail)) if tail > offset else offset
         shown: dict[str, Any] | None = None
         while True:
             record = self._readable(who, job_id)

@@ -286,6 +286,19 @@ class Journal:
                     raise self._inside_a_record(segment, offset) from None
         return Chunk(kind="frames", offset=offset, next_offset=offset)
 
+    def record_begin(self, offset: int) -> int:
+        """Where the record begins that `offset` is inside; where that isn't kept, the next one that
+        is. Raises StoreFailed when the disk refuses."""
+        for segment in self._files:
+            if offset < segment.start:
+                return segment.start
+            if offset < min(segment.end, self.end_offset):
+                try:
+                    return record_around(self._folder, segment, offset)
+                except OSError as error:
+                    raise disk_error(self.job_id, "read", self._folder, error) from error
+        return self.end_offset
+
     async def wait_beyond(self, offset: int) -> None:
         """Fires when `end_offset` is beyond `offset`, or the journal is finished or closed.
 

@@ -132,6 +132,7 @@ class Procedures:
         arguments = Arguments(call)
         job_id = arguments.take("job_id", str)
         from_offset = arguments.take("from_offset", int, 0)
+        tail_bytes = arguments.take("tail_bytes", int, None)
         arguments.end()
         if not call.wants_progress:
             raise InvalidArgument(
@@ -139,7 +140,7 @@ class Procedures:
                 job_id=job_id,
                 hint="without it, ask cumulus.job.get for the state",
             )
-        return await self._relay.follow(call.caller, job_id, from_offset, call.progress)
+        return await self._relay.follow(call.caller, job_id, from_offset, call.progress, tail_bytes)
 
     async def _job_get(self, call: Call) -> Mapping[str, Any]:
         return self._relay.get(call.caller, self._job_id(call))

@@ -110,12 +110,19 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
 class Reader:
     """Follows a job; takes one progressive result at a time when told to."""
 
-    def __init__(self, office: Office, who: Principal, job_id: str, offset: int = 0) -> None:
+    def __init__(
+        self,
+        office: Office,
+        who: Principal,
+        job_id: str,
+        offset: int = 0,
+        tail_bytes: int | None = None,
+    ) -> None:
         self.parts: list[Mapping[str, Any]] = []
         self.gate: Deferred[None] | None = None
         self.slow = False
         self.following = Deferred.fromCoroutine(
-            office.relay.follow(who, job_id, offset, self._sink)
+            office.relay.follow(who, job_id, offset, self._sink, tail_bytes)
         )
         self.end: Mapping[str, Any] | None = None
         self.error: Exception | None = None
@@ -164,6 +171,24 @@ async def test_following_tells_everything_in_order_and_the_end_last(office: Offi
     late = Reader(office, ANN, job_id, offsets[0][1])
     assert late.end is not None
     assert late.parts[0]["offset"] == offsets[0][1], "attach goes on where it was told to"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_may_leave_out_all_but_the_end(office: Office) -> None:
+    job_id = await office.submit()
+    office.world.says(job_id, SETUP, RUNNING, *(output(f"line {i}\n") for i in range(400)))
+    end_offset = office.relay.get(ANN, job_id)["journal"]["end_offset"]
+    whole = Reader(office, ANN, job_id)
+    tail = Reader(office, ANN, job_id, 0, tail_bytes=300)
+    first = next(part for part in tail.parts if part["event"] == "journal")
+    assert 300 <= end_offset - first["offset"] < 400
+    assert whole.text.endswith(tail.text) and tail.text.startswith("line 3")
+    late = Reader(office, ANN, job_id, end_offset, tail_bytes=300)
+    all_of_it = Reader(office, ANN, job_id, 0, tail_bytes=1 << 20)
+    assert (late.text, all_of_it.text) == ("", whole.text)
+    office.world.says(job_id, output("last"), exit_frame())
+    for reader in (whole, tail, late, all_of_it):
+        assert reader.text.endswith("last") and reader.end is not None
 
 
 async def forced_while_away(office: Office) -> tuple[str, Reader]:
