@@ -6,86 +6,39 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from cumulusd import __version__
-from cumulusd.certificates import expiry_told
+from cumulusd.cli_config import add_config
 from cumulusd.cli_store import add_store, run_store
 from cumulusd.cli_token import add_token, run_token
-from cumulusd.config import Config, ConfigError, load_config, warnings
-from cumulusd.errors import CumulusError
+from cumulusd.config import Config, ConfigError, load_config
+from cumulusd.errors import CumulusError, InvalidArgument
+from cumulusd.exits import EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE
 from cumulusd.provisioning import DEFAULT_LIFETIME_S, MAX_LIFETIME_S, Provisioning
-from cumulusd.tls import SCHEME, load_certificate, parse_listener
-
-# sysexits.h
-EXIT_CONFIG = 78
-EXIT_UNAVAILABLE = 69
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, 2 for wrong usage, 65 for a damaged store, 69 when it can't be done, 78 for a
-    configuration with faults."""
+    """The exit code: 0, or one of `cumulusd.exits`."""
     parser = argparse.ArgumentParser(
         prog="cumulusd",
         description="Cumulus's daemon. It is run by: twistd -n cumulusd --config FILE",
     )
     parser.add_argument("--version", action="version", version=f"cumulusd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
-        "check-config",
-        help="report every fault of a configuration",
-        description="Reports every fault of a configuration file with its line. Exit code 0 when "
-        "there is none, 78 otherwise. Tokens named by environment variables are looked up.",
-    )
-    check.add_argument("file", metavar="FILE")
+    add_config(commands)
     add_token(commands)
     _add_provision_token(commands)
     add_store(commands)
     arguments = parser.parse_args(argv)
-    if arguments.command == "check-config":
-        return check_config(arguments.file)
+    if "looks" in arguments:
+        code: int = arguments.looks(arguments)
+        return code
     if arguments.command == "store":
         return run_store(arguments)
     if arguments.command == "token":
         return _told(lambda: run_token(arguments))
     work: Callable[[Provisioning, argparse.Namespace], None] = arguments.work
     return _told(lambda: work(_provisioning(load_config(arguments.file, os.environ)), arguments))
-
-
-def check_config(path: str) -> int:
-    """Reports on stdout (all is well) or stderr (the faults, one a line)."""
-    try:
-        config = load_config(path, os.environ)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_CONFIG
-    sys.stdout.write(
-        f"{path}: ok\n"
-        f"  listens on  {', '.join(config.listen)}\n"
-        f"  state in    {config.state_dir}\n"
-        f"  platform    {config.platform.type}\n"
-        f"  tokens      {_tokens(config)}\n"
-        f"  admin       {config.admin_path}\n"
-    )
-    for warning in (*warnings(config), *_expiries(config)):
-        sys.stderr.write(f"{path}: warning: {warning}\n")
-    return 0
-
-
-def _expiries(config: Config) -> list[str]:
-    """What is to be said of certificates that have expired, or soon will."""
-    told = []
-    for one in config.listen:
-        if one.startswith(SCHEME):
-            listener = parse_listener(one, Path.cwd())  # its paths are absolute by now
-            told.append(expiry_told(listener, load_certificate(listener).expires_at, time.time()))
-    return [one for one in told if one is not None]
-
-
-def _tokens(config: Config) -> str:
-    if config.tokens_made:
-        return f"{len(config.tokens)} here, and those of `cumulusd token list`"
-    return str(len(config.tokens) or "none: open to this machine")
 
 
 def _add_provision_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -135,7 +88,7 @@ def _told(work: Callable[[], None]) -> int:
     except CumulusError as error:
         hint = f" ({error.hint})" if error.hint else ""
         sys.stderr.write(f"cumulusd: {error.message}{hint}\n")
-        return EXIT_UNAVAILABLE
+        return EXIT_USAGE if isinstance(error, InvalidArgument) else EXIT_UNAVAILABLE
     return 0
 
 

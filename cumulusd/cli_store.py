@@ -9,13 +9,10 @@ from pathlib import Path
 
 from cumulusd.config import ConfigError, load_config
 from cumulusd.errors import CumulusError
+from cumulusd.exits import EXIT_CONFIG, EXIT_DAMAGED, EXIT_UNAVAILABLE
 from cumulusd.jobs.salvage import StoreReport, examine, salvage
 from cumulusd.jobs.store_file import store_path
 
-# sysexits.h
-EXIT_DAMAGED = 65
-EXIT_UNAVAILABLE = 69
-EXIT_CONFIG = 78
 #: Jobs and journals named on the terminal; more are counted.
 _MAX_NAMED = 50
 

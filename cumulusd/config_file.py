@@ -43,6 +43,10 @@ class Lines:
     def __init__(self, lines: dict[KeyPath, int]) -> None:
         self._lines = lines
 
+    def exactly(self, location: KeyPath) -> int | None:
+        """The line of that very key; None when it isn't in the file."""
+        return self._lines.get(location)
+
     def of(self, location: KeyPath) -> int | None:
         """The line of that key, or of the nearest one above that is there."""
         while location:

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from cumulusd.certificates import DAY_S, Certificates
-from cumulusd.cli import check_config
+from cumulusd.cli_config import check_config
 from cumulusd.tls import TlsUnusable, parse_listener
 from tests.security.authority import Authority
 

@@ -55,6 +55,7 @@ OURS: dict[str, str] = {
     "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config_faults": "cumulusd.config_file",
     "cumulusd.config_listen": "=cumulusd cumulusd.tls",
+    "cumulusd.config_shown": "cumulusd.config cumulusd.config_file cumulusd.config_tokens",
     "cumulusd.config_tokens": "cumulusd.config_platform cumulusd.identity",
     "cumulusd.config_web": "cumulusd.config_platform cumulusd.origins",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_faults cumulusd.config_file"
@@ -67,12 +68,15 @@ OURS: dict[str, str] = {
     "cumulusd.admin.tokens": f"{_PORTS} cumulusd.admin cumulusd.identity cumulusd.scram_keys",
     "cumulusd.admin.site": f"{_COMMON} cumulusd.admin cumulusd.web",
     "cumulusd.job_network": "",
-    "cumulusd.cli_store": "cumulusd.config cumulusd.errors cumulusd.jobs",
+    "cumulusd.cli_store": "cumulusd.config cumulusd.errors cumulusd.exits cumulusd.jobs",
     "cumulusd.cli_token": "cumulusd.admin.client cumulusd.admin.token_record cumulusd.config"
     " cumulusd.errors",
-    "cumulusd.cli": "=cumulusd cumulusd.certificates cumulusd.cli_store cumulusd.cli_token"
+    "cumulusd.exits": "",
+    "cumulusd.cli_config": "cumulusd.certificates cumulusd.config cumulusd.config_shown"
+    " cumulusd.exits cumulusd.tls",
+    "cumulusd.cli": "=cumulusd cumulusd.cli_config cumulusd.cli_store cumulusd.cli_token"
     " cumulusd.config cumulusd.errors"
-    " cumulusd.provisioning cumulusd.tls",
+    " cumulusd.exits cumulusd.provisioning",
     "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
     " cumulusd.tap",
     "cumulusd.jobs": f"{_COMMON} cumulusd.jobs",

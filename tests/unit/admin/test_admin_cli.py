@@ -10,9 +10,10 @@ import pytest
 
 from cumulusd import cli_token
 from cumulusd.admin.token_record import new_token
-from cumulusd.cli import EXIT_CONFIG, EXIT_UNAVAILABLE, main
+from cumulusd.cli import main
 from cumulusd.cli_token import when
 from cumulusd.config import ConfigError, admin_path_in, load_config
+from cumulusd.exits import EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE
 
 NOW = 1_795_708_000.0
 
@@ -192,7 +193,7 @@ def test_what_is_wrong_is_told_by_the_options_names(
         (["--role", "boss", "--owner", "c/d"], ["--name must", "--owner must", "--role must"]),
         (["--role", "client", "--expires", "2020-01-01"], ["--name must", "--expires must lie"]),
     ):
-        assert main([*create, *words]) == EXIT_UNAVAILABLE
+        assert main([*create, *words]) == EXIT_USAGE
         refused = capsys.readouterr()
         assert refused.out == "" and "no token was made" in refused.err
         assert all(text in refused.err for text in told), refused.err

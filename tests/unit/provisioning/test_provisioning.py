@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulusd.cli import EXIT_CONFIG, EXIT_UNAVAILABLE, main
+from cumulusd.cli import main
 from cumulusd.errors import (
     Conflict,
     InternalError,
@@ -17,6 +17,7 @@ from cumulusd.errors import (
     TooMany,
     Unavailable,
 )
+from cumulusd.exits import EXIT_CONFIG, EXIT_UNAVAILABLE
 from cumulusd.provisioning import FILE, MAX_TOKENS, Provisioning
 from cumulusd.state_file import StateFile
 
