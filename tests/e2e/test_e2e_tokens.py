@@ -251,14 +251,14 @@ def test_errors_say_what_to_do(make_daemon: MakeDaemon) -> None:
     assert "is cumulusd running" in refused.stderr and refused.stdout == ""
     daemon.start()
     made(daemon, "ann")
-    for arguments, words in (
-        (["create", "--name", "ann", "--role", "client"], "choose another name"),
-        (["create", "--name", "bob", "--role", "boss"], "client, viewer, admin, agent"),
-        (["revoke", "nobody"], "cumulusd token list"),
-        (["revoke", "agent-local"], "of an agent"),
+    for arguments, words, code in (
+        (["create", "--name", "ann", "--role", "client"], "choose another name", 69),
+        (["create", "--name", "bob", "--role", "boss"], "client, viewer, admin, agent", 2),
+        (["revoke", "nobody"], "cumulusd token list", 69),
+        (["revoke", "agent-local"], "of an agent", 69),
     ):
         refused = token(daemon, *arguments, check=False)
-        assert refused.returncode == 69, refused
+        assert refused.returncode == code, refused
         assert words in refused.stderr and refused.stdout == "", refused.stderr
     refused = token(
         daemon, "create", "--name", "n", "--role", "client", "--expires", "soon", check=False
