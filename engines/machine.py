@@ -142,7 +142,7 @@ class BareMachine:
         machine = cls(layout, node, layout.base / f"machine{number}")
         try:
             machine._make_disk(tree, environ)
-            network.connect(layout, node)
+            machine._connect()
             machine._start()
             machine._wait_booted()
         except (OSError, ToolError, subprocess.TimeoutExpired) as error:
@@ -230,6 +230,18 @@ class BareMachine:
 
     def shut_down(self) -> None:
         """Switches it off and throws it away; back when nothing is left. May be repeated."""
+        self._switch_off()
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+
+    def reboot(self) -> None:
+        """Switches it off as when its power fails, and on again: its disk is what it keeps."""
+        self._switch_off()
+        self._connect()
+        self._start()
+        self._wait_booted()
+
+    def _switch_off(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             init = _pidfd(self._init_pid)
@@ -255,8 +267,6 @@ class BareMachine:
             if time.monotonic() > deadline:
                 raise MachineError(f"cgroups of {self.name} can't be removed: {folders}")
             time.sleep(0.02)
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
 
     def __enter__(self) -> "BareMachine":
         return self
@@ -280,6 +290,13 @@ class BareMachine:
         if bundle := environ.get("SSL_CERT_FILE"):
             shutil.copyfile(bundle, self.root / _BUNDLE)
         (etc / "apt/apt.conf.d/99network").write_text(_apt_settings())
+
+    def _connect(self) -> None:
+        network.connect(self._layout, self._node)
+        # A card keeps its address over a reboot: the others on the bridge remember it.
+        card = ":".join(f"{part:02x}" for part in ipaddress.ip_address(self.address).packed)
+        namespace = self._layout.network_namespace(self._node)
+        run("ip", "-n", namespace, "link", "set", "eth0", "address", f"02:42:{card}")
 
     def _start(self) -> None:
         cgroups, mounts = [], []

@@ -1,19 +1,28 @@
 #!/usr/bin/env bash
-# provision/firewall.sh apply|remove|status: what job containers of this node may reach.
+# provision/firewall.sh: what job containers of this node may reach, and who reaches Swarm's ports.
 #
-#   apply [--daemon ADDR:PORT]... [--deny CIDR]... [--dns ADDR]... [--bridge NAME]...
-#       --daemon  the Cumulus daemon's address: jobs don't reach it (agents, on the host's network, do)
-#       --deny    addresses that jobs don't reach: the private ones of manager and workers, say
-#       --dns     a name server that jobs reach although it lies in what is denied, or on this host
-#       --bridge  a further bridge of job containers (NAME+ for all that begin so); always there are
-#                 docker0, docker_gwbridge and br-+
-#   remove        takes all of it back
-#   status        shows the rules; exit code 0 when they are in force, 1 when not
+#   install [OPTION]...  applies, and again at each boot and each start of Docker: copies itself to
+#                        /usr/local/lib/cumulus, keeps the options in /etc/cumulus/firewall.options
+#   uninstall            takes rules, options, unit and copy back
+#   apply [OPTION]...    applies now; the rules don't outlive a reboot
+#   restore              applies with the options that `install` kept
+#   remove               takes the rules back
+#   status               shows the rules; exit code 0 when they are in force, 1 when not
+#   unit                 prints the systemd unit that `install` writes
+#
+# Options, each as often as needed:
+#   --daemon ADDR:PORT  the Cumulus daemon: jobs don't reach it (agents, on the host's network, do)
+#   --deny CIDR         addresses that jobs don't reach: the private ones of manager and workers, say
+#   --dns ADDR          a name server that jobs reach although it lies in what is denied, or on this host
+#   --bridge NAME       a further bridge of job containers (NAME+ for all that begin so); always there
+#                       are docker0, docker_gwbridge and br-+
+#   --peer CIDR         who reaches this host's ports of Swarm and Docker; with one, nobody else does
+#   --open PORT         a TCP port of this host that all reach, whoever the peers are
 #
 # From those bridges nothing reaches this host itself nor, on any host, the ports of Docker and Swarm
 # (2375, 2376, 2377, 4789, 7946). What else is not denied goes: the package index, for example.
-# Answers to connections that others opened go too. Safe to repeat: apply replaces what it made
-# before. Rules don't outlive a reboot.
+# Answers to connections that others opened go too. Safe to repeat: apply replaces what it made before.
+# A provider's own firewall stands before this one, and is to let the same in.
 set -euo pipefail
 
 readonly FORWARD=CUMULUS-FORWARD INPUT=CUMULUS-INPUT JOB_OUT=CUMULUS-JOB-OUT JOB_HOST=CUMULUS-JOB-HOST
@@ -23,12 +32,23 @@ fail() {
     say "$*"
     exit 2
 }
-usage() { fail "usage: firewall.sh apply [--daemon ADDR:PORT] [--deny CIDR] [--dns ADDR] [--bridge NAME] | remove | status"; }
+usage() { fail "usage: firewall.sh install|apply [--daemon ADDR:PORT] [--deny CIDR] [--dns ADDR] [--bridge NAME] [--peer CIDR] [--open PORT] | restore | uninstall | remove | status | unit"; }
+
+readonly COPY=/usr/local/lib/cumulus/firewall.sh OPTIONS=/etc/cumulus/firewall.options
+readonly UNIT=/etc/systemd/system/cumulus-firewall.service
 
 [ $# -ge 1 ] || usage
 action=$1
 shift
-daemons=() denied=() servers=() bridges=(docker0 docker_gwbridge br-+)
+if [ "$action" = restore ]; then
+    [ $# = 0 ] || usage
+    [ -r "$OPTIONS" ] || fail "$OPTIONS is not there: \`firewall.sh install\` writes it"
+    mapfile -t kept <"$OPTIONS"
+    set -- ${kept[@]+"${kept[@]}"}
+    action=apply
+fi
+given=("$@")
+daemons=() denied=() servers=() bridges=(docker0 docker_gwbridge br-+) peers=() opened=()
 
 octet='(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])'
 address="$octet\\.$octet\\.$octet\\.$octet"
@@ -36,7 +56,7 @@ address="$octet\\.$octet\\.$octet\\.$octet"
 is_port() { [[ $1 =~ ^[0-9]{1,5}$ ]] && ((10#$1 >= 1 && 10#$1 <= 65535)); }
 
 while [ $# -gt 0 ]; do
-    if [ "$action" != apply ] || [ $# -lt 2 ]; then usage; fi
+    case $action in apply | install) [ $# -ge 2 ] || usage ;; *) usage ;; esac
     case $1 in
         --daemon)
             if ! [[ ${2%:*} =~ ^$address$ && $2 == *:* ]] || ! is_port "${2##*:}"; then
@@ -57,10 +77,46 @@ while [ $# -gt 0 ]; do
             [[ $2 =~ ^[A-Za-z0-9_.-]{1,15}\+?$ ]] || fail "--bridge takes a link's name, not '$2'"
             bridges+=("$2")
             ;;
+        --peer)
+            [[ $2 =~ ^$address(/(3[0-2]|[12]?[0-9]))?$ ]] ||
+                fail "--peer takes an IPv4 network or address, for example 10.0.0.0/24; not '$2'"
+            peers+=("$2")
+            ;;
+        --open)
+            is_port "$2" || fail "--open takes a TCP port, for example 50051; not '$2'"
+            opened+=("$2")
+            ;;
         *) usage ;;
     esac
     shift 2
 done
+
+# Text of the systemd unit; systemd/cumulus-firewall.service is the same.
+unit() {
+    cat <<'END'
+# Before Docker, whose containers' jobs it holds off; and again with each of Docker's starts.
+# Written by provision/firewall.sh install.
+[Unit]
+Description=What Cumulus' job containers may reach, and who reaches Swarm
+After=network-pre.target nftables.service ufw.service firewalld.service
+Before=docker.service
+PartOf=docker.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/lib/cumulus/firewall.sh restore
+TimeoutStartSec=120
+
+[Install]
+WantedBy=multi-user.target docker.service
+END
+}
+
+if [ "$action" = unit ]; then
+    unit
+    exit 0
+fi
 
 [ "$(id -u)" = 0 ] || fail "this needs root"
 command -v iptables >/dev/null || fail "iptables is not installed; on Debian: apt-get install iptables"
@@ -76,7 +132,7 @@ has_chain() { "$1" -S "$2" >/dev/null 2>&1; }
 # The rules of our own chains, as iptables-restore reads them; $1 is v4 or v6. Naming a chain empties
 # it, and all of it takes effect at once.
 own_chains() {
-    local bridge server daemon network protocol
+    local bridge server daemon network protocol port
     printf '%s\n' '*filter' ":$INPUT - [0:0]" ":$JOB_HOST - [0:0]"
     [ "$1" = v6 ] || printf '%s\n' ":$FORWARD - [0:0]" ":$JOB_OUT - [0:0]"
     for bridge in "${bridges[@]}"; do
@@ -84,7 +140,23 @@ own_chains() {
         [ "$1" = v6 ] || printf -- '-A %s -i %s -g %s\n' "$FORWARD" "$bridge" "$JOB_OUT"
     done
 
-    # To this host: answers and names.
+    # To this host, from others: Swarm's and Docker's ports.
+    for port in ${opened[@]+"${opened[@]}"}; do
+        printf -- '-A %s -p tcp --dport %s -j ACCEPT\n' "$INPUT" "$port"
+    done
+    if [ "${#peers[@]}" -gt 0 ]; then
+        printf -- '-A %s -i lo -j RETURN\n' "$INPUT"
+        if [ "$1" = v4 ]; then
+            for network in "${peers[@]}"; do
+                printf -- '-A %s -s %s -p tcp -m multiport --dports 2376,2377,7946 -j ACCEPT\n' "$INPUT" "$network"
+                printf -- '-A %s -s %s -p udp -m multiport --dports 4789,7946 -j ACCEPT\n' "$INPUT" "$network"
+            done
+        fi
+        printf -- '-A %s -p tcp -m multiport --dports 2375,2376,2377,7946 -j DROP\n' "$INPUT"
+        printf -- '-A %s -p udp -m multiport --dports 4789,7946 -j DROP\n' "$INPUT"
+    fi
+
+    # To this host, from jobs: answers and names.
     printf -- '-A %s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n' "$JOB_HOST"
     if [ "$1" = v4 ]; then
         for server in ${servers[@]+"${servers[@]}"}; do
@@ -196,7 +268,52 @@ status() {
     return "$in_force"
 }
 
+has_systemd() { [ -d /run/systemd/system ] && command -v systemctl >/dev/null; }
+
+# Writes $1 from stdin, all of it or nothing, with mode $2.
+write_file() {
+    mkdir -p -- "${1%/*}"
+    cat >"$1.new"
+    chmod "$2" "$1.new"
+    mv -f -- "$1.new" "$1"
+}
+
+install_all() {
+    local source
+    source=$(readlink -f -- "${BASH_SOURCE[0]}")
+    [ "$source" = "$COPY" ] || write_file "$COPY" 755 <"$source"
+    printf '%s\n' ${given[@]+"${given[@]}"} | sed '/^$/d' | write_file "$OPTIONS" 600
+    if has_systemd; then
+        unit | write_file "$UNIT" 644
+        systemctl daemon-reload
+        systemctl --quiet enable cumulus-firewall.service
+        # Restarted, not only started: the options may be others than before.
+        if ! systemctl restart cumulus-firewall.service; then
+            say "the rules could not be applied; see: journalctl -u cumulus-firewall"
+            exit 1
+        fi
+        say "installed: cumulus-firewall.service applies the rules at each boot"
+    else
+        apply
+        say "this machine has no systemd: have \`$COPY restore\` run at each boot, before Docker starts"
+    fi
+}
+
+uninstall_all() {
+    if has_systemd && [ -e "$UNIT" ]; then
+        systemctl --quiet disable --now cumulus-firewall.service || say "the unit could not be disabled; removing it"
+        rm -f -- "$UNIT"
+        systemctl daemon-reload
+    fi
+    remove
+    rm -f -- "$OPTIONS" "$COPY"
+    rmdir -- "${COPY%/*}" "${OPTIONS%/*}" 2>/dev/null || true # others' files may be in there
+    say "uninstalled"
+}
+
 case $action in
     apply | remove | status) "$action" ;;
+    install) install_all ;;
+    uninstall) uninstall_all ;;
     *) usage ;;
 esac
