@@ -36,8 +36,8 @@ class Log(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warn", "error", "critical"] = "info"
-    #: `auto`: text on a terminal, JSON lines otherwise.
-    format: Literal["auto", "text", "json"] = "auto"
+    #: `auto`: text on a terminal, for the journal where systemd runs it, JSON lines otherwise.
+    format: Literal["auto", "text", "json", "journal"] = "auto"
 
 
 class Config(Section):

@@ -18,7 +18,7 @@ from twisted.python.components import Componentized
 from cumulusd.config import Config, ConfigError, load_config
 from cumulusd.errors import CumulusError
 from cumulusd.jobs.store_file import StoreDamaged
-from cumulusd.log import log_observer
+from cumulusd.log import LevelFilter, is_journal, log_observer
 
 #: sysexits.h: the configuration is wrong; a part that is needed is not to be had; what is on disk
 #: is damaged (starting again doesn't help).
@@ -49,7 +49,8 @@ class Options(usage.Options):
         try:
             self.config = self.load()
         except ConfigError as error:
-            sys.stderr.write(f"cumulusd: the configuration can't be used:\n{error}\n")
+            told = f"cumulusd: the configuration can't be used:\n{error}"
+            sys.stderr.write(for_operator(told, sys.stderr, os.environ))
             raise SystemExit(EXIT_CONFIG) from None
 
 
@@ -88,7 +89,7 @@ class Daemon(service.MultiService):
         # By now sys.stderr writes to the log; the operator looks at the terminal.
         stderr = sys.__stderr__
         if stderr is not None:
-            stderr.write(f"{start_failure(error)}\n")
+            stderr.write(for_operator(start_failure(error), stderr, os.environ))
             stderr.flush()
         raise SystemExit(EXIT_DAMAGED if isinstance(error, StoreDamaged) else EXIT_UNAVAILABLE)
 
@@ -114,18 +115,28 @@ def start_failure(error: BaseException) -> str:
     return f"cumulusd: can't start: {error}"
 
 
+def for_operator(text: str, stream: TextIO, environ: Mapping[str, str]) -> str:
+    """Lines for stderr: as they are, or in the journal as critical ones."""
+    mark = "<2>" if is_journal(stream, environ) else ""
+    return "".join(f"{mark}{line}\n" for line in text.splitlines())
+
+
 def make_service(options: Options) -> service.IService:
     """What twistd runs."""
     from cumulusd import tap  # brings the reactor
 
     twistd: Mapping[str, Any] = options.parent or {}  # twistd's own options
-    root = Daemon(observer_for(options.config, twistd, sys.stdout), twistd.get("pidfile"))
-    made = tap.make_service(options.config, reread=options.load)
+    level = LevelFilter(options.config.log.level)
+    observer = observer_for(options.config, twistd, sys.stdout, level)
+    root = Daemon(observer, twistd.get("pidfile"))
+    made = tap.make_service(options.config, reread=options.load, log_level=level)
     made.setServiceParent(root)  # type: ignore[no-untyped-call]
     return cast(service.IService, root)
 
 
-def observer_for(config: Config, twistd: Mapping[str, Any], stdout: TextIO) -> ILogObserver | None:
+def observer_for(
+    config: Config, twistd: Mapping[str, Any], stdout: TextIO, level: LevelFilter
+) -> ILogObserver | None:
     """Where the log goes: as twistd was told (`--logfile`, else stdout, else twistd.log).
 
     None leaves it to twistd: with `--syslog`.
@@ -134,12 +145,12 @@ def observer_for(config: Config, twistd: Mapping[str, Any], stdout: TextIO) -> I
         return None
     name = twistd.get("logfile")
     if name == "-" or (not name and twistd.get("nodaemon")):
-        return log_observer(stdout, config.log.format, config.log.level)
+        return log_observer(stdout, config.log.format, level, os.environ)
     file: TextIO = logfile.LogFile.fromFullPath(  # type: ignore[no-untyped-call]
         name or "twistd.log"
     )  # rotates by size
     format = "json" if config.log.format == "auto" else config.log.format
-    return log_observer(file, format, config.log.level)
+    return log_observer(file, format, level)
 
 
 #: The name twisted.application.service.ServiceMaker looks for.

@@ -1,4 +1,4 @@
-"""How the daemon's log is written: text for people, JSON lines for machines.
+"""How the daemon's log is written: text for people, JSON lines for machines, and for the journal.
 
 Every line has time, level, namespace and message; every field of the event goes with it, `job_id`
 first among them. Lengths are bounded, and control characters never reach the terminal: what a job
@@ -7,7 +7,8 @@ or a client says can't forge a line.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -21,28 +22,63 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-Format = Literal["auto", "text", "json"]
+Format = Literal["auto", "text", "json", "journal"]
+#: By which systemd tells which stream goes to its journal: device and inode.
+JOURNAL_STREAM = "JOURNAL_STREAM"
 
 MAX_MESSAGE_CHARACTERS = 8_192
 MAX_FIELD_CHARACTERS = 4_096
 MAX_TRACEBACK_CHARACTERS = 32_768
 MAX_FIELDS = 64
+#: journald cuts lines at 48 KiB (`LineMax=`), and the rest would come as a line without its level.
+MAX_JOURNAL_LINE_BYTES = 48 * 1024 - 256
 
 #: Of Twisted's own making; said in our words, or noise.
 _HIDDEN = frozenset({"format", "isError", "message", "system", "time", "why", "failure"})
 _OURS = frozenset({"time", "level", "namespace", "message", "traceback"})
 
 
-def log_observer(stream: TextIO, format: Format, level: str) -> ILogObserver:
+#: syslog's numbers, which journald reads from a line's beginning.
+_PRIORITIES = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+
+
+class LevelFilter(LogLevelFilterPredicate):
+    """Lets events of at least a level through, which may be set while the log is written."""
+
+    def __init__(self, level: str) -> None:
+        super().__init__(LogLevel.levelWithName(level))
+
+    def set(self, level: str) -> None:
+        """From the next event on."""
+        self.setLogLevelForNamespace("", LogLevel.levelWithName(level))
+
+
+def log_observer(
+    stream: TextIO,
+    format: Format,
+    level: "str | LevelFilter",
+    environ: Mapping[str, str] | None = None,
+) -> ILogObserver:
     """Writes events of at least `level` to `stream`, one line each (text: and its traceback).
 
-    `auto` is text where `stream` is a terminal, JSON lines elsewhere.
+    `auto` is text where `stream` is a terminal, journald's where it goes to the journal (as
+    `environ` tells), JSON lines elsewhere.
     """
     if format == "auto":
-        format = "text" if stream.isatty() else "json"
-    predicate = LogLevelFilterPredicate(LogLevel.levelWithName(level))
-    write: ILogObserver = StreamObserver(stream, text_line if format == "text" else json_line)
+        text, journal = stream.isatty(), is_journal(stream, environ or {})
+        format = "text" if text else "journal" if journal else "json"
+    predicate = level if isinstance(level, LevelFilter) else LevelFilter(level)
+    write: ILogObserver = StreamObserver(stream, _RENDERERS[format])
     return FilteringLogObserver(write, [predicate])
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Does that stream go to systemd's journal? The variable alone doesn't say: it is inherited."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False  # no file: a test's, or it is closed
+    return environ.get(JOURNAL_STREAM) == f"{status.st_dev}:{status.st_ino}"
 
 
 @implementer(ILogObserver)
@@ -72,6 +108,17 @@ def json_line(event: LogEvent) -> str:
 def text_line(event: LogEvent) -> str:
     """The event for a person: one line, and the traceback below it, indented."""
     head = _head(event)
+    return f"{head['time']} {head['level']:<8} {_text(event, head)}"
+
+
+def journal_line(event: LogEvent) -> str:
+    """The same for journald, which has the time itself: each line begins with the priority."""
+    head = _head(event)
+    mark = f"<{_PRIORITIES.get(head['level'], 6)}>"
+    return "".join(f"{mark}{_cut(line)}\n" for line in _text(event, head).splitlines())
+
+
+def _text(event: LogEvent, head: dict[str, Any]) -> str:
     message = _escape(head["message"])
     shown = [
         f"{name}={_escape(value if isinstance(value, str) else json.dumps(value))}"
@@ -79,11 +126,26 @@ def text_line(event: LogEvent) -> str:
         # What the message already tells isn't told twice; the job always is.
         if name == "job_id" or str(value) not in message
     ]
-    parts = [head["time"], f"{head['level']:<8}", head["namespace"], message, *shown]
+    parts = [head["namespace"], message, *shown]
     text = " ".join(part for part in parts if part) + "\n"
     for line in _traceback(event).splitlines():
         text += f"    {_escape(line)}\n"
     return text
+
+
+def _cut(line: str) -> str:
+    data = line.encode(errors="replace")
+    if len(data) <= MAX_JOURNAL_LINE_BYTES:
+        return line
+    kept = data[:MAX_JOURNAL_LINE_BYTES].decode(errors="ignore")
+    return f"{kept}[… {len(data) - MAX_JOURNAL_LINE_BYTES} bytes more]"
+
+
+_RENDERERS: dict[str, Callable[[LogEvent], str]] = {
+    "text": text_line,
+    "json": json_line,
+    "journal": journal_line,
+}
 
 
 def _head(event: LogEvent) -> dict[str, Any]:

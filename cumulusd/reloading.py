@@ -84,11 +84,15 @@ class Reloads:
 
     def _for_later(self, config: Config) -> str:
         """What has changed and isn't taken."""
-        changed = [
-            name
-            for name in Config.model_fields
-            if name != "tokens" and getattr(config, name) != getattr(self._config, name)
-        ]
+        before, after = _held(self._config), _held(config)
+        changed = [name for name in before if before[name] != after[name]]
         if not changed:
             return ""
         return f"; changes of {', '.join(changed)} count from the daemon's next start"
+
+
+def _held(config: Config) -> dict[str, object]:
+    """By name, what a reload doesn't take."""
+    held = {name: getattr(config, name) for name in Config.model_fields if name != "tokens"}
+    held["log"] = config.log.model_copy(update={"level": "info"})
+    return held

@@ -9,20 +9,26 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from cumulusd import __version__
 from cumulusd.admin.unix_socket import AdminPort
 from cumulusd.config import Config, warnings
+from cumulusd.heartbeat import Heartbeat, status_line
 from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.notify import Notifier
 from cumulusd.parts import Parts
 from cumulusd.tasks import Tasks, wait_at_most
 from cumulusd.tls import SCHEME, parse_listener
 
-#: Each step of the ordered stop gets this long.
-_STOP_STEP_S = 5.0
+#: Each step of the ordered stop gets this long; all together stay below systemd's TimeoutStopSec.
+STOP_STEP_S = 5.0
+#: What the service manager grants each step of the start, which can't report while it is at it.
+START_STEP_S = 300.0
+#: Jobs taken up between two reports.
+_REPORT_JOBS = 500
 
 
 class Cumulusd(Service):
@@ -37,9 +43,13 @@ class Cumulusd(Service):
         reactor: Any,
         assemble: Callable[[Config, Any], Parts],
         reread: Callable[[], Config] | None = None,
+        *,
+        notifier: Notifier | None = None,
+        watchdog_s: float | None = None,
     ) -> None:
         """`assemble` makes the parts of that configuration; `reread` loads it anew, raising
-        ConfigError: with it, SIGHUP does so."""
+        ConfigError: with it, SIGHUP does so. `notifier` tells the service manager, which wants to
+        hear of it every `watchdog_s` (None: it doesn't watch)."""
         self._config = config
         self._reactor = reactor
         self._assemble = assemble
@@ -47,10 +57,21 @@ class Cumulusd(Service):
         self._parts: Parts | None = None
         self._ports: list[IListeningPort] = []
         self._reloading = Tasks()
+        self._is_reloading = False
+        self._notifier = notifier or Notifier(None, reactor)
+        self._heartbeat = Heartbeat(
+            self._notifier,
+            reactor,
+            watchdog_s=watchdog_s,
+            stuck_s=lambda: 0.0 if self._parts is None else self._parts.store.stuck_s,
+            status=self._status,
+        )
+        self._telling_ready: IDelayedCall | None = None
 
     def privilegedStartService(self) -> None:
         """Loads what is on disk, assembles, and listens; ends the process when it can't."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._notifier.starting("Starting: loading what is on disk", START_STEP_S)
         self._parts = parts = self._assemble(self._config, self._reactor)
         port = AdminPort(self._config.admin_path, parts.admin, self._reactor)
         port.startListening()
@@ -69,7 +90,10 @@ class Cumulusd(Service):
         parts.store.start()
         parts.supervisor.resume(parts.records)
         live = [record for record in parts.records if record.phase is not Phase.ENDED]
-        for record in live:
+        for index, record in enumerate(live):
+            if index % _REPORT_JOBS == 0:
+                progress = f"Starting: taking up jobs, {index} of {len(live)}"
+                self._notifier.starting(progress, START_STEP_S)
             parts.intake.resume(record)
         parts.table.watch(self._count)
         parts.supervisor.placing.start()
@@ -91,6 +115,8 @@ class Cumulusd(Service):
             listen=", ".join(self._config.listen),
             live=len(live),
         )
+        # Once the event loop turns: only then is anybody answered.
+        self._telling_ready = self._reactor.callLater(0, self._tell_ready)
 
     async def reload(self) -> None:
         """Reads the configuration again and hands it to the parts that take one while they run;
@@ -101,7 +127,17 @@ class Cumulusd(Service):
         def read() -> Awaitable[Config]:
             return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), reread)
 
-        await parts.reloads.reload(read)
+        if self._is_reloading:  # it follows the one under way, which tells the manager
+            await parts.reloads.reload(read)
+            return
+        self._is_reloading = True
+        self._notifier.reloading("Reloading the configuration")
+        try:
+            await parts.reloads.reload(read)
+        finally:
+            self._is_reloading = False
+            if self.running:
+                self._notifier.ready(self._status())
 
     def stopService(self) -> Deferred[None]:
         """New work is refused, then parts end one after the other; fires when all have."""
@@ -110,16 +146,40 @@ class Cumulusd(Service):
 
     async def _stop(self) -> None:
         if self._parts is None:
+            self._notifier.close()
             return
+        if self._telling_ready is not None and self._telling_ready.active():
+            self._telling_ready.cancel()
+        self._notifier.stopping("Stopping")
         parts = self._parts
         parts.relay.close()
-        steps: list[tuple[str, Callable[[], Any]]] = [
+        for name, step in self._stop_steps(parts):
+            self._notifier.status(f"Stopping: {name}")
+            started_at = self._reactor.seconds()
+            try:
+                await wait_at_most(self._reactor, STOP_STEP_S, Deferred.fromCoroutine(_await(step)))
+            except Exception:
+                # One part's failure must not keep the others from ending in order.
+                self._log.failure("stopping the {part} failed", part=name)
+            if self._reactor.seconds() - started_at >= STOP_STEP_S:
+                self._log.error("stopping the {part} took too long, going on", part=name)
+        self._log.info(
+            "cumulusd has stopped; running jobs go on and are taken up at the next start"
+        )
+        self._heartbeat.stop()
+        self._notifier.close()
+
+    # -- inside
+
+    def _stop_steps(self, parts: Parts) -> list[tuple[str, Callable[[], Any]]]:
+        """In this order."""
+        return [
             ("reloading", self._stop_reloading),
             ("listening", self._stop_listening),
             ("tokens", parts.tokens.stop),
             ("admin socket", parts.admin.stop),
             ("web", parts.site.stop),
-            ("router", lambda: parts.router.stop(_STOP_STEP_S - 1.0)),
+            ("router", lambda: parts.router.stop(STOP_STEP_S - 1.0)),
             ("workers' agents", parts.pool.stop),
             ("agents' link", parts.link.stop),
             ("watcher", parts.watcher.stop),
@@ -133,22 +193,20 @@ class Cumulusd(Service):
             ("journals", parts.journals.stop),
             ("store", parts.store.stop),
         ]
-        for name, step in steps:
-            started_at = self._reactor.seconds()
-            try:
-                await wait_at_most(
-                    self._reactor, _STOP_STEP_S, Deferred.fromCoroutine(_await(step))
-                )
-            except Exception:
-                # One part's failure must not keep the others from ending in order.
-                self._log.failure("stopping the {part} failed", part=name)
-            if self._reactor.seconds() - started_at >= _STOP_STEP_S:
-                self._log.error("stopping the {part} took too long, going on", part=name)
-        self._log.info(
-            "cumulusd has stopped; running jobs go on and are taken up at the next start"
-        )
 
-    # -- inside
+    def _tell_ready(self) -> None:
+        self._notifier.ready(self._status())
+        self._heartbeat.start()
+
+    def _status(self) -> str:
+        """What `systemctl status` shows."""
+        parts = self._parts
+        assert parts is not None
+        return status_line(
+            parts.table.live(),
+            len(parts.supervisor.placing.agents()),
+            {**parts.health(), "reload": parts.reloads.trouble or "ok"},
+        )
 
     def _hang_up(self, number: int, frame: Any) -> None:
         """SIGHUP, in whatever the process was doing: the reactor takes it from here."""

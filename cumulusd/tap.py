@@ -1,5 +1,6 @@
 """Puts the daemon together: configuration in, service out. The only one that knows all parts."""
 
+import os
 import resource
 import time
 from collections.abc import Awaitable, Callable
@@ -35,8 +36,10 @@ from cumulusd.jobs.store_file import store_path
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
+from cumulusd.log import LevelFilter
 from cumulusd.login_secret import load_login_secret
 from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.notify import notifier_of
 from cumulusd.open_files import OpenFiles, raise_limit
 from cumulusd.origins import Origins
 from cumulusd.parts import Parts
@@ -46,7 +49,7 @@ from cumulusd.protocol.limits import Limits
 from cumulusd.protocol.procedures import Procedures
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
-from cumulusd.reloading import Reloads
+from cumulusd.reloading import Reloads, Take
 from cumulusd.service import Cumulusd
 from cumulusd.spec import SpecLimits
 from cumulusd.steady_time import steady_wall_clock
@@ -63,10 +66,15 @@ _JOURNAL_SEGMENT_BYTES = 8 << 20
 
 
 def make_service(
-    config: Config, reactor: Any = None, *, reread: Callable[[], Config] | None = None
+    config: Config,
+    reactor: Any = None,
+    *,
+    reread: Callable[[], Config] | None = None,
+    log_level: LevelFilter | None = None,
 ) -> IService:
     """The daemon as one service. `reactor`: None takes the running one. `reread` loads the
-    configuration anew, which SIGHUP then does; None: it has no file."""
+    configuration anew, which SIGHUP then does; None: it has no file. `log_level` is the log's,
+    which a reload sets."""
     if reactor is None:
         from twisted.internet import reactor as running
 
@@ -75,7 +83,29 @@ def make_service(
         # for that. Nothing is scheduled yet.
         reactor.seconds = time.monotonic
         raise_limit()
-    return Cumulusd(config, reactor, assemble, reread)
+    notifier, watchdog_s = notifier_of(os.environ, reactor)
+
+    def assemble_with_log(config: Config, reactor: Any) -> Parts:
+        parts = assemble(config, reactor)
+        if log_level is not None:
+            parts.reloads.add("log level", _taking(log_level))
+        return parts
+
+    return Cumulusd(
+        config,
+        reactor,
+        assemble_with_log,
+        reread,
+        notifier=notifier,
+        watchdog_s=watchdog_s,
+    )
+
+
+def _taking(log_level: LevelFilter) -> Take:
+    async def take(config: Config) -> None:
+        log_level.set(config.log.level)
+
+    return take
 
 
 def open_store(config: Config, reactor: Any) -> tuple[Store, list[JobRecord]]:

@@ -4,6 +4,7 @@ All saves that wait when the writer wakes go into one transaction, so that a bur
 one fsync. The file is locked against a second daemon.
 """
 
+import math
 import sqlite3
 import threading
 import time
@@ -94,11 +95,20 @@ class Store:
         self._failures = 0
         self._told_at = 0.0
         self._last_commit_s: float | None = None
+        self._busy_since: float | None = None
 
     @property
     def healthy(self) -> str | None:
         """None when the last write succeeded, else why not."""
         return self._trouble
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long the writer has been at one transaction; 0.0: at none; infinite: it died."""
+        since, thread = self._busy_since, self._thread
+        if thread is not None and not thread.is_alive() and self._stopped is None:
+            return math.inf
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def stats(self) -> StoreStats:
@@ -302,7 +312,9 @@ class Store:
                     if self._stopping and not self._changes:
                         return
                 changes = self._take()
+                self._busy_since = time.monotonic()
                 outcome = self._commit(changes)
+                self._busy_since = None
                 self._call_in_reactor(self._settle, changes, outcome)
                 changes = {}
         except BaseException as error:

@@ -42,6 +42,8 @@ OURS: dict[str, str] = {
     "cumulusd.tls_connection": "",
     "cumulusd.certificates": "cumulusd.tls cumulusd.tls_connection",
     "cumulusd.reloading": "cumulusd.config",
+    "cumulusd.notify": "",
+    "cumulusd.heartbeat": "cumulusd.jobs.model cumulusd.notify",
     "cumulusd.disk": "cumulusd.errors",
     "cumulusd.log": "",
     "cumulusd.open_files": "",

@@ -16,7 +16,7 @@ TWISTD = """
 import sys, types
 from twisted.application import internet, service
 tap = types.ModuleType("cumulusd.tap")
-def make_service(config, *, reread):
+def make_service(config, *, reread, log_level):
     from twisted.internet import endpoints, protocol, reactor
     from twisted.logger import Logger
     log = Logger(namespace="cumulusd.trial")
