@@ -1,4 +1,4 @@
-"""The daemon under a service manager: what it is told, and when, by the protocol that systemd has."""
+"""The daemon under a service manager: what that is told, and when, by systemd's protocol."""
 
 import os
 import signal
