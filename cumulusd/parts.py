@@ -28,6 +28,7 @@ from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import CumulusSite
 from cumulusd.wiring import PlatformParts
 from cumulusd.wiring_s3 import S3Parts
+from cumulusd.worker_news import WorkerNews
 from cumulusd.workers.workers import AgentWorkers
 
 
@@ -51,6 +52,7 @@ class Parts:
     history: History
     s3: S3Parts
     progress: ProgressBoard
+    news: WorkerNews
     relay: Relay
     metrics: Metrics
     site: CumulusSite

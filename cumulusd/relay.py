@@ -3,7 +3,7 @@
 Handlers of WAMP procedures and HTTP routes decode, call this, encode; they decide nothing.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -12,8 +12,10 @@ from twisted.logger import Logger
 from cumulusd import __version__, stored_outputs
 from cumulusd.errors import CumulusError, InvalidArgument, NotFound, TooLarge
 from cumulusd.identity import Principal, Role
+from cumulusd.job_search import Search
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.journals import Journal, Journals
+from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import JobRecord, OutputInfo, Phase, ResultInfo
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
@@ -21,11 +23,12 @@ from cumulusd.jobs.ports import Clock, Disagreement
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.lifecycle import Lifecycle
+from cumulusd.listings import Listings
 from cumulusd.log_text import printed
 from cumulusd.stored_results import result_info, stored_result
 from cumulusd.submissions import Submissions, SubmitLimits
 from cumulusd.tasks import wait_at_most
-from cumulusd.views import job_view, worker_views
+from cumulusd.views import add_partitions, job_view, worker_views
 
 #: What one progressive result carries at most.
 FOLLOW_CHUNK_BYTES = 64 * 1024
@@ -70,9 +73,11 @@ class Relay:
         disagreements: Callable[[], Sequence[Disagreement]] = lambda: (),
         progress: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
         image_python: Callable[[], str | None] = lambda: None,
+        tails: LogTails | None = None,
+        partitions: Callable[[str], Iterable[Mapping[str, Any]]] = lambda node_id: (),
     ) -> None:
         """`refused`, `no_room` and `image_python` as of `Submissions`; `forget` as of
-        `Lifecycle`."""
+        `Lifecycle`; `partitions(node id)` as of `AgentWorkers`."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -87,6 +92,14 @@ class Relay:
         self._disagreements = disagreements
         self._image_python = image_python
         self._progress = progress
+        self._partitions = partitions
+        self._listings = Listings(
+            table=table,
+            journals=journals,
+            tails=tails or LogTails(),
+            wall_clock=wall_clock,
+            progress=lambda job_id: self._progress(job_id),
+        )
         self._submissions = Submissions(
             packages=packages,
             supervisor=supervisor,
@@ -215,22 +228,11 @@ class Relay:
 
     def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
         """The views of those jobs that this principal may see, newest first."""
-        records = self._table.live() if active else self._table.all()
-        seen = [
-            record
-            for record in records
-            if who.may_see(record.owner) and not (active and record.end is not None)
-        ]
-        seen.sort(key=lambda record: record.created_at, reverse=True)
-        return [
-            job_view(
-                record,
-                self._journals.extent(record.job_id),
-                self._progress(record.job_id),
-                in_listing=True,
-            )
-            for record in seen[:limit]
-        ]
+        return self._listings.list(who, active, limit)
+
+    def search(self, who: Principal, search: Search) -> dict[str, Any]:
+        """What `cumulus.job.search` answers, as `Listings.search`."""
+        return self._listings.search(who, search)
 
     def logs(self, who: Principal, job_id: str) -> Iterator[bytes]:
         """What is kept of the job's stdout and stderr now, in order, as bytes; a dropped range is
@@ -348,7 +350,9 @@ class Relay:
         disagree names jobs of everybody, and is told to who may see them all."""
         placing = self._supervisor.placing
         told = self._disagreements() if who.role is not Role.CLIENT else ()
-        return worker_views(placing.nodes, placing.agents(), told, self._image_python())
+        views = worker_views(placing.nodes, placing.agents(), told, self._image_python())
+        add_partitions(views, self._partitions, lambda job_id: self._seen_owner(who, job_id))
+        return views
 
     def info(self, who: Principal) -> dict[str, Any]:
         """What the old SDK's `get_server_info` gives, and some more."""
@@ -383,8 +387,12 @@ class Relay:
 
     def owns(self, who: Principal, job_id: str) -> bool:
         """May this principal see that job?"""
+        return self._seen_owner(who, job_id) is not None
+
+    def _seen_owner(self, who: Principal, job_id: str) -> str | None:
+        """Whose job that is, where this principal may see it."""
         record = self._table.get(job_id)
-        return record is not None and who.may_see(record.owner)
+        return record.owner if record is not None and who.may_see(record.owner) else None
 
     def view(self, record: JobRecord) -> dict[str, Any]:
         """The job view of docs/protocol.md."""

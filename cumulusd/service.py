@@ -100,6 +100,7 @@ class Cumulusd(Service):
         parts.watcher.start()
         parts.history.start()
         parts.s3.start()
+        parts.news.start()
         parts.certificates.start()
         parts.tokens.start()
         parts.pool.start(parts.supervisor.placing.refresh)
@@ -186,6 +187,7 @@ class Cumulusd(Service):
             ("history", parts.history.stop),
             ("S3", parts.s3.stop),
             ("progress", parts.progress.stop),
+            ("news of workers", parts.news.stop),
             ("supervisor", parts.supervisor.stop),
             ("intake", parts.intake.stop),
             ("workers", parts.workers.stop),

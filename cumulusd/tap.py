@@ -18,7 +18,7 @@ from cumulusd.config import Config
 from cumulusd.config_listen import open_to_others
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError
-from cumulusd.identity import Authenticator, Principal
+from cumulusd.identity import DAEMON, Authenticator, Principal
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
@@ -59,6 +59,7 @@ from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import make_site
 from cumulusd.wiring import LocalParts, PlatformParts, installer_variables
 from cumulusd.wiring_s3 import S3Parts
+from cumulusd.worker_news import WorkerNews
 from cumulusd.workers.workers import AgentWorkers
 
 _T = TypeVar("_T")
@@ -368,9 +369,17 @@ def assemble(config: Config, reactor: Any) -> Parts:
         disagreements=lambda: watcher.agreement.shown,
         image_python=pool.image_python,
         progress=progress.of,
+        tails=tails,
+        partitions=workers.partitions,
     )
     procedures = Procedures(relay, session)
     procedures.register()
+    news = WorkerNews(
+        clock=reactor,
+        views=lambda: relay.workers(DAEMON),
+        publish=procedures.workers_changed,
+    )
+    workers.watch(lambda node_id: news.changed())
     table.watch(lambda before, after: procedures.job_changed(after))
     table.watch_forgotten(procedures.job_forgotten)
     metrics = Metrics(snapshot)
@@ -410,6 +419,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         history=history,
         s3=s3,
         progress=progress,
+        news=news,
         relay=relay,
         metrics=metrics,
         site=site,

@@ -1,6 +1,6 @@
 """Jobs and workers as clients see them: records to plain dicts. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,6 +10,8 @@ from cumulusd.jobs.ports import AgentView, Disagreement, Node
 
 #: A view names at most so many ended attempts, the last ones.
 MAX_SHOWN_ATTEMPTS = 20
+
+_SHOWN_OF_PARTITIONS = ("partition_id", "units", "gpu_memory_bytes", "remaining_s", "state")
 
 
 def job_view(
@@ -148,3 +150,23 @@ def worker_views(
             }
         )
     return views
+
+
+def add_partitions(
+    views: Iterable[dict[str, Any]],
+    held: Callable[[str], Iterable[Mapping[str, Any]]],
+    seen_owner: Callable[[str], str | None],
+) -> None:
+    """Puts the workers' partitions, as `held(node id)` tells them, under their devices.
+    `seen_owner(job id)`: whose job that is; None: the asker may not see it, and isn't told which
+    it is."""
+    for view in views:
+        by_device: dict[str, list[dict[str, Any]]] = {}
+        for one in held(view["node_id"]):
+            shown = {key: one[key] for key in _SHOWN_OF_PARTITIONS}
+            owner = seen_owner(one["job_id"])
+            shown["job_id"] = None if owner is None else one["job_id"]
+            shown["owner"] = owner
+            by_device.setdefault(one["device_id"], []).append(shown)
+        for device in view["devices"]:
+            device["partitions"] = by_device.get(device["device_id"], [])

@@ -192,10 +192,11 @@ class Partitions:
             "units_free": self._ledger.units_free(device.device_id),
             "tier": tier.value,
             "tier_note": note,
+            "partitions": self.listing(device.device_id),
         }
 
-    def listing(self) -> list[dict[str, Any]]:
-        """As `docs/protocol.md` has them."""
+    def listing(self, device_id: str | None = None) -> list[dict[str, Any]]:
+        """As `docs/protocol.md` has them; those of one device, or all."""
         now_s = self._clock.seconds()
         return [
             {
@@ -210,6 +211,7 @@ class Partitions:
                 "remaining_s": one.remaining_s(now_s, self._clock.boot_id),
             }
             for one in self._ledger.partitions.values()
+            if device_id in (None, one.device_id)
         ]
 
     def _refuse_absent(self, order: PrepareOrder) -> None:

@@ -42,6 +42,10 @@ class JobTable:
         """Every record, oldest first."""
         return iter(self._records.values())
 
+    def newest(self) -> Iterator[JobRecord]:
+        """The same, newest first."""
+        return reversed(self._records.values())
+
     def live(self) -> Iterable[JobRecord]:
         """Those that may still have something on a worker, or wait."""
         return self._live.values()

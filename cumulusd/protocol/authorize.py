@@ -49,6 +49,7 @@ ROWS: tuple[tuple[Action, str, tuple[Role, ...]], ...] = (
     (_CALL, uris.JOB_DELETE, _SUBMITTERS),
     (_CALL, uris.JOB_GET, _PEOPLE),
     (_CALL, uris.JOB_LIST, _PEOPLE),
+    (_CALL, uris.JOB_SEARCH, _PEOPLE),
     (_CALL, uris.JOB_ATTACH, _PEOPLE),
     (_CALL, uris.JOB_RESULT, _PEOPLE),
     (_CALL, uris.JOB_CHECKPOINTS, _PEOPLE),

@@ -1,10 +1,11 @@
 """The relay's use cases as WAMP procedures: decode the arguments, call, encode the answer."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus_wire import uris
 from cumulusd.errors import InvalidArgument
+from cumulusd.job_search import Search
 from cumulusd.jobs.model import JobRecord
 from cumulusd.protocol.local_session import Call, LocalSession
 from cumulusd.relay import Relay
@@ -68,6 +69,7 @@ class Procedures:
             uris.JOB_ATTACH: self._job_attach,
             uris.JOB_GET: self._job_get,
             uris.JOB_LIST: self._job_list,
+            uris.JOB_SEARCH: self._job_search,
             uris.JOB_CANCEL: self._job_cancel,
             uris.JOB_PAUSE: self._job_pause,
             uris.JOB_RESUME: self._job_resume,
@@ -85,6 +87,10 @@ class Procedures:
         event = {"job": self._relay.view(record)}
         self._session.publish(uris.TOPIC_JOBS, event)
         self._session.publish(uris.job_status_topic(record.job_id), event)
+
+    def workers_changed(self, views: Sequence[Mapping[str, Any]]) -> None:
+        """Tells who listens to the workers: `admin` and `viewer`, who may see all of this."""
+        self._session.publish(uris.TOPIC_WORKERS, {"workers": list(views)})
 
     def job_forgotten(self, job_id: str) -> None:
         """Its topic goes with it: another owner's job may get the same id, by its own choice."""
@@ -151,6 +157,19 @@ class Procedures:
         limit = arguments.take("limit", int, 1000)
         arguments.end()
         return {"jobs": self._relay.list(call.caller, active, min(limit, 1000))}
+
+    async def _job_search(self, call: Call) -> Mapping[str, Any]:
+        arguments = Arguments(call)
+        search = {
+            "states": arguments.take("states", list, []),
+            "owner": arguments.take("owner", str, ""),
+            "text": arguments.take("text", str, ""),
+            "order": arguments.take("order", str, "newest"),
+            "after": arguments.take("after", str, ""),
+            "limit": arguments.take("limit", int, 50),
+        }
+        arguments.end()
+        return self._relay.search(call.caller, Search.read(**search))
 
     async def _job_cancel(self, call: Call) -> Mapping[str, Any]:
         return await self._relay.cancel(call.caller, self._job_id(call))

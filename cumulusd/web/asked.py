@@ -20,6 +20,7 @@ class Head:
     content_type: str | None = None
     accept: str = ""
     last_event_id: str | None = None
+    if_none_match: str | None = None  #: the tags of what the asker has already
     origin: str | None = None  #: the page's, where a browser's page asks
     hosts: tuple[str, ...] = ()  #: the `Host` header
     preflight: bool = False  #: a browser asks what a page may do

@@ -71,6 +71,7 @@ class BoundedRequest(Request):
             content_type=self._header("content-type"),
             accept=self._header("accept") or "",
             last_event_id=self._header("last-event-id"),
+            if_none_match=self._header("if-none-match"),
             origin=self._header("origin"),
             hosts=self._headers("host"),
             preflight=self.requestHeaders.hasHeader("access-control-request-method"),

@@ -32,6 +32,7 @@ from cumulusd.web.bodies import MAX_JSON_BYTES, Body, Flow, FormJob, IgnoredBody
 from cumulusd.web.job_forms import FIELDS, FILE_FIELD
 from cumulusd.web.job_pages import JobPages, JobRelay
 from cumulusd.web.multipart import Form, boundary_of
+from cumulusd.web.page_site import INDEX, PageSite
 from cumulusd.web.routes import Found, Routes
 
 #: Above this, a body that is no job is refused.
@@ -79,9 +80,12 @@ class Rest:
         self._allow_plain_tokens = allow_plain_tokens
         self._routes = Routes()
         self._uploads: set[Body] = set()
+        self._page = PageSite()
         jobs = JobPages(relay)
         #: By the routes' names.
         self._handlers: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
+            "page": self._index,
+            "page_file": self._page_file,
             "health": self._health,
             "live": self._live,
             "metrics": self._metrics_text,
@@ -238,6 +242,12 @@ class Rest:
 
     async def _metrics_text(self, asked: Asked) -> Answer:
         return Answer(status=200, body=self._metrics.text(), content_type=CONTENT_TYPE)
+
+    async def _index(self, asked: Asked) -> Answer:
+        return self._page.answer(INDEX, asked.head.if_none_match)
+
+    async def _page_file(self, asked: Asked) -> Answer:
+        return self._page.answer(asked.parameters["name"], asked.head.if_none_match)
 
     async def _info(self, asked: Asked) -> Answer:
         return json_answer(self._relay.info(asked.who))

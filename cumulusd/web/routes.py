@@ -30,6 +30,8 @@ class Route:
 
 
 ROUTES = (
+    Route("GET", "/", "page", None, query=None),
+    Route("GET", "/page/{name}", "page_file", None, query=None),
     Route("GET", "/health", "health", None, query=None),
     Route("GET", "/health/live", "live", None, query=None),
     Route("GET", "/metrics", "metrics", _OPERATORS, query=None),

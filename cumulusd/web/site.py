@@ -35,6 +35,7 @@ from cumulusd.web.streaming import StreamedBody
 #: A connection that says nothing for so long is closed; WebSockets have their own pings.
 IDLE_TIMEOUT_S = 60.0
 _WEBSOCKETS = (b"ws", b"agent")
+_BODILESS = (204, 304)
 
 
 def make_site(
@@ -270,11 +271,11 @@ class _RestResource:
 
 def _write_head(request: BoundedRequest, answer: Answer) -> None:
     request.setResponseCode(answer.status)
-    if answer.status != 204:
+    if answer.status not in _BODILESS:
         request.setHeader("Content-Type", answer.content_type)
     if answer.stream_bytes is not None:
         request.setHeader("Content-Length", str(answer.stream_bytes))
-    elif answer.stream is None and answer.events is None and answer.status != 204:
+    elif answer.stream is None and answer.events is None and answer.status not in _BODILESS:
         request.setHeader("Content-Length", str(len(answer.body)))
     request.setHeader("Cache-Control", "no-store")
     request.setHeader("X-Content-Type-Options", "nosniff")

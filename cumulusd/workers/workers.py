@@ -23,6 +23,7 @@ from cumulusd.jobs.ports import (
     Released,
 )
 from cumulusd.tasks import Tasks, sleep
+from cumulusd.workers.shares import Share, shares
 
 #: `call(uri, kwargs, timeout_s)`: one procedure of one agent; raises CumulusError.
 Call = Callable[[str, Mapping[str, Any], float], Awaitable[dict[str, Any]]]
@@ -72,6 +73,7 @@ class AgentWorkers:
         self._hidden_environment = hidden_environment or (lambda names: {})
         self._verbs: dict[str, set[str]] = {}
         self._agents: dict[str, AgentView] = {}
+        self._shares: dict[str, tuple[Share, ...]] = {}
         self._watchers: list[Callable[[str], None]] = []
         self._greetings: dict[str, Deferred[Any]] = {}
         self._tasks = Tasks()
@@ -90,6 +92,7 @@ class AgentWorkers:
             return
         verbs.discard(verb)
         self._cancel_greeting(node_id)
+        self._shares.pop(node_id, None)
         if self._agents.pop(node_id, None) is not None:
             self._log.warn("agent {node_id} is away", node_id=node_id)
             self._changed(node_id)
@@ -103,6 +106,11 @@ class AgentWorkers:
     def agents(self) -> Mapping[str, AgentView]:
         """The agents connected now, with the free shares last heard of."""
         return self._agents
+
+    def partitions(self, node_id: str) -> list[dict[str, Any]]:
+        """Those of that worker as last heard of, with what is left of their time now."""
+        now_s = self._clock.seconds()
+        return [one.told(now_s) for one in self._shares.get(node_id, ())]
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """`changed(node_id)` on every coming, going and change of shares."""
@@ -249,6 +257,7 @@ class AgentWorkers:
         if "devices" in answer and verb != "devices" and node_id in self._agents:
             known = self._agents[node_id]
             devices = _devices(answer["devices"])
+            self._shares[node_id] = shares(answer["devices"], self._clock.seconds())
             self._learn(attrs.evolve(known, devices=devices))
             if {one.device_id for one in devices} != {one.device_id for one in known.devices}:
                 self._greet(node_id)  # why they are others, only `devices` tells
@@ -301,6 +310,7 @@ class AgentWorkers:
             backend=_backend(answer.get("chronos") or {}),
             python_version=_optional_text(answer.get("python_version")),
         )
+        self._shares[node_id] = shares(answer.get("devices", ()), self._clock.seconds())
         known = self._agents.get(node_id)
         if view.fault != (None if known is None else known.fault):
             self._log.warn(

@@ -46,6 +46,7 @@ call       cumulus.job.resume                     yes     yes    -       -
 call       cumulus.job.delete                     yes     yes    -       -
 call       cumulus.job.get                        yes     yes    yes     -
 call       cumulus.job.list                       yes     yes    yes     -
+call       cumulus.job.search                     yes     yes    yes     -
 call       cumulus.job.attach                     yes     yes    yes     -
 call       cumulus.job.result                     yes     yes    yes     -
 call       cumulus.job.checkpoints                yes     yes    yes     -

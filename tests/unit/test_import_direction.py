@@ -91,6 +91,10 @@ OURS: dict[str, str] = {
     "cumulusd.workers": f"{_PORTS} cumulusd.workers cumulusd.identity",
     "cumulusd.spec": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
     "cumulusd.views": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports",
+    "cumulusd.job_search": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
+    "cumulusd.listings": f"{_COMMON} cumulusd.identity cumulusd.job_search cumulusd.jobs"
+    " cumulusd.views",
+    "cumulusd.worker_news": "cumulusd.tasks",
     "cumulusd.package_contents": "cumulus_wire cumulusd.errors",
     "cumulusd.stored_results": f"{_COMMON} cumulusd.jobs",
     "cumulusd.stored_outputs": f"{_COMMON} cumulusd.jobs",
@@ -100,13 +104,14 @@ OURS: dict[str, str] = {
     " cumulusd.package_contents",
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
     " cumulusd.submissions cumulusd.views cumulusd.stored_results"
-    " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle",
+    " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle cumulusd.job_search"
+    " cumulusd.listings",
     "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
     "cumulusd.login_secret": "cumulusd.state_file",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.origins"
     " cumulusd.peers cumulusd.scram_keys cumulusd.autobahn_log",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
-    " cumulusd.relay cumulusd.jobs.model",
+    " cumulusd.relay cumulusd.job_search cumulusd.jobs.model",
     "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.origins"
     " cumulusd.peers cumulusd.relay cumulusd.autobahn_log",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",

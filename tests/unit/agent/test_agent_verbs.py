@@ -37,6 +37,7 @@ async def test_devices_are_answered_as_the_protocol_says(make: Callable[..., Wor
                 "units_free": 10_000,
                 "tier": "advisory",
                 "tier_note": "booked, not enforced",
+                "partitions": [],
             }
         ],
         "discovery_error": None,
