@@ -67,6 +67,12 @@ class Certificates:
         """Where it listens -> when the certificate there expires, in unix seconds."""
         return {one.name: held.certificate.expires_at for one, held in self._held.items()}
 
+    def fingerprint(self, port: int | None) -> str | None:
+        """Of the public key of who listens on that port, or of the first that speaks TLS, where
+        none does (a forwarded port); None: nobody speaks TLS."""
+        held = {one.port: held.certificate.fingerprint for one, held in self._held.items()}
+        return held.get(port or 0) or next(iter(held.values()), None)
+
     async def reload(self) -> None:
         """Reads all files again. Raises TlsUnusable for those that can't be used: what was there is
         used on; the others are renewed all the same."""

@@ -20,6 +20,7 @@ from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, r
 from cumulusd.config_jobs import Jobs
 from cumulusd.config_listen import is_loopback, open_to_others, read_endpoint
 from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
+from cumulusd.config_provisioning import ProvisioningSection
 from cumulusd.config_router import RouterSection
 from cumulusd.config_s3 import S3Section
 from cumulusd.config_tokens import Token
@@ -57,6 +58,7 @@ class Config(Section):
     state_dir: Annotated[Path, Field(strict=False, validate_default=True)] = Path(DEFAULT_STATE_DIR)
     platform: PlatformSection = PlatformSection()
     chronos: ChronosSection = ChronosSection()
+    provisioning: ProvisioningSection = ProvisioningSection()
     #: Where jobs keep checkpoints that every worker reaches; None: on their workers alone.
     s3: S3Section | None = None
     jobs: Jobs = Jobs()

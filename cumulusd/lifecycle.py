@@ -182,7 +182,7 @@ class Lifecycle:
             if record.phase is Phase.PAUSING:
                 return "Job resumed: it has paused just now, and is queued again at once"
             return "Pause withdrawn: the job had not paused yet"
-        if record.pinned_node is not None:
+        if record.needs_kept:
             nodes = self._supervisor.placing.nodes
             names = [node.hostname for node in nodes if node.node_id == record.pinned_node]
             where = names[0] if names else f"the worker {record.pinned_node}"

@@ -1,12 +1,13 @@
-"""Provisioning tokens: made by the operator, redeemed once, each by one node of the pool.
+"""Provisioning tokens: made by the operator, bound to one machine, redeemed by its one node.
 
 Only hashes are kept, in a file that the command `cumulusd provision-token` and the daemon share.
+How far the machine has come stands there too, so a restart of the daemon forgets nothing of it.
 Everything here blocks: the daemon calls it in a thread.
 """
 
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ PREFIX = "cpt_"
 MAX_TOKENS = 1000
 DEFAULT_LIFETIME_S = 24 * 3600.0
 MAX_LIFETIME_S = 365 * 24 * 3600.0
+#: Of the jobs that tried a worker, so many are kept by name.
+MAX_SMOKE_JOBS = 20
 #: How long a token that can't be used any more stays in the listing.
 _REMEMBERED_S = 30 * 24 * 3600.0
 
@@ -34,21 +37,35 @@ class ProvisionToken:
     note: str
     created_at: float
     expires_at: float
+    machine_id: str | None = None  #: whom it is bound to since that asked to join
+    hostname: str | None = None  #: as that machine calls itself
+    bound_at: float | None = None
     node_id: str | None = None  #: who redeemed it
     redeemed_at: float | None = None
+    rotated_at: float | None = None  #: when Swarm's join token was changed since
+    smoke_jobs: tuple[str, ...] = ()  #: the jobs that tried the worker, the last one last
+    ready_at: float | None = None  #: when one of them completed
+    leaving_at: float | None = None  #: since when the node is no worker any more
 
     def state(self, now: float) -> str:
-        """ "redeemed", "expired" or "open"."""
+        """ "left", "redeemed", "expired", "bound" or "open"."""
+        if self.leaving_at is not None:
+            return "left"
         if self.node_id is not None:
             return "redeemed"
-        return "expired" if now >= self.expires_at else "open"
+        if now >= self.expires_at:
+            return "expired"
+        return "open" if self.machine_id is None else "bound"
 
 
 class Provisioning:
     """The tokens of one daemon, in its `state_dir`. `wall_clock` gives unix seconds."""
 
     def __init__(self, state_dir: Path, wall_clock: Callable[[], float]) -> None:
-        self._file = StateFile(state_dir / FILE, version=1, what="the file of provisioning tokens")
+        # Format 1 had fewer fields, all of which this one has.
+        self._file = StateFile(
+            state_dir / FILE, version=2, oldest=1, what="the file of provisioning tokens"
+        )
         self._wall_clock = wall_clock
 
     def create(self, *, lifetime_s: float, note: str = "") -> tuple[str, ProvisionToken]:
@@ -91,36 +108,116 @@ class Provisioning:
             hint="`cumulusd provision-token list` shows their ids",
         )
 
+    def bind(self, secret: str, machine_id: str, hostname: str) -> ProvisionToken:
+        """Binds the token to the machine, durably and for good. The same machine may repeat it.
+
+        Raises NotAuthenticated, Conflict when another machine has it or its node has left.
+        """
+
+        def bound(token: ProvisionToken) -> ProvisionToken:
+            self._refuse_if_left(token)
+            if token.machine_id is None and token.node_id is None:
+                return attrs.evolve(
+                    token, machine_id=machine_id, hostname=hostname, bound_at=self._wall_clock()
+                )
+            if token.machine_id != machine_id:
+                raise _taken(token, "is bound to another machine")
+            return token
+
+        return self._change(secret, bound)
+
+    def bearer(self, secret: str) -> ProvisionToken:
+        """The token, if a machine that it is bound to may show it now. Raises NotAuthenticated,
+        Conflict."""
+        token = self._find(self._load(), secret)
+        self._refuse_if_left(token)
+        if token.machine_id is None and token.node_id is None:
+            raise Conflict(
+                f"the provisioning token {token.token_id} is bound to no machine yet",
+                details={"token_id": token.token_id},
+                hint="ask to join first: POST /provision/join",
+            )
+        return token
+
     def check(self, secret: str, node_id: str) -> ProvisionToken:
         """The token, if that node may (still) redeem it. Raises NotAuthenticated, Conflict."""
-        return self._find(self._load(), secret, node_id)
+        token = self._find(self._load(), secret)
+        self._check_node(token, node_id)
+        self._refuse_if_left(token)
+        return token
 
     def redeem(self, secret: str, node_id: str) -> ProvisionToken:
         """Binds the token to the node, durably. The same node may repeat it; nobody else may
         use it afterwards. Raises NotAuthenticated, Conflict."""
-        with self._file.locked():
-            tokens = self._load()
-            token = self._find(tokens, secret, node_id)
+
+        def redeemed(token: ProvisionToken) -> ProvisionToken:
+            self._check_node(token, node_id)
+            self._refuse_if_left(token)
             if token.node_id == node_id:
                 return token
-            used = attrs.evolve(token, node_id=node_id, redeemed_at=self._wall_clock())
-            self._save([used if one is token else one for one in tokens])
-            return used
+            return attrs.evolve(token, node_id=node_id, redeemed_at=self._wall_clock())
+
+        return self._change(secret, redeemed)
+
+    def redeemed_by(self, secret: str, node_id: str) -> ProvisionToken:
+        """The token that this node redeemed, also when it has left since. Raises
+        NotAuthenticated, Conflict."""
+        token = self._find(self._load(), secret)
+        self._check_node(token, node_id)
+        if token.node_id is None:
+            raise Conflict(
+                f"the provisioning token {token.token_id} was redeemed by no node yet",
+                details={"token_id": token.token_id},
+                hint="enrol the node first: POST /provision/enroll",
+            )
+        return token
+
+    def rotated(self, token_id: str) -> ProvisionToken:
+        """Swarm's join token has been changed since this token was redeemed. Durable, as all that
+        follow. Raises NotFound."""
+        return self._note(token_id, lambda now: {"rotated_at": now})
+
+    def smoked(self, token_id: str, job_ids: Sequence[str]) -> ProvisionToken:
+        """These jobs were begun to try the worker, the last one now."""
+        return self._note(token_id, lambda now: {"smoke_jobs": tuple(job_ids[-MAX_SMOKE_JOBS:])})
+
+    def ready(self, token_id: str) -> ProvisionToken:
+        """One of them completed."""
+        return self._note(token_id, lambda now: {"ready_at": now})
+
+    def leaving(self, token_id: str) -> ProvisionToken:
+        """The node is no worker any more, and goes."""
+        return self._note(token_id, lambda now: {"leaving_at": now})
 
     # -- inside
 
-    def _find(self, tokens: list[ProvisionToken], secret: str, node_id: str) -> ProvisionToken:
+    def _note(self, token_id: str, changes: Callable[[float], Mapping[str, Any]]) -> ProvisionToken:
+        with self._file.locked():
+            tokens = self._load()
+            for token in tokens:
+                if token.token_id == token_id:
+                    changed = attrs.evolve(token, **changes(self._wall_clock()))
+                    self._save([changed if one is token else one for one in tokens])
+                    return changed
+        raise NotFound(f"the provisioning token {token_id} was revoked meanwhile")
+
+    def _change(
+        self, secret: str, change: Callable[[ProvisionToken], ProvisionToken]
+    ) -> ProvisionToken:
+        with self._file.locked():
+            tokens = self._load()
+            token = self._find(tokens, secret)
+            changed = change(token)
+            if changed is not token:
+                self._save([changed if one is token else one for one in tokens])
+            return changed
+
+    def _find(self, tokens: list[ProvisionToken], secret: str) -> ProvisionToken:
         digest = hash_token(secret)
         found = None
         for token in tokens:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
-        if found is not None and found.node_id is not None and found.node_id != node_id:
-            raise Conflict(
-                f"the provisioning token {found.token_id} was redeemed by another node",
-                details={"token_id": found.token_id},
-                hint="each node needs a token of its own: `cumulusd provision-token create`",
-            )
         # A node whose answer was lost may ask again, also when the token has expired meanwhile.
         if found is None or found.state(self._wall_clock()) == "expired":
             raise NotAuthenticated(
@@ -129,10 +226,25 @@ class Provisioning:
             )
         return found
 
+    def _check_node(self, token: ProvisionToken, node_id: str) -> None:
+        if token.node_id is not None and token.node_id != node_id:
+            raise _taken(token, "was redeemed by another node")
+
+    def _refuse_if_left(self, token: ProvisionToken) -> None:
+        if token.leaving_at is not None:
+            raise Conflict(
+                f"the node of the provisioning token {token.token_id} has left the pool",
+                details={"token_id": token.token_id},
+                hint="to come back it needs a new one: `cumulusd provision-token create`",
+            )
+
     def _load(self) -> list[ProvisionToken]:
         value: Mapping[str, Any] = self._file.load()
         try:
-            return [ProvisionToken(**one) for one in value.get("tokens", ())]
+            return [
+                ProvisionToken(**{**one, "smoke_jobs": tuple(one.get("smoke_jobs", ()))})
+                for one in value.get("tokens", ())
+            ]
         except TypeError as error:
             raise InternalError(
                 f"the file of provisioning tokens {self._file.path} is damaged: {error}",
@@ -143,5 +255,16 @@ class Provisioning:
         self._file.save({"tokens": [attrs.asdict(token) for token in tokens]})
 
 
+def _taken(token: ProvisionToken, how: str) -> Conflict:
+    return Conflict(
+        f"the provisioning token {token.token_id} {how}",
+        details={"token_id": token.token_id},
+        hint="each machine needs a token of its own: `cumulusd provision-token create`",
+    )
+
+
 def _forgotten(token: ProvisionToken, now: float) -> bool:
-    return now > max(token.expires_at, token.redeemed_at or 0.0) + _REMEMBERED_S
+    # A worker leaves by its token, however late.
+    if token.node_id is not None and token.leaving_at is None:
+        return False
+    return now > max(token.expires_at, token.leaving_at or 0.0) + _REMEMBERED_S

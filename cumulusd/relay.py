@@ -125,9 +125,12 @@ class Relay:
 
     # -- jobs
 
-    async def submit(self, who: Principal, spec_value: Any) -> dict[str, Any]:
-        """The view of the new job, which is durable. Every error carries its id."""
-        return self.view(await self._submissions.submit(who, spec_value))
+    async def submit(
+        self, who: Principal, spec_value: Any, *, only_node: str | None = None
+    ) -> dict[str, Any]:
+        """The view of the new job, which is durable. Every error carries its id. `only_node`: it
+        runs on that node or not at all, which no client can ask for."""
+        return self.view(await self._submissions.submit(who, spec_value, only_node=only_node))
 
     def check_upload(self, who: Principal) -> None:
         """Raises CumulusError when a job of this principal would be refused now, whatever it is."""

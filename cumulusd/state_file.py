@@ -22,9 +22,11 @@ _LOCK_PAUSE_S = 0.02
 class StateFile:
     """One mapping in the file at `path`, of format `version`. `what` names it in errors."""
 
-    def __init__(self, path: Path, *, version: int, what: str) -> None:
+    def __init__(self, path: Path, *, version: int, what: str, oldest: int | None = None) -> None:
+        """`oldest`: the first format that is read, too, as it is (default: none but `version`)."""
         self.path = path
         self._version = version
+        self._oldest = version if oldest is None else oldest
         self._what = what
 
     def load(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class StateFile:
             raise self._error(
                 f"is damaged: {error!r}", "put a backup in its place, or move it away"
             ) from error
-        if found != self._version:
+        if type(found) is not int or not self._oldest <= found <= self._version:
             raise self._error(
                 f"has format {found!r}, this cumulusd knows format {self._version}",
                 "run the version of cumulusd that wrote it",

@@ -81,11 +81,13 @@ class Submissions:
         job_id: Any = None,
         faults: Sequence[Mapping[str, str]] = (),
         posted: bool = False,
+        only_node: str | None = None,
     ) -> JobRecord:
         """The new job, which is durable. Every error carries its id.
 
         `job_id`: the submitter's own for it. `faults`: what is wrong already, told together with
         the rest. `posted`: look into the package, as an old client's says itself what to install.
+        `only_node`: the only one that it may run on.
         """
         used_id = f"job_{secrets.token_hex(6)}"
         found = list(faults)
@@ -97,7 +99,9 @@ class Submissions:
             self.check_open(who)
             if posted and not found:
                 spec_value = await self._with_contents(who, spec_value)
-            record = await self._submit(who, spec_value, used_id, found, job_id is not None)
+            record = await self._submit(
+                who, spec_value, used_id, found, job_id is not None, only_node
+            )
         except CumulusError as error:
             error.job_id = error.job_id or used_id
             self._refused(error.code.value)
@@ -144,6 +148,7 @@ class Submissions:
         job_id: str,
         faults: Sequence[Mapping[str, str]],
         is_own_id: bool,
+        only_node: str | None,
     ) -> JobRecord:
         spec = self._parse(spec_value, faults)
         # A repeated submit is answered from memory, whatever the disk is like.
@@ -176,6 +181,7 @@ class Submissions:
             phase=Phase.QUEUED,
             created_at=self._wall_clock(),
             wait=Wait(reason=WaitReason.QUEUED, message="waiting to be placed"),
+            pinned_node=only_node,
         )
         await self._supervisor.submit(record, secret_values(spec_value))
         return record

@@ -51,6 +51,7 @@ from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
 from cumulusd.reloading import Reloads, Take
 from cumulusd.service import Cumulusd
+from cumulusd.smoke_jobs import SmokeJobs
 from cumulusd.spec import SpecLimits
 from cumulusd.steady_time import steady_wall_clock
 from cumulusd.submissions import SubmitLimits
@@ -383,19 +384,19 @@ def assemble(config: Config, reactor: Any) -> Parts:
     table.watch(lambda before, after: procedures.job_changed(after))
     table.watch_forgotten(procedures.job_forgotten)
     metrics = Metrics(snapshot)
+    certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     site = make_site(
         relay=relay,
         authenticator=authenticator,
         metrics=metrics,
         ws=router.websocket_resource(),
         agent=link.resource(),
-        enroll=pool.enroll,
+        provision=pool.provision(SmokeJobs(relay, table, supervisor), certificates.fingerprint),
         clock=reactor,
         allow_plain_tokens=config.allow_plain_tokens,
         origins=origins,
         has_room=has_room,
     )
-    certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     reloads = Reloads(config)
     reloads.add("certificates", lambda config: certificates.reload())
     reloads.add("tokens", take_tokens)

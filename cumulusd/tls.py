@@ -5,6 +5,8 @@ A description is Twisted's: `ssl:PORT:privateKey=FILE:certKey=FILE:certChain=FIL
 the key; `certChain` (or Twisted's `extraCertChain`) names the rest where it stands apart.
 """
 
+import base64
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -76,6 +78,7 @@ class Certificate:
 
     context: SSL.Context
     expires_at: float  #: unix seconds
+    fingerprint: str  #: of its public key, as curl's --pinnedpubkey takes it
 
 
 def parse_listener(description: str, folder: Path) -> TlsListener:
@@ -124,7 +127,12 @@ def load_certificate(listener: TlsListener) -> Certificate:
         context = CertificateOptions(acceptableCiphers=_ciphers(), **held).getContext()
     except (SSL.Error, TypeError, ValueError) as error:
         raise TlsUnusable(f"OpenSSL takes {listener.certificate} for no use: {error}") from error
-    return Certificate(context=context, expires_at=own.not_valid_after_utc.timestamp())
+    pin = base64.b64encode(hashlib.sha256(_public(own)).digest()).decode()
+    return Certificate(
+        context=context,
+        expires_at=own.not_valid_after_utc.timestamp(),
+        fingerprint=f"sha256//{pin}",
+    )
 
 
 def _ciphers() -> Any:

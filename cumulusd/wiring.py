@@ -23,12 +23,15 @@ from cumulusd.identity import Authenticator, Principal, Role, hash_token
 from cumulusd.jobs.ports import Platform
 from cumulusd.local.environment import installer_environment, runner_environment
 from cumulusd.local.platform import ISOLATION_NOTE, NODE_ID, LocalPlatform
+from cumulusd.smoke_jobs import SmokeJobs
+from cumulusd.web.provision import Provision
 
 #: How much larger than its zip a package may be.
 UNPACKED_FACTOR = 4
 
 PoolChanged = Callable[[], Awaitable[None]]
-Enroll = Callable[[str, str], Awaitable[dict[str, Any]]]
+#: Of the daemon's public key at that port, as curl pins it; None: it speaks no TLS.
+Fingerprint = Callable[[int | None], str | None]
 
 
 class ClosingPlatform(Platform, Protocol):
@@ -42,7 +45,6 @@ class PlatformParts(Protocol):
     """What of the daemon depends on the platform."""
 
     platform: ClosingPlatform
-    enroll: Enroll | None  #: how a node joins the pool; None: it has no pool to join
 
     def inside(self) -> tuple[IStreamServerEndpoint, str] | None:
         """Where to listen beside the configured addresses, and that in words."""
@@ -58,6 +60,9 @@ class PlatformParts(Protocol):
 
     def image_python(self) -> str | None:
         """The version of Python in the job image; None: there is none, or it doesn't tell."""
+
+    def provision(self, jobs: SmokeJobs, fingerprint: Fingerprint) -> Provision | None:
+        """How machines join the pool; None: it has none to join."""
 
 
 def installer_variables(jobs: Jobs) -> dict[str, str]:
@@ -75,7 +80,6 @@ class LocalParts:
     """
 
     _log = Logger()
-    enroll: Enroll | None = None
 
     def __init__(self, config: Config, reactor: Any, authenticator: Authenticator) -> None:
         local, jobs = config.platform.local, config.jobs
@@ -136,6 +140,10 @@ class LocalParts:
 
     def image_python(self) -> str | None:
         """There is no image: the agent asks the jobs' own interpreter."""
+        return None
+
+    def provision(self, jobs: SmokeJobs, fingerprint: Fingerprint) -> Provision | None:
+        """This machine is all there is."""
         return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
@@ -12,7 +13,9 @@ from cumulusd.config import Config
 from cumulusd.errors import CumulusError
 from cumulusd.identity import Authenticator
 from cumulusd.jobs.ports import RunInThread
+from cumulusd.provision_scripts import http_url, made_out
 from cumulusd.provisioning import Provisioning
+from cumulusd.smoke_jobs import SmokeJobs
 from cumulusd.swarm.agent_services import AgentServices
 from cumulusd.swarm.agent_spec import CA_BUNDLE_FILE, DAEMON_CA_FILE, AgentSettings
 from cumulusd.swarm.agent_tokens import AgentTokens
@@ -20,12 +23,18 @@ from cumulusd.swarm.answers import Event
 from cumulusd.swarm.endpoint import TlsFiles, parse_endpoint
 from cumulusd.swarm.engine import Engine
 from cumulusd.swarm.enrolment import Enrolment
+from cumulusd.swarm.image_reference import ImageBy
+from cumulusd.swarm.joining import Joining, JoinSettings
 from cumulusd.swarm.platform import SwarmPlatform
 from cumulusd.swarm.service_spec import JobSettings
+from cumulusd.swarm.trial import Trial
 from cumulusd.tasks import Tasks, sleep
-from cumulusd.wiring import UNPACKED_FACTOR, ClosingPlatform, Enroll, PoolChanged
+from cumulusd.web.provision import Provision
+from cumulusd.wiring import UNPACKED_FACTOR, ClosingPlatform, Fingerprint, PoolChanged
 
 CHECK_INTERVAL_S = 2.0
+#: By what workers are told images, by the configuration's word for who has them.
+IMAGES_BY = {"auto": ImageBy.AUTO, "registry": ImageBy.DIGEST, "orchestrator": ImageBy.ID}
 #: Who the jobs' processes are in their containers; the job image has this user.
 JOB_UID = JOB_GID = 1000
 
@@ -67,6 +76,7 @@ class SwarmParts:
                 gid=JOB_GID,
             ),
             image=jobs.image,
+            image_by=IMAGES_BY[config.provisioning.images_from],
             clock=reactor,
         )
         self.platform: ClosingPlatform = self._swarm
@@ -77,6 +87,7 @@ class SwarmParts:
             settings=AgentSettings(
                 instance_id=instance_id,
                 image=swarm.agent_image,
+                image_by=IMAGES_BY[config.provisioning.images_from],
                 url=swarm.advertise_url,
                 worker_root=swarm.worker_root,
                 options={
@@ -97,9 +108,37 @@ class SwarmParts:
             clock=reactor,
             enrolled=self._tell,
         )
-        provisioning = Provisioning(config.state_dir, time)
-        enrolment = Enrolment(provisioning, self._agents, run_in_thread)
-        self.enroll: Enroll | None = enrolment.enroll
+        self._provisioning = Provisioning(config.state_dir, time)
+        self._join_settings = join_settings(config)
+        self._instance_id = instance_id
+        self._run_in_thread = run_in_thread
+        self._enrolment: Enrolment | None = None
+
+    def provision(self, jobs: SmokeJobs, fingerprint: Fingerprint) -> Provision | None:
+        """By tokens, and a script that they are given to."""
+        joining = Joining(
+            provisioning=self._provisioning,
+            engine=self._engine,
+            settings=self._join_settings,
+            run_in_thread=self._run_in_thread,
+        )
+        self._enrolment = enrolment = Enrolment(
+            provisioning=self._provisioning,
+            agents=self._agents,
+            engine=self._engine,
+            jobs_there=jobs.there,
+            run_in_thread=self._run_in_thread,
+        )
+        trial = Trial(
+            instance_id=self._instance_id,
+            provisioning=self._provisioning,
+            agents=self._agents,
+            engine=self._engine,
+            jobs=jobs,
+            run_in_thread=self._run_in_thread,
+        )
+        url = self._join_settings.advertise_url
+        return SwarmProvision(joining, enrolment, trial, url, fingerprint, self._run_in_thread)
 
     def inside(self) -> tuple[IStreamServerEndpoint, str] | None:
         """Agents dial the configured addresses."""
@@ -147,8 +186,11 @@ class SwarmParts:
         self._look()
 
     def _look(self) -> None:
-        """Nodes may have changed: placing is to know, and the agents are looked after."""
+        """Nodes may have changed: placing is to know, the agents are looked after, and those that
+        have left are removed."""
         self._agents.nudge()
+        if self._enrolment is not None:
+            self._tasks.start(self._enrolment.sweep(), "removing nodes that have left")
         self._tasks.start(self._tell_now(), "telling of changed nodes")
 
     async def _tell_now(self) -> None:
@@ -161,6 +203,53 @@ class SwarmParts:
     async def _tell(self) -> None:
         if self._pool_changed is not None:
             await self._pool_changed()
+
+
+class SwarmProvision:
+    """Implements `cumulusd.web.provision.Provision` by the use cases of this platform."""
+
+    def __init__(
+        self,
+        joining: Joining,
+        enrolment: Enrolment,
+        trial: Trial,
+        advertise_url: str,
+        fingerprint: Fingerprint,
+        run_in_thread: RunInThread,
+    ) -> None:
+        self.join = joining.join
+        self.image = joining.image
+        self.enroll = enrolment.enroll
+        self.leave = enrolment.leave
+        self.status = trial.status
+        self._advertise_url = advertise_url
+        self._fingerprint = fingerprint
+        self._run_in_thread = run_in_thread
+
+    async def script(self, name: str) -> bytes:
+        """Made out to the address that workers dial. Raises NotFound."""
+        url, pin = http_url(self._advertise_url), None
+        if url.startswith("https:"):
+            pin = self._fingerprint(urlsplit(url).port)
+        return await self._run_in_thread(lambda: made_out(name, url, pin))
+
+
+def join_settings(config: Config) -> JoinSettings:
+    """What machines are told of the configuration."""
+    swarm, said = config.platform.swarm, config.provisioning
+    assert swarm is not None and config.jobs.image is not None  # the configuration was checked
+    return JoinSettings(
+        advertise_url=swarm.advertise_url,
+        worker_root=swarm.worker_root,
+        images=tuple(dict.fromkeys((config.jobs.image, swarm.agent_image))),
+        image_by=IMAGES_BY[said.images_from],
+        deny=said.deny,
+        manager_addresses=said.manager_addresses,
+        daemon_addresses=said.daemon_addresses,
+        chronos_source=said.chronos_source,
+        chronos_sha256=said.chronos_sha256,
+        remote_api_port=said.remote_api_port,
+    )
 
 
 def _files(paths: Mapping[str, Path | None]) -> dict[str, bytes]:

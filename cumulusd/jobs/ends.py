@@ -238,6 +238,16 @@ def end_of_lost_checkpoint(record: JobRecord, hostname: str, why: str) -> End:
     )
 
 
+def end_of_lost_node(record: JobRecord) -> End:
+    """The only worker that a job was to run on is gone."""
+    return End(
+        state=JobState.FAILED,
+        reason=EndReason.UNSCHEDULABLE,
+        message=f"The job was to run on the node {record.pinned_node} only, which was removed from "
+        "the pool",
+    )
+
+
 def end_of_bad_journal(why: str) -> End:
     """The worker's journal can't be continued."""
     return End(

@@ -228,7 +228,9 @@ class JobRecord:
     pause_requested: bool = False  #: somebody wants it paused, and it has not been resumed since
     pauses: int = 0  #: how often its code has paused
     checkpoints: tuple[Checkpoint, ...] = ()  #: as last reported, the newest last
-    pinned_node: str | None = None  #: what it is to go on from is on this node only
+    #: it may run on this node only: what it is to go on from is there, or it never was to run
+    #: elsewhere
+    pinned_node: str | None = None
     ran_s: float = 0.0  #: time that its code ran in earlier, paused attempts
     paused_at: float | None = None  #: since when it is paused
     #: its way so far, oldest first; see `cumulusd.jobs.timeline`
@@ -246,6 +248,11 @@ class JobRecord:
     def last_attempt(self) -> int:
         """The number of the last attempt that may follow: one that paused costs no retry."""
         return 1 + self.spec.retries + self.pauses
+
+    @property
+    def needs_kept(self) -> bool:
+        """It goes on from what an earlier attempt kept on `pinned_node`."""
+        return self.pinned_node is not None and self.pauses > 0
 
     @property
     def waits_since(self) -> float:

@@ -92,8 +92,10 @@ def decide(
     tellers: dict[str | None, Teller] = {}
     decision = Decision(placements=placements, waits={}, refusals={}, reservations=reservations)
     for record in lost:
-        decision.refusals[record.job_id] = ends.end_of_lost_checkpoint(
-            record, "a worker", "that worker was removed from the pool"
+        decision.refusals[record.job_id] = (
+            ends.end_of_lost_checkpoint(record, "a worker", "that worker was removed from the pool")
+            if record.needs_kept
+            else ends.end_of_lost_node(record)
         )
     for position, record in left:
         pinned = record.pinned_node
@@ -110,7 +112,7 @@ def decide(
             )
         told = tellers[pinned].tell(position, record)
         if pinned is not None and isinstance(told, Wait):
-            told = waits.pinned(told, known[pinned])
+            told = waits.pinned(told, known[pinned], record.needs_kept)
         if isinstance(told, End):
             decision.refusals[record.job_id] = told
         else:

@@ -167,11 +167,13 @@ def with_unfit(wait: Wait, unfit: Sequence[tuple[Node, str]], told: Collection[s
     )
 
 
-def pinned(wait: Wait, node: Node) -> Wait:
-    """The same wait of a job that can go on there only."""
+def pinned(wait: Wait, node: Node, needs_kept: bool) -> Wait:
+    """The same wait of a job that may run there only; `needs_kept`: it goes on from what is
+    there."""
+    why = "It goes on from a checkpoint that is on" if needs_kept else "It is to run on"
     return attrs.evolve(
         wait,
-        message=f"It goes on from a checkpoint that is on {node.hostname} only: {wait.message}",
+        message=f"{why} {node.hostname} only: {wait.message}",
         details={
             **wait.details,
             "pinned": {"node_id": node.node_id, "hostname": node.hostname},

@@ -38,7 +38,11 @@ class AgentEngine(Protocol):
 
     async def nodes(self) -> list[NodeInfo]: ...
     async def update_node(
-        self, node_id: str, *, labels: Mapping[str, str | None] | None = None
+        self,
+        node_id: str,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        availability: str | None = None,
     ) -> None: ...
     async def services(self, labels: Mapping[str, str] | None = None) -> list[ServiceInfo]: ...
     async def create_service(self, payload: Mapping[str, Any]) -> str: ...
@@ -106,6 +110,25 @@ class AgentServices:
         await self._label([node])
         self.nudge()
         return node
+
+    async def dismiss(self, node_id: str, *, availability: str) -> None:
+        """Ends the enrolment: the node loses its labels, gets that availability, and its agent
+        goes. Nothing is done to a node that isn't ours. Raises NotFound, Unavailable."""
+        seen = await self._look()
+        ours = {node.node_id for node in agent_plan.members(seen.nodes, self._settings.instance_id)}
+        if node_id in ours:
+            bare: dict[str, str | None] = dict.fromkeys(self._mark())
+            await self._engine.update_node(node_id, labels=bare, availability=availability)
+            await self._enrolled()
+        service = agent_plan.agent_services(seen, self._settings.instance_id).get(node_id)
+        if service is not None:
+            await self._engine.remove_service(service.service_id)
+        self.nudge()
+
+    async def trouble(self, node_id: str) -> str | None:
+        """Why no agent runs on that node, in Swarm's words; None: nothing is known to be wrong."""
+        mine = {labels.KIND: labels.KIND_AGENT, labels.INSTANCE: self._settings.instance_id}
+        return agent_plan.troubles(await self._engine.tasks(mine)).get(node_id)
 
     async def node(self, node_id: str) -> NodeInfo:
         """The node, if it may be enrolled here. Raises as `enroll` does."""

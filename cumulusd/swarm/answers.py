@@ -46,6 +46,8 @@ class SwarmInfo:
     is_manager: bool
     node_id: str
     error: str  #: the Swarm's own words on what is wrong with it, or ""
+    swarm_id: str = ""  #: of the Swarm, "" outside of one
+    manager_addresses: tuple[str, ...] = ()  #: "ip:2377", where nodes join
 
     @classmethod
     def read(cls, data: Json) -> "SwarmInfo":
@@ -57,6 +59,30 @@ class SwarmInfo:
             is_manager=bool(swarm.get("ControlAvailable")),
             node_id=str(swarm.get("NodeID") or ""),
             error=str(swarm.get("Error") or ""),
+            swarm_id=str((swarm.get("Cluster") or {}).get("ID") or ""),
+            manager_addresses=tuple(
+                sorted(str(one["Addr"]) for one in swarm.get("RemoteManagers") or ())
+            ),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class JoinInfo:
+    """What lets a machine join the Swarm as a worker. `spec`: the Swarm's own, for updates."""
+
+    swarm_id: str
+    version: int
+    worker_token: str = attrs.field(repr=False)
+    spec: Json = attrs.field(repr=False)
+
+    @classmethod
+    def read(cls, data: Json) -> "JoinInfo":
+        """From `/swarm`."""
+        return cls(
+            swarm_id=str(data["ID"]),
+            version=int(data["Version"]["Index"]),
+            worker_token=str(data["JoinTokens"]["Worker"]),
+            spec=data["Spec"],
         )
 
 
@@ -180,6 +206,7 @@ class ImageInfo:
     image_id: str
     digests: tuple[str, ...]
     python_version: str | None = None
+    size_bytes: int = 0  #: on the engine's disk
 
     @classmethod
     def read(cls, data: Json) -> "ImageInfo":
@@ -189,6 +216,7 @@ class ImageInfo:
             image_id=str(data["Id"]),
             digests=tuple(data.get("RepoDigests") or ()),
             python_version=_python_version(config.get("Labels") or {}, config.get("Env") or ()),
+            size_bytes=int(data.get("Size") or 0),
         )
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from cumulusd.swarm.answers import (
     ApiVersion,
     Event,
     ImageInfo,
+    JoinInfo,
     Json,
     NodeInfo,
     SecretInfo,
@@ -77,6 +78,22 @@ class Engine:
         """What it is, and whether it is a Swarm manager."""
         return self._read(SwarmInfo.read, await self._json("GET", "/info"), "/info")
 
+    # -- the Swarm
+
+    async def join_info(self) -> JoinInfo:
+        """What lets a machine join as a worker: secret. Raises Unavailable on no manager."""
+        return self._read(JoinInfo.read, await self._json("GET", "/swarm"), "/swarm")
+
+    async def rotate_worker_token(self) -> None:
+        """From now on nobody joins as a worker by the join token that there was."""
+
+        async def rotate() -> None:
+            there = await self.join_info()
+            params = {"version": str(there.version), "rotateWorkerToken": "true"}
+            await self._call("POST", "/swarm/update", params=params, body=there.spec)
+
+        await self._until_in_sequence(rotate)
+
     # -- nodes
 
     async def nodes(self) -> list[NodeInfo]:
@@ -110,6 +127,11 @@ class Engine:
                 await self._call("POST", path, params={"version": str(node.version)}, body=spec)
 
         await self._until_in_sequence(update)
+
+    async def remove_node(self, node_id: str) -> None:
+        """Fires when the Swarm has forgotten it, or had. Raises CumulusError while it is not
+        down."""
+        await self._delete(f"/nodes/{_quoted(node_id)}")
 
     # -- services and tasks
 
@@ -205,6 +227,15 @@ class Engine:
         """An image that this engine has. Raises NotFound."""
         path = f"/images/{quote(reference, safe='/:@')}/json"
         return self._read(ImageInfo.read, await self._json("GET", path), path)
+
+    async def export_image(self, image_id: str, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hands the image to `send` piece by piece, as a tar archive that `docker load` takes,
+        at the pace of `send`. Raises NotFound, Unavailable, also in the middle."""
+        version = version_text(await self.negotiate())
+        path = f"/images/{quote(image_id, safe=':')}/get"
+        refused = await self._transport.download(f"/v{version}{path}", send)
+        if refused is not None:
+            raise error_of(refused.status, _words(refused), f"GET {path}", self.name)
 
     # -- events
 

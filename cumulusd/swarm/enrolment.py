@@ -1,38 +1,75 @@
-"""Enrolling a node by a provisioning token: checked, bound to the node, then labelled."""
+"""How a machine becomes a worker by its provisioning token, and how it leaves again."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from cumulusd.errors import Conflict, CumulusError, NotFound
 from cumulusd.jobs.ports import RunInThread
-from cumulusd.provisioning import Provisioning
+from cumulusd.provisioning import Provisioning, ProvisionToken
 from cumulusd.swarm.agent_services import AgentServices
+from cumulusd.swarm.answers import NodeInfo
+
+#: Jobs that a refusal names.
+_NAMED_JOBS = 20
+
+
+class NodeEngine(Protocol):
+    """What is asked of the Swarm: `Engine` has it. Errors are CumulusError subclasses."""
+
+    async def nodes(self) -> list[NodeInfo]: ...
+    async def update_node(
+        self,
+        node_id: str,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        availability: str | None = None,
+    ) -> None: ...
+    async def remove_node(self, node_id: str) -> None: ...
+    async def rotate_worker_token(self) -> None: ...
+
+
+class JobsThere(Protocol):
+    """Ids of the jobs that are on that node, or on their way to it."""
+
+    def __call__(self, node_id: str) -> Sequence[str]: ...
 
 
 class Enrolment:
-    """The use case behind `POST /provision/enroll`."""
+    """The use cases behind `POST /provision/enroll` and `/provision/leave`."""
 
     _log = Logger()
 
     def __init__(
-        self, provisioning: Provisioning, agents: AgentServices, run_in_thread: RunInThread
+        self,
+        *,
+        provisioning: Provisioning,
+        agents: AgentServices,
+        engine: NodeEngine,
+        jobs_there: JobsThere,
+        run_in_thread: RunInThread,
     ) -> None:
         self._provisioning = provisioning
         self._agents = agents
+        self._engine = engine
+        self._jobs_there = jobs_there
         self._run_in_thread = run_in_thread
 
     async def enroll(self, token: str, node_id: str) -> dict[str, Any]:
         """`{node_id, hostname, enrolled: true}` when the node has its labels; its agent follows.
 
-        A token that is bound to the node may be sent again, so an answer that was lost costs
-        nothing. Raises NotAuthenticated, Conflict, NotFound, Unavailable; the token is used up
-        only by a node that can be enrolled.
+        The join token that it came with opens nothing any more then. A token that is bound to the
+        node may be sent again, so an answer that was lost costs nothing. Raises NotAuthenticated,
+        Conflict, NotFound, Unavailable; the token is used up only by a node that can be enrolled.
         """
         # The token comes first: who has none learns nothing of the Swarm.
         await self._run_in_thread(lambda: self._provisioning.check(token, node_id))
         await self._agents.node(node_id)
         used = await self._run_in_thread(lambda: self._provisioning.redeem(token, node_id))
         node = await self._agents.enroll(node_id)
+        await self._rotate(used)
         self._log.info(
             "provisioning token {token_id} enrolled {hostname}",
             token_id=used.token_id,
@@ -40,3 +77,107 @@ class Enrolment:
             node_id=node_id,
         )
         return {"node_id": node.node_id, "hostname": node.hostname, "enrolled": True}
+
+    async def leave(self, token: str, node_id: str, force: bool) -> dict[str, Any]:
+        """`{node_id, state}`: "left", it is no worker any more and may leave the Swarm; "removed",
+        the Swarm has forgotten it.
+
+        From the first call on it gets no new jobs. Raises Conflict while jobs are there, unless
+        `force`, which ends them; NotAuthenticated, Unavailable.
+        """
+        used = await self._run_in_thread(lambda: self._provisioning.redeemed_by(token, node_id))
+        node = await self._node(node_id)
+        if node is None:
+            await self._note_leaving(used)
+            return {"node_id": node_id, "state": "removed"}
+        if used.leaving_at is None:
+            await self._dismiss(node, force)
+            await self._note_leaving(used)
+            self._log.info(
+                "{hostname} is no worker any more, as it asked to leave",
+                hostname=node.hostname,
+                node_id=node_id,
+                token_id=used.token_id,
+            )
+        removed = await self._remove_if_down(node)
+        return {"node_id": node_id, "state": "removed" if removed else "left"}
+
+    async def sweep(self) -> None:
+        """Removes the nodes that were let go and have left the Swarm, and changes the join token
+        where that is still due. What fails is tried at the next sweep."""
+        try:
+            tokens = await self._run_in_thread(self._provisioning.tokens)
+            due = [token for token in tokens if token.node_id and token.rotated_at is None]
+            # Those of before join tokens were changed are due once, together.
+            if due:
+                await self._engine.rotate_worker_token()
+                for token in due:
+                    await self._note_rotated(token)
+            leaving = {token.node_id for token in tokens if token.leaving_at is not None}
+            for node in await self._engine.nodes() if leaving else ():
+                if node.node_id in leaving:
+                    await self._remove_if_down(node)
+        except CancelledError:
+            raise
+        except CumulusError as error:
+            self._log.info("nodes that left can't be removed just now: {why}", why=error.message)
+
+    # -- inside
+
+    async def _rotate(self, used: ProvisionToken) -> None:
+        if used.rotated_at is not None:
+            return
+        await self._engine.rotate_worker_token()
+        await self._note_rotated(used)
+        self._log.info(
+            "Swarm's join token for workers was changed: that of provisioning token {token_id} "
+            "is used up",
+            token_id=used.token_id,
+        )
+
+    async def _note_rotated(self, token: ProvisionToken) -> None:
+        await self._note(lambda: self._provisioning.rotated(token.token_id))
+
+    async def _note_leaving(self, token: ProvisionToken) -> None:
+        if token.leaving_at is None:
+            await self._note(lambda: self._provisioning.leaving(token.token_id))
+
+    async def _note(self, note: Any) -> None:
+        try:
+            await self._run_in_thread(note)
+        except NotFound:
+            pass  # the token was revoked meanwhile: there is nothing to note it at
+
+    async def _node(self, node_id: str) -> NodeInfo | None:
+        nodes = await self._engine.nodes()
+        return next((node for node in nodes if node.node_id == node_id), None)
+
+    async def _dismiss(self, node: NodeInfo, force: bool) -> None:
+        if force:
+            # Its containers end; their jobs then say that their worker was drained.
+            await self._engine.update_node(node.node_id, availability="drain")
+        elif node.availability == "active":
+            await self._engine.update_node(node.node_id, availability="pause")
+        there = [] if force or node.state == "down" else self._jobs_there(node.node_id)
+        if there:
+            named = ", ".join(there[:_NAMED_JOBS])
+            more = len(there) - _NAMED_JOBS
+            raise Conflict(
+                f"{node.hostname} can't leave yet: {len(there)} job(s) are on it ({named}"
+                + (f" and {more} more)" if more > 0 else ")"),
+                details={"jobs": list(there[:_NAMED_JOBS]), "count": len(there)},
+                hint="it gets no new ones: ask again when these have ended, or force it, which "
+                "ends them; `docker node update --availability active` on a manager takes it back",
+            )
+        await self._agents.dismiss(node.node_id, availability="drain" if force else "pause")
+
+    async def _remove_if_down(self, node: NodeInfo) -> bool:
+        if node.state != "down":
+            return False
+        await self._engine.remove_node(node.node_id)
+        self._log.info(
+            "{hostname} has left the Swarm and was removed from it",
+            hostname=node.hostname,
+            node_id=node.node_id,
+        )
+        return True

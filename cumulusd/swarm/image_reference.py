@@ -15,6 +15,9 @@ class ImageBy(StrEnum):
     DIGEST = "digest"
     #: by id always: workers have it from an archive, and no registry is asked
     ID = "id"
+    #: by digest where the reference is a registry's (`somebody/name`, `host/name`), else by id:
+    #: engines that keep images by their digests give one to those that were built here, too
+    AUTO = "auto"
 
 
 class Images(Protocol):
@@ -25,8 +28,10 @@ class Images(Protocol):
 
 def chosen(reference: str, image: ImageInfo, by: ImageBy) -> str:
     """The name for the workers. Pure."""
+    repository = _repository(reference)
+    if by is ImageBy.AUTO:
+        by = ImageBy.DIGEST if "/" in repository else ImageBy.ID
     if by is ImageBy.DIGEST and image.digests:
-        repository = _repository(reference)
         same = [digest for digest in image.digests if digest.partition("@")[0] == repository]
         return (same or sorted(image.digests))[0]
     return image.image_id
@@ -53,7 +58,7 @@ async def resolve_image(images: Images, reference: str, by: ImageBy) -> str:
             hint="load or pull the image on the manager and on every worker, "
             "or name it by digest (name@sha256:…)",
         ) from error
-    if by is ImageBy.DIGEST and "@sha256:" in reference:
+    if by is not ImageBy.ID and "@sha256:" in reference:
         return reference
     return chosen(reference, image, by)
 

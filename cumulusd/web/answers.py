@@ -18,13 +18,14 @@ Send = Callable[[bytes], Awaitable[None]]
 @attrs.frozen(kw_only=True)
 class Answer:
     """An HTTP answer: whole; or `body` followed by what `stream` gives, as fast as it is read; or
-    what `events` sends for as long as it takes."""
+    what `events` or `pushed` sends for as long as it takes."""
 
     status: int
     body: bytes = b""
     stream: Iterator[bytes] | None = None
     stream_bytes: int | None = None  #: how much that is, where it is known
     events: Callable[[Send], Awaitable[None]] | None = None
+    pushed: Callable[[Send], Awaitable[None]] | None = None  #: bytes, with nothing between them
     content_type: str = "application/json"
     headers: Mapping[str, str] = attrs.field(factory=dict)
 

@@ -86,6 +86,24 @@ class IgnoredBody:
         """There is nothing."""
 
 
+class SmallBody:
+    """One that is kept as it is, in bounds; `data` is what came."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.data = bytearray()
+        self._max_bytes = max_bytes
+
+    def received(self, data: bytes) -> None:
+        """Keeps it."""
+        if len(self.data) + len(data) > self._max_bytes:
+            raise TooLarge(f"The body is over {self._max_bytes} bytes")
+        self.data += data
+
+    def lost(self) -> None:
+        """Drops it: a token may be in it."""
+        self.data.clear()
+
+
 class JsonJob:
     """A job as one JSON object; `code` in it is the package as base64."""
 

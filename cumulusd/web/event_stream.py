@@ -20,10 +20,12 @@ class EventStream:
 
     _log = Logger()
 
-    def __init__(self, request: Request, clock: Any) -> None:
+    def __init__(self, request: Request, clock: Any, keepalive: bytes = b": \n\n") -> None:
+        """`keepalive` is sent when nothing else was for a while; nothing is, when it is empty."""
         self._request = request
         self._channel: Any = request.channel
         self._clock = clock
+        self._keepalive = keepalive
         self._paused = False
         self._over = False
         self._more = Signal()
@@ -72,10 +74,11 @@ class EventStream:
 
     def _keep_alive(self) -> None:
         self._timer = self._clock.callLater(KEEPALIVE_S, self._keep_alive)
-        self._request.write(b": \n\n")  # type: ignore[no-untyped-call]
+        if self._keepalive:
+            self._request.write(self._keepalive)  # type: ignore[no-untyped-call]
 
     def _give_up(self) -> None:
-        self._log.info("a reader of events took nothing for {stalled_s} s", stalled_s=STALLED_S)
+        self._log.info("a reader took nothing for {stalled_s} s", stalled_s=STALLED_S)
         self._channel.forceAbortClient()
 
     def _stop_timer(self) -> None:

@@ -28,11 +28,20 @@ from cumulusd.web.answers import (
     unknown_error,
 )
 from cumulusd.web.asked import Asked, Head
-from cumulusd.web.bodies import MAX_JSON_BYTES, Body, Flow, FormJob, IgnoredBody, JsonJob
+from cumulusd.web.bodies import (
+    MAX_JSON_BYTES,
+    Body,
+    Flow,
+    FormJob,
+    IgnoredBody,
+    JsonJob,
+    SmallBody,
+)
 from cumulusd.web.job_forms import FIELDS, FILE_FIELD
 from cumulusd.web.job_pages import JobPages, JobRelay
 from cumulusd.web.multipart import Form, boundary_of
 from cumulusd.web.page_site import INDEX, PageSite
+from cumulusd.web.provision import Provision, ProvisionPages
 from cumulusd.web.routes import Found, Routes
 
 #: Above this, a body that is no job is refused.
@@ -71,6 +80,7 @@ class Rest:
         wall_clock: Callable[[], float],
         clock: Any,
         allow_plain_tokens: bool = False,
+        provision: Provision | None = None,
     ) -> None:
         self._relay = relay
         self._authenticator = authenticator
@@ -82,6 +92,7 @@ class Rest:
         self._uploads: set[Body] = set()
         self._page = PageSite()
         jobs = JobPages(relay)
+        provisioning = ProvisionPages(provision)
         #: By the routes' names.
         self._handlers: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
             "page": self._index,
@@ -103,14 +114,15 @@ class Rest:
             "pause": jobs.pause,
             "resume": jobs.resume,
             "delete": jobs.delete,
+            **provisioning.handlers,
         }
 
     def authenticate(self, head: Head) -> Principal:
         """Who asks. Raises NotAuthenticated."""
         authorization = head.authorization
         read_along = not (head.secure or self._allow_plain_tokens)
-        if authorization is not None and read_along:
-            raise NotAuthenticated(f"{PLAIN_TOKEN[0].upper()}{PLAIN_TOKEN[1:]}")
+        if authorization is not None:
+            self._refuse_read_along(head)
         who = self._authenticator.authenticate_header(authorization)
         if who is None:
             raise NotAuthenticated(
@@ -135,10 +147,12 @@ class Rest:
 
         Raises CumulusError: nothing of the body is to be read.
         """
-        # Also where no token is needed to ask: nobody may send what nobody asked for.
-        who = self.authenticate(head)
         found = self._routes.find(head.path)
         route = None if found is None else found.route(head.method)
+        if route is not None and route.body_bytes:
+            return self._open_small(head, length, route.body_bytes)
+        # Also where no token is needed to ask: nobody may send what nobody asked for.
+        who = self.authenticate(head)
         if route is None or not route.takes_job:
             if length is not None and length > MAX_BODY_BYTES:
                 raise TooLarge(f"The body of {length} bytes is over {MAX_BODY_BYTES} bytes")
@@ -190,11 +204,24 @@ class Rest:
     def _admit(self, head: Head, found: Found | None) -> Principal:
         """Who asks; what isn't there needs a token too."""
         if found is not None and found.roles is None:
+            if head.authorization is not None and head.path.startswith("/provision/"):
+                self._refuse_read_along(head)
             return _ANYBODY
         who = self.authenticate(head)
         if found is not None:
             _check_role(who, found.roles, head)
         return who
+
+    def _refuse_read_along(self, head: Head) -> None:
+        if not (head.secure or self._allow_plain_tokens):
+            raise NotAuthenticated(f"{PLAIN_TOKEN[0].upper()}{PLAIN_TOKEN[1:]}")
+
+    def _open_small(self, head: Head, length: int | None, max_bytes: int) -> Body:
+        # The token is in the body: nobody is known yet, so little is taken.
+        self._refuse_read_along(head)
+        if length is None or length > max_bytes:
+            raise TooLarge(f"{head.path} takes a body of up to {max_bytes} bytes")
+        return SmallBody(max_bytes)
 
     def _open_job(self, who: Principal, head: Head, length: int | None, flow: Flow) -> Body:
         if len(self._uploads) >= MAX_UPLOADS:

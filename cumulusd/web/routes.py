@@ -13,6 +13,8 @@ _PEOPLE = frozenset({Role.CLIENT, Role.ADMIN, Role.VIEWER})
 _SUBMITTERS = frozenset({Role.CLIENT, Role.ADMIN})
 _OPERATORS = frozenset({Role.ADMIN, Role.VIEWER})
 
+#: Enough for a token and the names of a machine and a node.
+_PROVISION_BYTES = 4096
 #: A parameter that is longer is no job's id and no output's name: nothing is there.
 _MAX_PARAMETER_CHARS = 512
 
@@ -27,6 +29,7 @@ class Route:
     roles: frozenset[Role] | None  #: None: open to everybody
     query: tuple[str, ...] | None = ()  #: the keys that are known; None: it isn't looked at
     takes_job: bool = False  #: its body is a job; other bodies are small, and ignored
+    body_bytes: int = 0  #: its body is JSON, and brings the token: this large at most
 
 
 ROUTES = (
@@ -49,6 +52,16 @@ ROUTES = (
     Route("POST", "/api/jobs/{job_id}/pause", "pause", _SUBMITTERS),
     Route("POST", "/api/jobs/{job_id}/resume", "resume", _SUBMITTERS),
     Route("DELETE", "/api/jobs/{job_id}", "delete", _SUBMITTERS),
+    # Open to everybody who has a provisioning token, which stands in the body, or as Bearer. The
+    # scripts hold no secret.
+    Route("GET", "/provision/worker.sh", "worker.sh", None),
+    Route("GET", "/provision/manager.sh", "manager.sh", None),
+    Route("GET", "/provision/firewall.sh", "firewall.sh", None),
+    Route("POST", "/provision/join", "join", None, body_bytes=_PROVISION_BYTES),
+    Route("POST", "/provision/enroll", "enroll", None, body_bytes=_PROVISION_BYTES),
+    Route("POST", "/provision/status", "status", None, body_bytes=_PROVISION_BYTES),
+    Route("POST", "/provision/leave", "leave", None, body_bytes=_PROVISION_BYTES),
+    Route("GET", "/provision/images/{image_id}", "image", None),
 )
 
 

@@ -1,7 +1,7 @@
-"""The daemon's one HTTP site: the paths of `rest`, the enrolment, and the two WebSockets."""
+"""The daemon's one HTTP site: the paths of `rest`, and the two WebSockets."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -16,19 +16,19 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from cumulusd.errors import NotAuthorized, TooLarge
+from cumulusd.errors import NotAuthorized
 from cumulusd.identity import Authenticator
 from cumulusd.metrics import Metrics
 from cumulusd.origins import PREFLIGHT, Origins
 from cumulusd.tasks import Tasks
-from cumulusd.web.answers import Answer, error_answer
+from cumulusd.web.answers import Answer, Send, error_answer
 from cumulusd.web.asked import Head
 from cumulusd.web.askers import Asker, Askers
 from cumulusd.web.bodies import Body, Flow
 from cumulusd.web.bounded_request import BoundedRequest
-from cumulusd.web.enroll import MAX_ENROLL_BYTES, PATH, Enroll, EnrollResource
 from cumulusd.web.event_stream import EventStream
 from cumulusd.web.log_events import event
+from cumulusd.web.provision import Provision
 from cumulusd.web.rest import Relay, Rest
 from cumulusd.web.streaming import StreamedBody
 
@@ -46,15 +46,15 @@ def make_site(
     ws: IResource,
     agent: IResource,
     clock: Any,
-    enroll: Enroll | None = None,
+    provision: Provision | None = None,
     wall_clock: Callable[[], float] = time.time,
     allow_plain_tokens: bool = False,
     origins: Origins | None = None,
     has_room: Callable[[str], bool] = lambda peer: True,
 ) -> "CumulusSite":
     """The site to listen with. `ws` and `agent` are the resources at `/ws` and `/agent`; they
-    authenticate for themselves. `enroll`: what `POST /provision/enroll` does; None: there is no
-    pool to enrol in. `clock`: the reactor. `allow_plain_tokens`: also over connections that others
+    authenticate for themselves. `provision`: what is under `/provision`; None: there is no pool
+    to join. `clock`: the reactor. `allow_plain_tokens`: also over connections that others
     can read. `origins`: which browsers' pages may use it, by default its own."""
     rest = Rest(
         relay=relay,
@@ -63,9 +63,10 @@ def make_site(
         wall_clock=wall_clock,
         clock=clock,
         allow_plain_tokens=allow_plain_tokens,
+        provision=provision,
     )
     origins = origins or Origins(is_open=lambda: authenticator.open)
-    return CumulusSite(rest, {b"ws": ws, b"agent": agent}, enroll, clock, origins, has_room)
+    return CumulusSite(rest, {b"ws": ws, b"agent": agent}, clock, origins, has_room)
 
 
 class CumulusSite(Site):
@@ -79,7 +80,6 @@ class CumulusSite(Site):
         self,
         rest: Rest,
         websockets: dict[bytes, IResource],
-        enroll: Enroll | None,
         clock: Any,
         origins: Origins,
         has_room: Callable[[str], bool],
@@ -88,15 +88,10 @@ class CumulusSite(Site):
         self._has_room = has_room
         self._rest = rest
         self._origins = origins
-        self._enrolls = enroll is not None
         self._answering = Tasks()
         self._askers = Askers()
         page = _RestResource(rest, self._answering, self._askers, clock, self.page_headers)
         root = _Root(page, websockets)
-        if enroll is not None:
-            provision = Resource()  # type: ignore[no-untyped-call]
-            provision.putChild(b"enroll", EnrollResource(enroll))
-            root.putChild(b"provision", provision)
         super().__init__(  # type: ignore[no-untyped-call]
             root, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT_S
         )
@@ -129,11 +124,6 @@ class CumulusSite(Site):
 
     def open_body(self, head: Head, length: int | None, flow: Flow) -> Body | None:
         """As of `Doorkeeper`."""
-        if self._enrolls and head.path == PATH.decode():
-            # The token is in the body: nobody is known yet, so little is taken.
-            if length is None or length > MAX_ENROLL_BYTES:
-                raise TooLarge(f"{head.path} takes a body of up to {MAX_ENROLL_BYTES} bytes")
-            return None
         return self._rest.open_body(head, length, flow)
 
     def forget_body(self, body: Body) -> None:
@@ -247,11 +237,24 @@ class _RestResource:
             request.finish()
         elif answer.events is not None:
             await self._send_events(request, answer, asker)
+        elif answer.pushed is not None:
+            await self._push(request, answer.pushed)
         elif answer.stream is not None:
             StreamedBody(request, answer.stream).start()
         else:
             request.write(answer.body)  # type: ignore[no-untyped-call]
             request.finish()
+
+    async def _push(
+        self, request: BoundedRequest, pushed: Callable[[Send], Awaitable[None]]
+    ) -> None:
+        stream = EventStream(request, self._clock, keepalive=b"")
+        stream.start()
+        try:
+            await pushed(stream.send)
+        finally:
+            stream.end()
+        request.finish()
 
     async def _send_events(self, request: BoundedRequest, answer: Answer, asker: Asker) -> None:
         assert answer.events is not None
@@ -275,7 +278,7 @@ def _write_head(request: BoundedRequest, answer: Answer) -> None:
         request.setHeader("Content-Type", answer.content_type)
     if answer.stream_bytes is not None:
         request.setHeader("Content-Length", str(answer.stream_bytes))
-    elif answer.stream is None and answer.events is None and answer.status not in _BODILESS:
+    elif not (answer.stream or answer.events or answer.pushed) and answer.status not in _BODILESS:
         request.setHeader("Content-Length", str(len(answer.body)))
     request.setHeader("Cache-Control", "no-store")
     request.setHeader("X-Content-Type-Options", "nosniff")

@@ -221,7 +221,7 @@ class AgentWorkers:
             duration_s=record.duration_left_s,
             ran_s=record.ran_s,
             resumed=record.pauses > 0,
-            needs_kept=record.pinned_node is not None,
+            needs_kept=record.needs_kept,
             package={"sha256": spec.package_sha256, "size_bytes": spec.package_size_bytes},
             requirements=list(spec.requirements),
             environment={name: shown[name] for name in shown if name not in secrets},

@@ -37,7 +37,18 @@ POST    /api/jobs/JOB/resume            401   409  404  409    403     403
 POST    /api/jobs/LIVE/resume           401   409  404  409    403     403
 DELETE  /api/jobs/LIVE                  401   409  404  409    403     403
 DELETE  /api/jobs/SPARE                 401   200  404  200    403     403
+GET     /provision/worker.sh            409   409  409  409    409     409
+GET     /provision/manager.sh           409   409  409  409    409     409
+GET     /provision/firewall.sh          409   409  409  409    409     409
+POST    /provision/join                 409   409  409  409    409     409
+POST    /provision/enroll               409   409  409  409    409     409
+POST    /provision/status               409   409  409  409    409     409
+POST    /provision/leave                409   409  409  409    409     409
+GET     /provision/images/IMAGE         409   409  409  409    409     409
 """
+#: Open to whoever has a provisioning token, which is none of these: tests/contract/
+#: test_provision_routes.py holds who may do what with it. This daemon's platform is local: it has
+#: nothing to join.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 HEADER, *LINES = [line.split() for line in MATRIX.strip().splitlines()]
 COLUMNS = HEADER[2:]
@@ -51,7 +62,8 @@ NOT_THERE = [
     "/api",
     "/api/jobs/JOB/more",
     "/api/job",
-    "/provision/enroll",
+    "/provision",
+    "/provision/x",
     "/api//jobs",
     "/x",
 ]
@@ -75,7 +87,8 @@ def filled(world: World, path: str, spare: str = "") -> str:
 
 
 def _sample(path: str) -> str:
-    return path.replace("{name...}", "note.txt").replace("{name}", "app.js")
+    path = path.replace("{name...}", "note.txt").replace("{name}", "app.js")
+    return path.replace("{image_id}", "IMAGE")
 
 
 def test_every_route_has_its_line() -> None:
@@ -142,7 +155,7 @@ def test_what_is_not_there_tells_nothing_to_nobody(world: World, method: str, pa
 @pytest.mark.parametrize("token", ["", "x", "ann", "guessed-token-guessed", "a" * 5000, "ÿ"])
 def test_a_token_that_nobody_has(world: World, token: str) -> None:
     for method, path in EXPECTED:
-        if path == "/" or path.startswith(("/health", "/page/")):
+        if path == "/" or path.startswith(("/health", "/page/", "/provision/")):
             continue
         status, _ = ask(world, method, filled(world, path, world.ended), token)
         assert status == 401, (method, path)

@@ -51,6 +51,7 @@ OURS: dict[str, str] = {
     "cumulusd.metrics": "cumulus_wire",
     "cumulusd.config_file": "",
     "cumulusd.config_platform": "",
+    "cumulusd.config_provisioning": "cumulusd.config_platform",
     "cumulusd.config_chronos": "cumulusd.config_platform",
     "cumulusd.config_jobs": "cumulusd.config_platform",
     "cumulusd.config_router": "cumulusd.config_platform",
@@ -62,6 +63,7 @@ OURS: dict[str, str] = {
     "cumulusd.config_web": "cumulusd.config_platform cumulusd.origins",
     "cumulusd.config": "cumulusd.config_chronos cumulusd.config_faults cumulusd.config_file"
     " cumulusd.config_jobs cumulusd.config_listen cumulusd.config_platform cumulusd.config_router"
+    " cumulusd.config_provisioning"
     " cumulusd.config_s3 cumulusd.config_tokens cumulusd.config_web =cumulusd cumulusd.tls"
     " cumulusd.identity cumulusd.admin.token_file",
     "cumulusd.state_file": "cumulusd.errors",
@@ -76,9 +78,10 @@ OURS: dict[str, str] = {
     "cumulusd.exits": "",
     "cumulusd.cli_config": "cumulusd.certificates cumulusd.config cumulusd.config_shown"
     " cumulusd.exits cumulusd.tls",
-    "cumulusd.cli": "=cumulusd cumulusd.cli_config cumulusd.cli_store cumulusd.cli_token"
-    " cumulusd.config cumulusd.errors"
-    " cumulusd.exits cumulusd.provisioning",
+    "cumulusd.cli_provision": "cumulusd.config cumulusd.errors cumulusd.provision_scripts"
+    " cumulusd.provisioning cumulusd.tls",
+    "cumulusd.cli": "=cumulusd cumulusd.cli_config cumulusd.cli_provision cumulusd.cli_store"
+    " cumulusd.cli_token cumulusd.config cumulusd.errors cumulusd.exits",
     "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
     " cumulusd.tap",
     "cumulusd.jobs": f"{_COMMON} cumulusd.jobs",
@@ -86,6 +89,11 @@ OURS: dict[str, str] = {
     "cumulusd.swarm.agent_services": f"{_PORTS} cumulusd.swarm cumulusd.identity",
     "cumulusd.swarm.agent_tokens": f"{_PORTS} cumulusd.swarm cumulusd.identity cumulusd.state_file",
     "cumulusd.swarm.enrolment": f"{_PORTS} cumulusd.swarm cumulusd.provisioning",
+    "cumulusd.swarm.joining": f"{_PORTS} cumulusd.swarm cumulusd.provisioning",
+    "cumulusd.swarm.trial": f"{_PORTS} cumulusd.swarm cumulusd.provisioning",
+    "cumulusd.provision_scripts": "cumulusd.errors",
+    "cumulusd.smoke_script": "",  # runs in a job
+    "cumulusd.smoke_jobs": f"{_COMMON} cumulusd.identity cumulusd.jobs cumulusd.relay",
     "cumulusd.local": f"{_PORTS} cumulusd.local =cumulusd cumulusd.job_network =cumulus_runner",
     "cumulusd.s3": "cumulusd.s3 cumulusd.errors cumulusd.tasks",
     "cumulusd.workers": f"{_PORTS} cumulusd.workers cumulusd.identity",

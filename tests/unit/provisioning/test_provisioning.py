@@ -89,9 +89,9 @@ def test_their_number_is_bounded_and_old_ones_are_forgotten(
     tokens: Provisioning, tmp_path: Path, moment: Moment
 ) -> None:
     tokens.create(lifetime_s=60)
-    (entry,) = StateFile(tmp_path / FILE, version=1, what="x").load()["tokens"]
+    (entry,) = StateFile(tmp_path / FILE, version=2, what="x").load()["tokens"]
     many = {"tokens": [{**entry, "token_id": str(n)} for n in range(MAX_TOKENS)]}
-    StateFile(tmp_path / FILE, version=1, what="x").save(many)
+    StateFile(tmp_path / FILE, version=2, what="x").save(many)
     with pytest.raises(TooMany):
         tokens.create(lifetime_s=60)
     moment.now += 31 * 24 * 3600

@@ -22,6 +22,10 @@ DIGEST = "sha256:" + "2" * 64
             f"host:5000/job@{DIGEST}",
         ),
         ("job:1", (f"z@{DIGEST}", f"b@{DIGEST}"), ImageBy.DIGEST, f"b@{DIGEST}"),
+        ("job:1", (f"job@{DIGEST}",), ImageBy.AUTO, ID),
+        ("me/job:1", (f"me/job@{DIGEST}",), ImageBy.AUTO, f"me/job@{DIGEST}"),
+        ("host:5000/job", (f"host:5000/job@{DIGEST}",), ImageBy.AUTO, f"host:5000/job@{DIGEST}"),
+        ("host:5000/job", (), ImageBy.AUTO, ID),
     ],
 )
 def test_the_name(reference: str, digests: tuple[str, ...], by: ImageBy, name: str) -> None:

@@ -47,6 +47,7 @@ class Asking:
         return answer.status, json.loads(answer.body)
 
 
+NO_POOL = (409,) * 7  # asked with a provisioning token, and there is nothing to join
 #: method and path -> the status for: nobody, a wrong token, ann, bob, admin, viewer, agent
 TABLE = {
     "GET /health": (200, 200, 200, 200, 200, 200, 200),
@@ -71,6 +72,14 @@ TABLE = {
     "POST /api/jobs/job_1/pause": (401, 401, 200, 404, 200, 403, 403),
     "POST /api/jobs/job_1/resume": (401, 401, 200, 404, 200, 403, 403),
     "DELETE /api/jobs/job_1": (401, 401, 200, 404, 200, 403, 403),
+    "GET /provision/worker.sh": NO_POOL,
+    "GET /provision/manager.sh": NO_POOL,
+    "GET /provision/firewall.sh": NO_POOL,
+    "POST /provision/join": NO_POOL,
+    "POST /provision/enroll": NO_POOL,
+    "POST /provision/status": NO_POOL,
+    "POST /provision/leave": NO_POOL,
+    "GET /provision/images/sha256:1": NO_POOL,
     "GET /api/jobs//logs": (401, 401, 404, 404, 404, 404, 404),
     "GET /api/jobs/job_1//logs": (401, 401, 404, 404, 404, 404, 404),
     "GET /api/jobs/../../health": (401, 401, 404, 404, 404, 404, 404),

@@ -1,7 +1,7 @@
-"""`POST /provision/enroll`: the token in the body is the only key; little is read before that."""
+"""The paths under `/provision`: the token in the body is the only key; little is read before."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,9 +15,13 @@ from web_relay import Jobs
 from cumulusd.errors import Conflict, CumulusError, InvalidArgument, NotAuthenticated
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
 from cumulusd.metrics import Metrics, MetricsSnapshot
-from cumulusd.web import enroll
-from cumulusd.web.enroll import MAX_ENROLL_BYTES, read_body
+from cumulusd.web import provision
+from cumulusd.web.answers import Send
+from cumulusd.web.provision_bodies import read_body
 from cumulusd.web.site import make_site
+
+MAX_BYTES = 4096
+PIECE = b"tar!" * 16_384
 
 
 class Pool:
@@ -26,6 +30,9 @@ class Pool:
         self.raising: Exception | None = None
         self.waiting: Deferred[None] | None = None
         self.cancelled = 0
+        self.pieces = 3
+        self.sent = 0
+        self.breaks = False
 
     async def enroll(self, token: str, node_id: str) -> dict[str, Any]:
         self.asked.append((token, node_id))
@@ -38,6 +45,32 @@ class Pool:
                 self.cancelled += 1
                 raise
         return {"node_id": node_id, "hostname": "gpu-1", "enrolled": True}
+
+    async def script(self, name: str) -> bytes:
+        return f"#!/bin/sh\n# {name}\n".encode()
+
+    async def join(self, token: str, machine_id: str, hostname: str) -> dict[str, Any]:
+        return {"told": [token, machine_id, hostname]}
+
+    async def status(self, token: str, node_id: str, retry: bool) -> dict[str, Any]:
+        return {"told": [token, node_id, retry]}
+
+    async def leave(self, token: str, node_id: str, force: bool) -> dict[str, Any]:
+        return {"told": [token, node_id, force]}
+
+    async def image(self, token: str, image_id: str) -> Callable[[Send], Awaitable[None]]:
+        if self.raising is not None:
+            raise self.raising
+        self.asked.append((token, image_id))
+
+        async def send_all(send: Send) -> None:
+            for _ in range(self.pieces):
+                await send(PIECE)
+                self.sent += 1
+            if self.breaks:
+                raise CumulusError("the engine went")
+
+        return send_all
 
 
 class Asking(protocol.Protocol):
@@ -72,6 +105,14 @@ class Server:
         status, _, answer = peer.received.partition(b"\r\n\r\n")
         return int(status.split()[1]), json.loads(answer) if answer else {}
 
+    async def raw(self, method: str, path: str, head: str = "") -> tuple[bytes, bytes]:
+        peer = await self.connect()
+        lines = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n"
+        peer.transport.write(lines.encode())
+        await peer.closed.addTimeout(30.0, reactor)
+        head_bytes, _, body = peer.received.partition(b"\r\n\r\n")
+        return head_bytes, body
+
 
 async def serve(pool: Pool | None) -> Any:
     who = Principal(name="ann", owner="ann", role=Role.CLIENT)
@@ -82,7 +123,7 @@ async def serve(pool: Pool | None) -> Any:
         ws=Resource(),
         agent=Resource(),
         clock=reactor,
-        enroll=None if pool is None else pool.enroll,
+        provision=pool,
     )
     return await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
 
@@ -150,13 +191,13 @@ async def test_a_body_that_is_wrong(server: Server, body: bytes, key: str | None
 
 def test_every_fault_of_a_body_at_once() -> None:
     with pytest.raises(InvalidArgument) as caught:
-        read_body(b'{"x": 1, "token": ""}')
+        read_body(b'{"x": 1, "token": ""}', ("token", "node_id"))
     assert [one["key"] for one in caught.value.details["faults"]] == ["x", "token", "node_id"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_body_is_refused_by_its_header(server: Server) -> None:
-    status, _ = await server.ask(b"", head=f"Content-Length: {MAX_ENROLL_BYTES + 1}\r\n")
+    status, _ = await server.ask(b"", head=f"Content-Length: {MAX_BYTES + 1}\r\n")
     assert status == 413
     status, _ = await server.ask(b"", head="Transfer-Encoding: chunked\r\n")
     assert status == 413
@@ -198,7 +239,7 @@ async def test_who_leaves_ends_the_work(server: Server) -> None:
 async def test_how_many_are_under_way_is_bounded(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enroll, "MAX_UNDER_WAY", 1)
+    monkeypatch.setattr(provision, "MAX_UNDER_WAY", 1)
     server.pool.waiting = waiting = Deferred()
     first = Deferred.fromCoroutine(server.ask(GOOD))
     await until(lambda: server.pool.asked)
@@ -209,13 +250,108 @@ async def test_how_many_are_under_way_is_bounded(
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_pool_the_path_is_not_there() -> None:
+async def test_without_a_pool_all_of_it_says_why() -> None:
     port = await serve(None)
     try:
-        status, _ = await Server(port, Pool()).ask(GOOD)
-        assert status == 401  # as for every body of somebody unknown
+        for method, path in (
+            *(("POST", f"/provision/{name}") for name in ("join", "enroll", "status", "leave")),
+            ("GET", "/provision/images/sha256:1"),
+            ("GET", "/provision/worker.sh"),
+        ):
+            body = GOOD if method == "POST" else b""
+            status, answer = await Server(port, Pool()).ask(body, method=method, path=path)
+            assert status == 409 and "platform: local" in answer["message"], path
     finally:
         await port.stopListening()
+
+
+@pytest.mark.parametrize("name", ["worker.sh", "manager.sh", "firewall.sh"])
+@pytest_twisted.ensureDeferred
+async def test_scripts_are_for_everybody(server: Server, name: str) -> None:
+    head, body = await server.raw("GET", f"/provision/{name}")
+    assert b" 200 " in head and b"text/x-shellscript" in head
+    assert body == f"#!/bin/sh\n# {name}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("join", {"machine_id": "m" * 8, "hostname": "g"}, ["cpt_x", "m" * 8, "g"]),
+        ("status", {"node_id": "n1"}, ["cpt_x", "n1", False]),
+        ("status", {"node_id": "n1", "retry": True}, ["cpt_x", "n1", True]),
+        ("leave", {"node_id": "n1", "force": True}, ["cpt_x", "n1", True]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_posted_is_handed_on(
+    server: Server, path: str, body: dict[str, Any], told: list[Any]
+) -> None:
+    data = json.dumps({"token": "cpt_x", **body}).encode()
+    assert await server.ask(data, path=f"/provision/{path}") == (200, {"told": told})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("join", {"machine_id": "m" * 7, "hostname": "g"}, "machine_id"),
+        ("join", {"machine_id": "m" * 129, "hostname": "g"}, "machine_id"),
+        ("join", {"machine_id": "m" * 8}, "hostname"),
+        ("status", {"node_id": "n1", "retry": "yes"}, "retry"),
+        ("leave", {"node_id": "n1", "force": 1}, "force"),
+        ("leave", {"node_id": "n1", "retry": True}, "retry"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_posted_wrongly(
+    server: Server, path: str, body: dict[str, Any], key: str
+) -> None:
+    data = json.dumps({"token": "cpt_x", **body}).encode()
+    status, answer = await server.ask(data, path=f"/provision/{path}")
+    assert (status, [one["key"] for one in answer["details"]["faults"]]) == (400, [key])
+
+
+BEARER = "Authorization: Bearer cpt_x\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_is_sent_as_it_comes(server: Server) -> None:
+    head, body = await server.raw("GET", "/provision/images/sha256:1", BEARER)
+    assert b" 200 " in head and b"application/x-tar" in head
+    assert body.count(PIECE) == 3 and body.endswith(b"0\r\n\r\n"), "chunked, and whole"
+    assert server.pool.asked == [("cpt_x", "sha256:1")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_breaks_off_does_not_look_whole(server: Server) -> None:
+    server.pool.breaks = True
+    head, body = await server.raw("GET", "/provision/images/sha256:1", BEARER)
+    assert b" 200 " in head and not body.endswith(b"0\r\n\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_is_not_sent_ahead_of_its_reader(server: Server) -> None:
+    server.pool.pieces = 10_000
+    peer = await server.connect()
+    peer.transport.write(
+        f"GET /provision/images/sha256:1 HTTP/1.1\r\nHost: x\r\n{BEARER}\r\n".encode()
+    )
+    await until(lambda: peer.received)
+    peer.transport.pauseProducing()
+    await until(lambda: server.pool.sent)
+    before = -1
+    while before != server.pool.sent:  # until the sockets between are full
+        before = server.pool.sent
+        await deferLater(reactor, 0.2)
+    assert server.pool.sent < 1000
+    peer.transport.abortConnection()
+    await peer.closed
+
+
+@pytest.mark.parametrize("head", ["", "Authorization: Basic eA==\r\n", "Authorization: Bearer\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_an_image_needs_the_machines_token(server: Server, head: str) -> None:
+    answer, _ = await server.raw("GET", "/provision/images/sha256:1", head)
+    assert b" 401 " in answer and server.pool.asked == []
 
 
 async def until(true: Any) -> None:
