@@ -21,6 +21,7 @@ export class JobLog {
   #headChars = 0;
   #tailChars = 0;
   #changed = new Set();
+  #lines = 0;
   #limits;
 
   constructor(limits = {}) {
@@ -46,6 +47,11 @@ export class JobLog {
   /** How many rows there ever were. */
   get total() {
     return this.#head.length + this.#dropped + this.#tailLength;
+  }
+
+  /** How many lines of the job's there ever were, whatever else stands between them. */
+  get lines() {
+    return this.#lines;
   }
 
   get #tailLength() {
@@ -103,6 +109,9 @@ export class JobLog {
       this.#trim();
     }
     this.#changed.add(row.id);
+    if (row.kind === "line" && !row.goesOn) {
+      this.#lines += 1;
+    }
     return row;
   }
 
@@ -112,7 +121,7 @@ export class JobLog {
    */
   touch(row) {
     if (!this.isKept(row.id)) {
-      return row.open ? this.append({ ...row }) : row;
+      return row.open ? this.append({ ...row, goesOn: true }) : row;
     }
     const chars = row.line.text.length + ROW_CHARS;
     if (row.id < this.#head.length) {
