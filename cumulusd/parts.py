@@ -1,7 +1,6 @@
 """The parts of one daemon as a value, and what can be said of them together."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import attrs
 
@@ -14,13 +13,15 @@ from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.model import JobRecord
 from cumulusd.jobs.outputs import Outputs
-from cumulusd.jobs.ports import Node
 from cumulusd.jobs.progress import ProgressBoard
 from cumulusd.jobs.store import Store
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
-from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot, RouterShare
+from cumulusd.loop_lag import LoopLag
+from cumulusd.metrics import Metrics
+from cumulusd.metrics_snapshot import MetricsSnapshot, RouterShare, jobs_share, pool_share
+from cumulusd.open_files import OpenFiles
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
 from cumulusd.reloading import Reloads
@@ -36,8 +37,10 @@ from cumulusd.workers.workers import AgentWorkers
 class Parts:
     """All parts of one daemon, put together but not started."""
 
+    wall_clock: Callable[[], float]
     store: Store
     disk: Disk
+    open_files: OpenFiles
     records: list[JobRecord]  #: what the store held
     table: JobTable
     journals: Journals
@@ -55,6 +58,7 @@ class Parts:
     news: WorkerNews
     relay: Relay
     metrics: Metrics
+    loop_lag: LoopLag
     site: CumulusSite
     certificates: Certificates
     reloads: Reloads
@@ -63,10 +67,12 @@ class Parts:
 
     def health(self) -> dict[str, str]:
         """Part -> "ok" or what is wrong with it."""
-        platform = self.supervisor.placing.error or self.watcher.platform_error
+        placing = self.supervisor.placing
+        room = None if self.open_files.has_room() else "no open file is left for a connection"
         return {
-            "platform": platform or "ok",
-            "store": self.store.healthy or "ok",
+            "platform": placing.error or placing.silence or self.watcher.platform_error or "ok",
+            "store": self.store.fault or "ok",
+            "router": self.router.fault or room or "ok",
             "journals": self.journals.trouble or "ok",
             "disk": self.disk.fault() or "ok",
             **self.pool.health(),
@@ -76,29 +82,10 @@ class Parts:
         """How things are now, for metrics."""
         placing, router = self.supervisor.placing, self.router.stats()
         traffic = router.traffic
-        agents = placing.agents()
-        workers = [node for node in placing.nodes if node.is_worker]
+        stored = self.store.stats
         return MetricsSnapshot(
-            jobs_by_state=Counter(
-                record.state.value for record in self.table.live() if record.end is None
-            ),
-            queue_length=placing.waiting_count,
-            workers_by_state=Counter(
-                "ready" if node.usable and node.node_id in agents else "unusable"
-                for node in workers
-            ),
-            agents_connected=len(agents),
-            devices=tuple(
-                DeviceShare(
-                    hostname=agent.hostname,
-                    device_index=device.index,
-                    units_total=device.units_total,
-                    units_free=device.units_free,
-                )
-                for agent in agents.values()
-                for device in agent.devices
-            ),
-            disagreements=self._disagreements(workers),
+            jobs=jobs_share(self.table.live(), placing.waiting_count, self.wall_clock()),
+            pool=pool_share(placing.nodes, placing.agents(), self.watcher.agreement.shown),
             router=RouterShare(
                 sessions_by_role={role.value: count for role, count in router.sessions.items()},
                 connections=router.connections,
@@ -111,13 +98,10 @@ class Parts:
             ),
             journal_bytes=self.journals.total_bytes,
             output_bytes=self.outputs.total_bytes,
-            store_commits=self.store.stats.commits,
+            store_commits=stored.commits,
+            store_failures=stored.failures,
+            store_waiting=stored.waiting,
             parts=self.relay.health(),
             certificates=self.certificates.expires_at(),
             reload_ok=self.reloads.trouble is None,
         )
-
-    def _disagreements(self, workers: Iterable[Node]) -> dict[str, int]:
-        """By host name, 0 for those without."""
-        counts = Counter(one.node_id for one in self.watcher.agreement.shown)
-        return {node.hostname: counts[node.node_id] for node in workers}

@@ -75,9 +75,11 @@ class Relay:
         image_python: Callable[[], str | None] = lambda: None,
         tails: LogTails | None = None,
         partitions: Callable[[str], Iterable[Mapping[str, Any]]] = lambda node_id: (),
+        sent: Callable[[int], None] = lambda size_bytes: None,
     ) -> None:
         """`refused`, `no_room` and `image_python` as of `Submissions`; `forget` as of
-        `Lifecycle`; `partitions(node id)` as of `AgentWorkers`."""
+        `Lifecycle`; `partitions(node id)` as of `AgentWorkers`. `sent` is told of journal bytes
+        that go to followers."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -100,6 +102,7 @@ class Relay:
             wall_clock=wall_clock,
             progress=lambda job_id: self._progress(job_id),
         )
+        self._sent = sent
         self._submissions = Submissions(
             packages=packages,
             supervisor=supervisor,
@@ -197,6 +200,7 @@ class Relay:
                 }
                 if chunk.kind != "gap":
                     part["frames"] = chunk.data
+                    self._sent(len(chunk.data))
                 offset = chunk.next_offset
                 await sink(part)
                 continue

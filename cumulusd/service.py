@@ -17,6 +17,7 @@ from cumulusd import __version__
 from cumulusd.admin.unix_socket import AdminPort
 from cumulusd.config import Config, warnings
 from cumulusd.heartbeat import Heartbeat, status_line
+from cumulusd.jobs import timeline
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.notify import Notifier
 from cumulusd.parts import Parts
@@ -102,6 +103,7 @@ class Cumulusd(Service):
         parts.s3.start()
         parts.news.start()
         parts.certificates.start()
+        parts.loop_lag.start()
         parts.tokens.start()
         parts.pool.start(parts.supervisor.placing.refresh)
         for warning in warnings(self._config):
@@ -185,6 +187,7 @@ class Cumulusd(Service):
             ("agents' link", parts.link.stop),
             ("watcher", parts.watcher.stop),
             ("history", parts.history.stop),
+            ("event loop's lag", parts.loop_lag.stop),
             ("S3", parts.s3.stop),
             ("progress", parts.progress.stop),
             ("news of workers", parts.news.stop),
@@ -236,6 +239,9 @@ class Cumulusd(Service):
         """Tells the metrics of a job that came or ended."""
         assert self._parts is not None
         metrics = self._parts.metrics
+        over = None if before is None else timeline.passed(before, after)
+        if over is not None:
+            metrics.stage_over(over)
         if before is None:
             metrics.job_submitted()
         elif before.end is None and after.end is not None:

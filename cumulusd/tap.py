@@ -38,7 +38,9 @@ from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
 from cumulusd.log import LevelFilter
 from cumulusd.login_secret import load_login_secret
-from cumulusd.metrics import Metrics, MetricsSnapshot
+from cumulusd.loop_lag import LoopLag
+from cumulusd.metrics import Metrics
+from cumulusd.metrics_snapshot import MetricsSnapshot
 from cumulusd.notify import notifier_of
 from cumulusd.open_files import OpenFiles, raise_limit
 from cumulusd.origins import Origins
@@ -110,13 +112,15 @@ def _taking(log_level: LevelFilter) -> Take:
     return take
 
 
-def open_store(config: Config, reactor: Any) -> tuple[Store, list[JobRecord]]:
-    """The job store and what it holds. Raises StoreUnusable; ends the process when the folder
-    can't be used."""
+def open_store(
+    config: Config, reactor: Any, committed: Callable[[float], None]
+) -> tuple[Store, list[JobRecord]]:
+    """The job store and what it holds. `committed`: as of `Store`. Raises StoreUnusable; ends the
+    process when the folder can't be used."""
     state = config.state_dir
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store(store_path(state), reactor.callFromThread)
+        store = Store(store_path(state), reactor.callFromThread, committed=committed)
         return store, store.load()
     except OSError as error:
         raise SystemExit(f"cumulusd: state_dir {state} can't be used: {error}") from error
@@ -128,6 +132,7 @@ def platform_parts(
     authenticator: Authenticator,
     instance_id: str,
     run_in_thread: RunInThread,
+    metrics: Metrics,
 ) -> PlatformParts:
     """What the configured platform brings."""
     if config.platform.type == "local":
@@ -135,7 +140,9 @@ def platform_parts(
     # Only here: a laptop without Docker goes without its libraries.
     from cumulusd.wiring_swarm import SwarmParts
 
-    return SwarmParts(config, reactor, authenticator, instance_id, run_in_thread)
+    return SwarmParts(
+        config, reactor, authenticator, instance_id, run_in_thread, metrics.engine_asked
+    )
 
 
 def make_certificates(
@@ -160,7 +167,6 @@ def assemble(config: Config, reactor: Any) -> Parts:
     """Makes every part and tells each of those it stands on. Nothing listens or runs yet."""
     state = config.state_dir
     wall_clock = steady_wall_clock()
-    store, records = open_store(config, reactor)
 
     def run_in_thread(function: Callable[[], _T]) -> Awaitable[_T]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), function)
@@ -194,9 +200,6 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def snapshot() -> MetricsSnapshot:
         return parts.snapshot()
 
-    def refused(code: str) -> None:
-        metrics.submit_refused(code)
-
     async def take_tokens(config: Config) -> None:
         authenticator.configure(config.authenticator_tokens())
 
@@ -218,6 +221,8 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def no_room() -> CumulusError | None:
         return disk.refusal({"job store": store.healthy, "journals": journals.trouble})
 
+    metrics = Metrics(snapshot)
+    store, records = open_store(config, reactor, metrics.store_committed)
     settings = Settings(
         agent_grace_s=config.agent_grace_s,
         history_s=config.jobs.history_hours * 3600.0,
@@ -269,7 +274,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
         hidden_environment=s3.variables,
     )
     session.watch_registrations(workers.registration_changed)
-    pool = platform_parts(config, reactor, authenticator, store.instance_id(), run_in_thread)
+    pool = platform_parts(
+        config, reactor, authenticator, store.instance_id(), run_in_thread, metrics
+    )
     platform = pool.platform
     tails = LogTails()
     journals = Journals(
@@ -317,6 +324,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
             make_room=make_room_for_outputs,
         ),
         progress=progress.feed,
+        counted=metrics.journal_received,
     )
     link = AgentLinkFactory(
         authenticator.authenticate_header,
@@ -365,13 +373,14 @@ def assemble(config: Config, reactor: Any) -> Parts:
         ),
         platform_name=platform.name,
         forget=history.delete,
-        refused=refused,
+        refused=metrics.submit_refused,
         no_room=no_room,
         disagreements=lambda: watcher.agreement.shown,
         image_python=pool.image_python,
         progress=progress.of,
         tails=tails,
         partitions=workers.partitions,
+        sent=metrics.journal_sent,
     )
     procedures = Procedures(relay, session)
     procedures.register()
@@ -383,7 +392,6 @@ def assemble(config: Config, reactor: Any) -> Parts:
     workers.watch(lambda node_id: news.changed())
     table.watch(lambda before, after: procedures.job_changed(after))
     table.watch_forgotten(procedures.job_forgotten)
-    metrics = Metrics(snapshot)
     certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     site = make_site(
         relay=relay,
@@ -404,8 +412,10 @@ def assemble(config: Config, reactor: Any) -> Parts:
     authenticator.watch(tokens.cutting("link(s)", link.end_links))
     authenticator.watch(tokens.cutting("HTTP request(s)", site.end_requests))
     parts = Parts(
+        wall_clock=wall_clock,
         store=store,
         disk=disk,
+        open_files=open_files,
         records=records,
         table=table,
         journals=journals,
@@ -423,6 +433,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         news=news,
         relay=relay,
         metrics=metrics,
+        loop_lag=LoopLag(reactor, metrics.loop_lagged),
         site=site,
         certificates=certificates,
         reloads=reloads,

@@ -27,6 +27,7 @@ from cumulusd.swarm.image_reference import ImageBy
 from cumulusd.swarm.joining import Joining, JoinSettings
 from cumulusd.swarm.platform import SwarmPlatform
 from cumulusd.swarm.service_spec import JobSettings
+from cumulusd.swarm.transport import Asked
 from cumulusd.swarm.trial import Trial
 from cumulusd.tasks import Tasks, sleep
 from cumulusd.web.provision import Provision
@@ -51,8 +52,10 @@ class SwarmParts:
         authenticator: Authenticator,
         instance_id: str,
         run_in_thread: RunInThread,
+        asked: Asked,
     ) -> None:
-        """Raises CumulusError when a file of the configuration's can't be used."""
+        """`asked` is told of each request to the engine. Raises CumulusError when a file of the
+        configuration's can't be used."""
         swarm, jobs = config.platform.swarm, config.jobs
         assert swarm is not None and jobs.image is not None  # the configuration was checked
         self._tasks = Tasks()
@@ -64,7 +67,7 @@ class SwarmParts:
                 client_cert=swarm.tls.client_cert,
                 client_key=swarm.tls.client_key,
             )
-        self._engine = Engine(reactor, parse_endpoint(swarm.endpoint, tls))
+        self._engine = Engine(reactor, parse_endpoint(swarm.endpoint, tls), asked=asked)
         self._clock = reactor
         self._engine_error: str | None = "the engine has not answered yet"
         self._swarm = SwarmPlatform(

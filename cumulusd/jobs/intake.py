@@ -43,10 +43,12 @@ class Intake:
         acknowledge: Callable[[str, int], None],
         pull: OutputPull | None = None,
         progress: Callable[[str, Record], None] = lambda job_id, entry: None,
+        counted: Callable[[int], None] = lambda size_bytes: None,
     ) -> None:
         """`acknowledge(job_id, offset)` tells the sender what is on disk; `nudge` the supervisor
         that a container is gone; `named` gives an end its true name. `pull`: None: outputs of jobs
-        aren't stored. `progress` takes their PROGRESS records."""
+        aren't stored. `progress` takes their PROGRESS records; `counted` is told of the bytes of
+        journals that were taken."""
         self._table = table
         self._journals = journals
         self._packages = packages
@@ -55,6 +57,7 @@ class Intake:
         self._announcer = Announcer(table=table, clock=clock, tell=tell, named=named, pull=pull)
         self._nudge = nudge
         self._progress = progress
+        self._counted = counted
         self._acknowledge = acknowledge
         self._errors: dict[str, Record] = {}
 
@@ -119,6 +122,7 @@ class Intake:
                 self._hear(record, journal, entry)
             self._damaged(record, str(error))
             return False
+        self._counted(len(data))
         for entry in entries:
             self._hear(record, journal, entry)
         if entries:

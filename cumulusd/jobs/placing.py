@@ -19,6 +19,8 @@ from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Tasks, sleep
 
 _NODES_INTERVAL_S = 2.0
+#: Longer than a look at the nodes may take, with its deadline.
+SILENT_S = 40.0
 
 
 class Placing:
@@ -54,6 +56,7 @@ class Placing:
         self._observed_since: float | None = None  #: when the nodes were first told
         self.nodes: Sequence[Node] = ()
         self.error: str | None = "the platform has not answered yet"
+        self._answered_at: float | None = None
         workers.watch(lambda node_id: self.soon())
 
     def start(self) -> None:
@@ -66,6 +69,16 @@ class Placing:
         if self._pass is not None and self._pass.active():
             self._pass.cancel()
         await self._tasks.stop()
+
+    @property
+    def silence(self) -> str | None:
+        """Why what is known of the platform is too old to go by; None while it answers."""
+        if self._answered_at is None:
+            return "the platform has not answered yet"
+        silent_s = self._clock.seconds() - self._answered_at
+        if silent_s < SILENT_S:
+            return None
+        return f"the platform has not answered for {silent_s:.0f} s"
 
     @property
     def waiting_count(self) -> int:
@@ -211,6 +224,7 @@ class Placing:
     async def refresh(self) -> None:
         """Asks the platform for its nodes now. Raises CumulusError when it can't be asked."""
         nodes = await self._platform.nodes()
+        self._answered_at = self._clock.seconds()
         for record, fate in self._fates.saw(nodes, self._table.placed()):
             event = Event(
                 kind=EventKind.BEFELL, at=self._wall_clock(), fate=fate, attempt=record.attempt

@@ -33,6 +33,8 @@ MAX_RECORD_BYTES = 16 << 20
 MAX_WAITERS = 100_000
 #: A trouble that lasts is logged again after so long.
 _TELL_AGAIN_S = 60.0
+#: A commit that takes longer: the disk hangs.
+HANGS_S = 20.0
 
 
 class StoreFailed(Unavailable):
@@ -70,16 +72,22 @@ class Store:
         call_in_reactor: Callable[..., None],
         *,
         probe_interval_s: float = 5.0,
+        idle_probe_s: float = 15.0,
         stop_timeout_s: float = 30.0,
+        committed: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """`path`: the SQLite file; its folder is made. `call_in_reactor(function, *arguments)` may
         be called from any thread (`reactor.callFromThread`). While the disk refuses writes, the
-        writer tries again every `probe_interval_s`, also when nothing waits to be saved.
+        writer tries again every `probe_interval_s`, also when nothing waits to be saved. It tries
+        the disk after each `idle_probe_s` without a commit: else nobody would know that it writes.
+        `committed(seconds)` is called in the writer's thread after each commit.
         """
         self._path = path
         self._file = StoreFile(path)
         self._call_in_reactor = call_in_reactor
         self._probe_interval_s = probe_interval_s
+        self._idle_probe_s = idle_probe_s
+        self._committed = committed
         self._stop_timeout_s = stop_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._instance_id: str | None = None
@@ -109,6 +117,13 @@ class Store:
         if thread is not None and not thread.is_alive() and self._stopped is None:
             return math.inf
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def fault(self) -> str | None:
+        """Why it doesn't write now: the last write failed, or the one under way hangs."""
+        stuck_s = self.stuck_s
+        hangs = f"the disk hangs: a commit has taken {stuck_s:.0f} s by now"
+        return self._trouble or (hangs if stuck_s > HANGS_S else None)
 
     @property
     def stats(self) -> StoreStats:
@@ -304,10 +319,8 @@ class Store:
             while True:
                 with self._condition:
                     while not self._changes and not self._stopping:
-                        waited_out = not self._condition.wait(
-                            self._probe_interval_s if self._trouble else None
-                        )
-                        if waited_out and self._trouble:
+                        pause_s = self._probe_interval_s if self._trouble else self._idle_probe_s
+                        if not self._condition.wait(pause_s):
                             break
                     if self._stopping and not self._changes:
                         return
@@ -352,8 +365,9 @@ class Store:
                     [(key,) for key, each in changes.items() if each.text is None],
                 )
                 if not changes:
+                    # Another value each time: SQLite writes nothing where nothing changes.
                     self._connection.execute(
-                        "UPDATE meta SET value = ? WHERE key = 'probe'", (str(self._failures),)
+                        "UPDATE meta SET value = ? WHERE key = 'probe'", (str(time.time_ns()),)
                     )
         except (sqlite3.Error, OSError, StoreUnusable) as error:
             return self._note_failure(error, changes)
@@ -362,7 +376,8 @@ class Store:
                 self._log.info("job store {path} can write again", path=str(self._path))
             self._trouble = None
             self._commits += 1
-            self._last_commit_s = time.monotonic() - begun
+            self._last_commit_s = seconds = time.monotonic() - begun
+        self._committed(seconds)
         return None
 
     def _note_failure(self, error: Exception, changes: dict[str, _Change]) -> StoreFailed:

@@ -56,6 +56,12 @@ class Admission:
         """Why a connection of that source (as `source_of`) is refused; None when it may come."""
         return self._denial(source) if len(self._turned_away) >= TURNED_AWAY_AT_ONCE else None
 
+    @property
+    def fault(self) -> str | None:
+        """Why nobody's connection is taken; None when somebody's is."""
+        denial = self._denial(None)
+        return None if denial is None else denial.text
+
     def enter(self, session_id: int, source: str | None) -> Denial | None:
         """A connection has come. Why it is one too many, which it is to be told; None when it is
         taken."""

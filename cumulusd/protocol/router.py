@@ -132,6 +132,13 @@ class Router:
         """The daemon's own session."""
         return self._local
 
+    @property
+    def fault(self) -> str | None:
+        """Why no connection is taken now, wherever it comes from; None when one is."""
+        if self._stopping:
+            return "the daemon is stopping"
+        return self._admission.fault
+
     def stats(self) -> RouterStats:
         """What there is now, and the counts so far."""
         roles = Counter(s.principal.role for s in self._joined.values() if s.principal)

@@ -26,7 +26,7 @@ from cumulusd.swarm.answers import (
 )
 from cumulusd.swarm.endpoint import Endpoint, EndpointFactory
 from cumulusd.swarm.events import follow_events
-from cumulusd.swarm.transport import DEADLINE_S, Reply, Transport
+from cumulusd.swarm.transport import DEADLINE_S, Asked, Reply, Transport
 from cumulusd.tasks import sleep
 
 #: The oldest that has all we can't do without, and the newest that was read about.
@@ -47,11 +47,20 @@ class Engine:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, endpoint: Endpoint, *, deadline_s: float = DEADLINE_S) -> None:
-        """`deadline_s`: for each call. Raises InvalidArgument when TLS files can't be used."""
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: Endpoint,
+        *,
+        deadline_s: float = DEADLINE_S,
+        asked: Asked = lambda kind, status, seconds: None,
+    ) -> None:
+        """`deadline_s`: for each call. `asked` is told of each. Raises InvalidArgument when TLS
+        files can't be used."""
         self._reactor = reactor
         self._deadline_s = deadline_s
-        self._transport = Transport(reactor, EndpointFactory(reactor, endpoint), str(endpoint))
+        factory = EndpointFactory(reactor, endpoint)
+        self._transport = Transport(reactor, factory, str(endpoint), asked)
         self._version: ApiVersion | None = None
 
     @property

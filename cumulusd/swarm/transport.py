@@ -1,6 +1,7 @@
 """HTTP to one engine: connections, deadlines, bounds, retries. Knows nothing of what is said."""
 
 import json
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -38,6 +39,14 @@ STALLED_S = 300.0
 _PACED_BYTES = 1 << 20
 _REFUSAL_BYTES = 64 << 10
 _T = TypeVar("_T")
+
+#: Told of each call: the kind of object, the class of its status ("2xx"; "none": no answer), and
+#: how long it took, in seconds.
+Asked = Callable[[str, str, float], None]
+_VERSION = re.compile(r"v\d+\.\d+")
+_KINDS = frozenset(
+    {"_ping", "version", "info", "swarm", "nodes", "services", "tasks", "secrets", "images"}
+)
 
 #: What Twisted raises when the engine can't be reached or leaves in the middle.
 _LOST = (
@@ -155,9 +164,17 @@ class _PacedBody(Protocol):
 class Transport:
     """Connections to one engine. `close` it."""
 
-    def __init__(self, reactor: Any, factory: IAgentEndpointFactory, name: str) -> None:
-        """`reactor`: IReactorTime and what the endpoints need. `name`: the engine in words."""
+    def __init__(
+        self,
+        reactor: Any,
+        factory: IAgentEndpointFactory,
+        name: str,
+        asked: Asked = lambda kind, status, seconds: None,
+    ) -> None:
+        """`reactor`: IReactorTime and what the endpoints need. `name`: the engine in words.
+        `asked` is told of each call."""
         self._reactor = reactor
+        self._asked = asked
         self.name = name
         self._pool = HTTPConnectionPool(  # type: ignore[no-untyped-call]
             reactor, persistent=True
@@ -189,6 +206,28 @@ class Transport:
         `deadline_s` is for all attempts together. `keep_end`: of a longer body only the last
         `max_bytes` are kept; otherwise it is TooLarge. Raises Unavailable when there is no answer.
         """
+        began_s, status = self._reactor.seconds(), "none"
+        try:
+            reply = await self._call(method, path, params, body, deadline_s, max_bytes, keep_end)
+            status = f"{reply.status // 100}xx"
+            return reply
+        except CancelledError:
+            status = ""  # nobody waited for the answer
+            raise
+        finally:
+            if status:
+                self._asked(kind_of(path), status, self._reactor.seconds() - began_s)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: Any,
+        deadline_s: float,
+        max_bytes: int,
+        keep_end: bool,
+    ) -> Reply:
         what = f"{method} {path}"
         ends_s = self._reactor.seconds() + deadline_s
         pause_s = _FIRST_PAUSE_S
@@ -339,6 +378,14 @@ class Transport:
         if keep_end:
             del received[: max(0, len(received) - max_bytes)]
         return Reply(status=response.code, headers=_headers(response), body=bytes(received))
+
+
+def kind_of(path: str) -> str:
+    """What a path of the engine's is about; "other" beside those that are asked for. Pure."""
+    parts = [part for part in path.split("/") if part]
+    if parts and _VERSION.fullmatch(parts[0]):
+        del parts[0]
+    return parts[0] if parts and parts[0] in _KINDS else "other"
 
 
 def _headers(response: Any) -> dict[str, str]:

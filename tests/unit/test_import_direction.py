@@ -48,7 +48,13 @@ OURS: dict[str, str] = {
     "cumulusd.log": "",
     "cumulusd.open_files": "",
     "cumulusd.autobahn_log": "",
-    "cumulusd.metrics": "cumulus_wire",
+    "cumulusd.loop_lag": "cumulusd.jobs.ports",
+    "cumulusd.metrics": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.timeline"
+    " cumulusd.metrics_gauges cumulusd.metrics_snapshot",
+    "cumulusd.metrics_gauges": "cumulusd.metrics_labels cumulusd.metrics_snapshot",
+    "cumulusd.metrics_labels": "cumulusd.jobs.ports",
+    "cumulusd.metrics_snapshot": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports"
+    " cumulusd.metrics_labels",
     "cumulusd.config_file": "",
     "cumulusd.config_platform": "",
     "cumulusd.config_provisioning": "cumulusd.config_platform",

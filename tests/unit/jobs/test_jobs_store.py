@@ -252,6 +252,43 @@ async def test_too_many_waiting_saves_are_refused(
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_idle_store_finds_out_by_itself_that_the_disk_refuses(tmp_path: Path) -> None:
+    store = opened(tmp_path / "jobs.sqlite3", idle_probe_s=0.02, probe_interval_s=0.02)
+    await until(lambda: store.stats.commits > 2)
+    assert store.fault is None
+    with full_disk(0):
+        await until(lambda: store.fault is not None)
+    await until(lambda: store.fault is None)
+    await store.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_commit_that_hangs_is_told_while_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, took = threading.Event(), list[float]()
+    real = store_module.transaction
+
+    @contextmanager
+    def hanging(connection: Any) -> Iterator[None]:
+        go_on.wait(30)
+        with real(connection):
+            yield
+
+    monkeypatch.setattr(store_module, "transaction", hanging)
+    monkeypatch.setattr(store_module, "HANGS_S", 0.05)
+    store = opened(tmp_path / "jobs.sqlite3", committed=took.append)
+    saving = ensureDeferred(store.save(record("a")))
+    await until(lambda: store.fault is not None)
+    assert "the disk hangs" in str(store.fault)
+    assert store.healthy is None, "no write has failed"
+    go_on.set()
+    await saving
+    assert store.fault is None and len(took) == 1 and took[0] > 0.05
+    await store.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_stop_is_bounded_when_the_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
-from cumulusd.metrics import DeviceShare, Metrics, MetricsSnapshot, RouterShare
+from cumulusd.jobs.model import Stage
+from cumulusd.jobs.timeline import Span
+from cumulusd.metrics import Metrics
+from cumulusd.metrics_labels import DeviceShare
+from cumulusd.metrics_snapshot import JobsShare, MetricsSnapshot, PoolShare, RouterShare
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -55,14 +59,29 @@ def test_ends_make_counts_ratio_average_and_histogram() -> None:
 def test_gauges_come_from_the_snapshot() -> None:
     metrics = Metrics(
         lambda: MetricsSnapshot(
-            jobs_by_state={"running": 2, "pending": 3},
-            queue_length=3,
-            workers_by_state={"ready": 1},
-            agents_connected=1,
-            devices=(
-                DeviceShare(hostname="lab", device_index=0, units_total=10_000, units_free=2_500),
+            jobs=JobsShare(
+                by_state={"running": 2, "pending": 3},
+                waiting={"no_free_share": 3, "placing": 0},
+                queue_length=3,
+                oldest_wait_s=9.5,
+                partitions={"mig": 2, "advisory": 0},
             ),
-            disagreements={"lab": 2, "attic": 0},
+            pool=PoolShare(
+                by_state={"ready": 1, "down": 0},
+                agents_connected=1,
+                devices=(
+                    DeviceShare(
+                        worker="lab",
+                        device="0",
+                        units_total=10_000,
+                        units_free=2_500,
+                        memory_bytes=8 << 30,
+                        memory_bytes_in_use=6 << 30,
+                    ),
+                ),
+                disagreements={"lab": 2, "attic": 0},
+                without_series=7,
+            ),
             router=RouterShare(
                 sessions_by_role={"client": 4},
                 connections=5,
@@ -82,7 +101,14 @@ def test_gauges_come_from_the_snapshot() -> None:
     assert found["cumulus_jobs", ("running",)] == 2
     assert found["cumulus_queue_length", ()] == 3
     assert found["cumulus_workers", ("ready",)] == 1
+    assert found["cumulus_workers", ("down",)] == 0
+    assert found["cumulus_workers_without_series", ()] == 7
+    assert found["cumulus_jobs_waiting", ("no_free_share",)] == 3
+    assert found["cumulus_queue_oldest_wait_seconds", ()] == 9.5
+    assert found["cumulus_partitions", ("mig",)] == 2
     assert found["cumulus_device_units_free", ("0", "lab")] == 2_500
+    assert found["cumulus_device_memory_bytes", ("0", "lab")] == 8 << 30
+    assert found["cumulus_device_memory_in_use_bytes", ("0", "lab")] == 6 << 30
     assert found["cumulus_share_disagreements", ("lab",)] == 2
     assert found["cumulus_share_disagreements", ("attic",)] == 0
     assert found["cumulus_sessions", ("client",)] == 4
@@ -103,3 +129,26 @@ def test_two_daemons_in_one_process_share_nothing() -> None:
     one, other = Metrics(MetricsSnapshot), Metrics(MetricsSnapshot)
     one.job_submitted()
     assert samples(other)["cumulus_jobs_submitted_total", ()] == 0
+
+
+def test_what_happens_is_timed_and_counted() -> None:
+    metrics = Metrics(MetricsSnapshot)
+    metrics.stage_over(Span(stage=Stage.QUEUED, seconds=3.0))
+    metrics.stage_over(Span(stage=Stage.SETUP, seconds=0.2))
+    metrics.stage_over(Span(stage=Stage.PAUSED, seconds=999.0))
+    metrics.journal_received(100)
+    metrics.journal_sent(40)
+    metrics.engine_asked("nodes", "2xx", 0.02)
+    metrics.store_committed(0.004)
+    metrics.loop_lagged(0.3)
+    found = samples(metrics)
+    assert found["cumulus_job_phase_seconds_sum", ("queued",)] == 3.0
+    assert found["cumulus_job_phase_seconds_count", ("setup",)] == 1
+    assert found["cumulus_job_phase_seconds_count", ("launching",)] == 0
+    assert ("cumulus_job_phase_seconds_count", ("paused",)) not in found
+    assert found["cumulus_journal_received_bytes_total", ()] == 100
+    assert found["cumulus_journal_sent_bytes_total", ()] == 40
+    assert found["cumulus_engine_request_seconds_count", ("nodes", "2xx")] == 1
+    assert found["cumulus_store_commit_seconds_sum", ()] == 0.004
+    assert found["cumulus_event_loop_lag_seconds_bucket", ("0.25",)] == 0
+    assert found["cumulus_event_loop_lag_seconds_bucket", ("0.5",)] == 1
