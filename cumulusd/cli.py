@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cumulusd import __version__
 from cumulusd.cli_config import add_config
+from cumulusd.cli_doctor import add_doctor
 from cumulusd.cli_provision import add_provision_token
 from cumulusd.cli_store import add_store, run_store
 from cumulusd.cli_token import add_token, run_token
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"cumulusd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     add_config(commands)
+    add_doctor(commands)
     add_token(commands)
     add_provision_token(commands)
     add_store(commands)

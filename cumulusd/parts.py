@@ -1,9 +1,13 @@
 """The parts of one daemon as a value, and what can be said of them together."""
 
+import os
+import resource
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
+from cumulusd import __version__
 from cumulusd.admin.site import AdminSite
 from cumulusd.admin.tokens import Tokens
 from cumulusd.certificates import Certificates
@@ -25,6 +29,7 @@ from cumulusd.open_files import OpenFiles
 from cumulusd.protocol.router import Router
 from cumulusd.relay import Relay
 from cumulusd.reloading import Reloads
+from cumulusd.views import worker_views
 from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.web.site import CumulusSite
 from cumulusd.wiring import PlatformParts
@@ -76,6 +81,19 @@ class Parts:
             "journals": self.journals.trouble or "ok",
             "disk": self.disk.fault() or "ok",
             **self.pool.health(),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """How things are now, for this machine's operators; as JSON has it."""
+        placing = self.supervisor.placing
+        told = self.watcher.agreement.shown
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "instance_id": self.store.instance_id(),
+            "open_files_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "parts": self.relay.health(),
+            "workers": list(worker_views(placing.nodes, placing.agents(), told)),
         }
 
     def snapshot(self) -> MetricsSnapshot:

@@ -200,6 +200,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def snapshot() -> MetricsSnapshot:
         return parts.snapshot()
 
+    def status() -> dict[str, Any]:
+        return parts.status()
+
     async def take_tokens(config: Config) -> None:
         authenticator.configure(config.authenticator_tokens())
 
@@ -438,6 +441,6 @@ def assemble(config: Config, reactor: Any) -> Parts:
         certificates=certificates,
         reloads=reloads,
         tokens=tokens,
-        admin=AdminSite(tokens, time.time, reactor),
+        admin=AdminSite(tokens, time.time, reactor, status),
     )
     return parts

@@ -29,6 +29,11 @@ class AdminClient:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def status(self) -> dict[str, Any]:
+        """How it is: `cumulusd.parts.Parts.status`."""
+        status: dict[str, Any] = self._ask("GET", "/status", ("status",))["status"]
+        return status
+
     def tokens(self) -> list[dict[str, Any]]:
         """What is shown of each token."""
         tokens: list[dict[str, Any]] = self._ask("GET", "/tokens", ("tokens",))["tokens"]

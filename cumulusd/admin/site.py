@@ -1,7 +1,7 @@
 """The admin socket's HTTP: a few paths for whoever may run the daemon, and nobody else.
 
-`GET /tokens`, `POST /tokens`, `DELETE /tokens/<name>`. Root and the daemon's own user may ask: the
-kernel says who connected, and no token is needed. Never to be served over TCP.
+`GET /status`, `GET /tokens`, `POST /tokens`, `DELETE /tokens/<name>`. Root and the daemon's own
+user may ask: the kernel says who connected, and no token is needed. Never to be served over TCP.
 """
 
 import json
@@ -35,6 +35,7 @@ MAX_BODY_BYTES = 16 * 1024
 MAX_CONNECTIONS = 16
 IDLE_TIMEOUT_S = 30.0
 TOKENS_PATH = "/tokens"
+STATUS_PATH = "/status"
 
 
 class TokenDesk(Protocol):
@@ -54,13 +55,20 @@ class AdminSite(Site):
     displayTracebacks = False
     _log = Logger()
 
-    def __init__(self, tokens: TokenDesk, wall_clock: Callable[[], float], clock: Any) -> None:
-        """`wall_clock` gives unix seconds; `clock`: the reactor."""
+    def __init__(
+        self,
+        tokens: TokenDesk,
+        wall_clock: Callable[[], float],
+        clock: Any,
+        status: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`wall_clock` gives unix seconds; `clock`: the reactor; `status`: how the daemon is, as
+        JSON has it."""
         self.clock = clock
         self._connections = 0
         self._answering = Tasks()
         super().__init__(  # type: ignore[no-untyped-call]
-            _Admin(tokens, wall_clock, self._answering),
+            _Admin(tokens, wall_clock, status, self._answering),
             requestFactory=BoundedRequest,
             timeout=IDLE_TIMEOUT_S,
         )
@@ -115,9 +123,14 @@ class _Admin(Resource):
     _log = Logger()
 
     def __init__(
-        self, tokens: TokenDesk, wall_clock: Callable[[], float], answering: Tasks
+        self,
+        tokens: TokenDesk,
+        wall_clock: Callable[[], float],
+        status: Callable[[], Mapping[str, Any]],
+        answering: Tasks,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._status = status
         self._tokens = tokens
         self._wall_clock = wall_clock
         self._answering = answering
@@ -168,7 +181,9 @@ class _Admin(Resource):
         below = head.path.removeprefix(TOKENS_PATH)
         name = below[1:] if below.startswith("/") else ""
         offered: dict[str, Callable[[], Awaitable[Answer]]] = {}
-        if head.path == TOKENS_PATH:
+        if head.path == STATUS_PATH:
+            offered = {"GET": self._tell_status}
+        elif head.path == TOKENS_PATH:
             offered = {"GET": self._list, "POST": lambda: self._create(body, peer)}
         elif below != head.path and name:
             offered = {"DELETE": lambda: self._revoke(name, peer)}
@@ -180,6 +195,9 @@ class _Admin(Resource):
             refused = error_answer(InvalidArgument(f"{head.path[:200]} takes {allow} only"))
             return Answer(status=405, body=refused.body, headers={"Allow": allow})
         return await work()
+
+    async def _tell_status(self) -> Answer:
+        return json_answer({"status": dict(self._status())})
 
     async def _list(self) -> Answer:
         return json_answer({"tokens": self._tokens.listing()})

@@ -48,6 +48,7 @@ class SwarmInfo:
     error: str  #: the Swarm's own words on what is wrong with it, or ""
     swarm_id: str = ""  #: of the Swarm, "" outside of one
     manager_addresses: tuple[str, ...] = ()  #: "ip:2377", where nodes join
+    time: str = ""  #: its clock, RFC 3339
 
     @classmethod
     def read(cls, data: Json) -> "SwarmInfo":
@@ -59,6 +60,7 @@ class SwarmInfo:
             is_manager=bool(swarm.get("ControlAvailable")),
             node_id=str(swarm.get("NodeID") or ""),
             error=str(swarm.get("Error") or ""),
+            time=str(data.get("SystemTime") or ""),
             swarm_id=str((swarm.get("Cluster") or {}).get("ID") or ""),
             manager_addresses=tuple(
                 sorted(str(one["Addr"]) for one in swarm.get("RemoteManagers") or ())
@@ -99,14 +101,19 @@ class NodeInfo:
     version: int  #: of its specification, for updates
     message: str
     spec: Json
+    address: str = ""  #: as the manager sees it, an IP
+    engine_version: str = ""
+    reachability: str = ""  #: of managers: "reachable", "unreachable", "unknown"
 
     @classmethod
     def read(cls, data: Json) -> "NodeInfo":
         """From `/nodes`."""
         spec, status = data.get("Spec") or {}, data.get("Status") or {}
+        description = data.get("Description") or {}
+        engine = description.get("Engine") or {}
         return cls(
             node_id=str(data["ID"]),
-            hostname=str((data.get("Description") or {}).get("Hostname") or ""),
+            hostname=str(description.get("Hostname") or ""),
             state=str(status.get("State") or "unknown"),
             availability=str(spec.get("Availability") or "active"),
             role=str(spec.get("Role") or "worker"),
@@ -114,6 +121,9 @@ class NodeInfo:
             version=int(data["Version"]["Index"]),
             message=str(status.get("Message") or ""),
             spec=spec,
+            address=str(status.get("Addr") or ""),
+            engine_version=str(engine.get("EngineVersion") or ""),
+            reachability=str((data.get("ManagerStatus") or {}).get("Reachability") or ""),
         )
 
 
@@ -157,6 +167,9 @@ class TaskInfo:
     exit_code: int | None  #: when a container was there and ended
     created_at: str  #: RFC 3339: sorts as text
     labels: Mapping[str, str]  #: those of the container; a task has none of the service's
+    status_at: str = ""  #: when it came to its state, by its node's clock; RFC 3339
+    image: str = ""  #: as the service names it
+    had_container: bool = False
 
     @classmethod
     def read(cls, data: Json) -> "TaskInfo":
@@ -178,6 +191,9 @@ class TaskInfo:
             exit_code=int(container.get("ExitCode", 0)) if ended else None,
             created_at=str(data.get("CreatedAt") or ""),
             labels=dict(spec.get("Labels") or {}),
+            status_at=str(status.get("Timestamp") or ""),
+            image=str(spec.get("Image") or ""),
+            had_container=bool(container.get("ContainerID")),
         )
 
 

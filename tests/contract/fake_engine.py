@@ -7,7 +7,9 @@ import base64
 import json
 import re
 import struct
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,6 +50,7 @@ class FakeEngine(Resource):
         self.swarm = swarm
         self.oldest, self.newest = oldest, newest
         self.is_manager = True
+        self.clock_ahead_s = 0.0
         self.asked: list[str] = []
         self.faults: list[Fault] = []
         self._hanging: list[Any] = []
@@ -166,7 +169,9 @@ class FakeEngine(Resource):
 
     def _info(self, request: Any, method: str, rest: list[str]) -> Json:
         swarm = {"NodeID": "n1", "ControlAvailable": self.is_manager, "Error": ""}
-        return {"Name": "fake", "ServerVersion": "fake", "Swarm": swarm}
+        now = datetime.fromtimestamp(time.time() + self.clock_ahead_s, UTC)
+        said = now.strftime("%Y-%m-%dT%H:%M:%S.%f000Z")  # nanoseconds, as Go writes them
+        return {"Name": "fake", "ServerVersion": "fake", "Swarm": swarm, "SystemTime": said}
 
     def _nodes(self, request: Any, method: str, rest: list[str]) -> Any:
         if method == "POST":

@@ -112,6 +112,9 @@ class FakeSwarm:
             "Description": {"Hostname": hostname},
             "Status": {"State": "ready", "Addr": "127.0.0.1"},
         }
+        if role == "manager":
+            status = {"Leader": True, "Reachability": "reachable", "Addr": "127.0.0.1:2377"}
+            self.nodes[node_id]["ManagerStatus"] = status
         self.units[node_id] = dict(units)
         return node_id
 

@@ -86,8 +86,12 @@ OURS: dict[str, str] = {
     " cumulusd.exits cumulusd.tls",
     "cumulusd.cli_provision": "cumulusd.config cumulusd.errors cumulusd.provision_scripts"
     " cumulusd.provisioning cumulusd.tls",
-    "cumulusd.cli": "=cumulusd cumulusd.cli_config cumulusd.cli_provision cumulusd.cli_store"
-    " cumulusd.cli_token cumulusd.config cumulusd.errors cumulusd.exits",
+    "cumulusd.doctor": f"{_COMMON} =cumulusd cumulusd.doctor cumulusd.admin cumulusd.certificates"
+    " cumulusd.config cumulusd.config_listen cumulusd.config_platform cumulusd.config_s3"
+    " cumulusd.disk cumulusd.open_files cumulusd.s3 cumulusd.swarm cumulusd.tls",
+    "cumulusd.cli_doctor": "cumulusd.config cumulusd.config_file cumulusd.doctor cumulusd.exits",
+    "cumulusd.cli": "=cumulusd cumulusd.cli_config cumulusd.cli_doctor cumulusd.cli_provision"
+    " cumulusd.cli_store cumulusd.cli_token cumulusd.config cumulusd.errors cumulusd.exits",
     "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
     " cumulusd.tap",
     "cumulusd.jobs": f"{_COMMON} cumulusd.jobs",

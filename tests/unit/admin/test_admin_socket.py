@@ -50,7 +50,7 @@ class Served:
             wall_clock=lambda: NOW,
             run_in_thread=deferToThread,
         )
-        self.site = AdminSite(self.tokens, lambda: NOW, reactor)
+        self.site = AdminSite(self.tokens, lambda: NOW, reactor, lambda: {"version": "1"})
         self.port = AdminPort(path, self.site, reactor)
 
     async def ask(self, function: Callable[[AdminClient], _T]) -> _T:
@@ -180,7 +180,7 @@ async def test_requests_are_bounded_and_answered(
 
 
 def test_too_large_is_an_error_of_the_tree() -> None:
-    site = AdminSite(None, lambda: NOW, reactor)  # type: ignore[arg-type]
+    site = AdminSite(None, lambda: NOW, reactor, dict)  # type: ignore[arg-type]
     with pytest.raises(TooLarge):
         site.open_body(admin_site.Head(method="POST", path="/tokens"), 1 << 30, None)  # type: ignore[arg-type]
 
@@ -276,7 +276,7 @@ async def test_a_dead_daemons_file_is_replaced_and_a_live_ones_is_not(tmp_path: 
 async def test_a_file_of_somebody_elses_stays(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     path.write_text("precious")
-    port = AdminPort(path, AdminSite(None, lambda: NOW, reactor), reactor)  # type: ignore[arg-type]
+    port = AdminPort(path, AdminSite(None, lambda: NOW, reactor, dict), reactor)  # type: ignore[arg-type]
     with pytest.raises(InternalError, match="no socket is there"):
         port.startListening()
     assert path.read_text() == "precious"
@@ -334,3 +334,11 @@ def test_half_an_answer_is_an_error(tmp_path: Path, answer: bytes) -> None:
         with pytest.raises(Unavailable, match="no whole answer"):
             AdminClient(path).create_token({"name": "ann", "role": "client"})
         serving.join()
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_the_daemon_is(served: Served) -> None:
+    assert await served.ask(lambda client: client.status()) == {"version": "1"}
+    assert b"405" in await served.raw(
+        b"POST /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )

@@ -1,0 +1,1 @@
+"""`cumulusd doctor`: does a configuration fit this machine and the running engine?"""
