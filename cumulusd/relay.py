@@ -10,13 +10,14 @@ import attrs
 from twisted.logger import Logger
 
 from cumulusd import __version__, stored_outputs
-from cumulusd.errors import CumulusError, InvalidArgument, NotFound, TooLarge
+from cumulusd.errors import CumulusError, NotFound, TooLarge
+from cumulusd.following import Following, Sink
 from cumulusd.identity import Principal, Role
 from cumulusd.job_search import Search
 from cumulusd.jobs.incoming import Incoming
-from cumulusd.jobs.journals import Journal, Journals
+from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
-from cumulusd.jobs.model import JobRecord, OutputInfo, Phase, ResultInfo
+from cumulusd.jobs.model import JobRecord, OutputInfo, ResultInfo
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock, Disagreement
@@ -27,20 +28,11 @@ from cumulusd.listings import Listings
 from cumulusd.log_text import printed
 from cumulusd.stored_results import result_info, stored_result
 from cumulusd.submissions import Submissions, SubmitLimits
-from cumulusd.tasks import wait_at_most
 from cumulusd.views import add_partitions, job_view, worker_views
 
-#: What one progressive result carries at most.
-FOLLOW_CHUNK_BYTES = 64 * 1024
 #: A result that a caller without progressive results may get in one message.
 RESULT_AT_ONCE_BYTES = 1024 * 1024
 PACKAGE_CHUNK_BYTES = 512 * 1024
-
-#: How long followers of a job that was ended by force wait for what is still on its worker.
-LATE_OUTPUT_S = 60.0
-
-#: Takes one progressive result; fires when the reader can take more.
-Sink = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class Parts(Protocol):
@@ -102,7 +94,15 @@ class Relay:
             wall_clock=wall_clock,
             progress=lambda job_id: self._progress(job_id),
         )
-        self._sent = sent
+        self._following = Following(
+            table=table,
+            journals=journals,
+            clock=clock,
+            wall_clock=wall_clock,
+            readable=self._readable,
+            view=self.view,
+            sent=sent,
+        )
         self._submissions = Submissions(
             packages=packages,
             supervisor=supervisor,
@@ -162,72 +162,8 @@ class Relay:
         sink: Sink,
         tail_bytes: int | None = None,
     ) -> dict[str, Any]:
-        """Sends state changes and journal in order to `sink`; the end, when all is sent.
-
-        The reader sets the pace: nothing is read ahead of it. With `tail_bytes`, what lies between
-        `from_offset` and about the last so many bytes that are there now is left out. Cancelling
-        this ends the following, never the job.
-        """
-        record = self._readable(who, job_id)
-        journal = self._journals.get(job_id)
-        offset = from_offset
-        if tail_bytes is not None and journal is not None:
-            tail = journal.end_offset - tail_bytes
-            offset = max(offset, journal.record_begin(tail)) if tail > offset else offset
-        shown: dict[str, Any] | None = None
-        while True:
-            record = self._readable(who, job_id)
-            view = self.view(record)
-            # Of journal and progress its records tell.
-            state = {key: view[key] for key in view.keys() - {"journal", "progress"}}
-            # The end itself is told last, by the answer.
-            if state != shown and record.end is None:
-                await sink({"event": "state", "job": view})
-                shown = state
-                continue
-            journal = journal or self._journals.get(job_id)
-            if journal is not None and offset < journal.end_offset:
-                try:
-                    chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
-                except InvalidArgument as error:
-                    begin = int(error.details["continue_from"])
-                    why = "is inside a record"
-                    raise journal.bad_offset(offset, why, _resumed(record, offset, begin)) from None
-                part: dict[str, Any] = {
-                    "event": "gap" if chunk.kind == "gap" else "journal",
-                    "offset": chunk.offset,
-                    "next_offset": chunk.next_offset,
-                }
-                if chunk.kind != "gap":
-                    part["frames"] = chunk.data
-                    self._sent(len(chunk.data))
-                offset = chunk.next_offset
-                await sink(part)
-                continue
-            changed = self._table.signal(job_id).wait
-            if record.end is None:
-                await changed()
-            elif (late_s := self._late_output_s(record, journal)) > 0:
-                await wait_at_most(self._clock, late_s, changed())
-            elif journal is not None and offset > journal.end_offset:
-                # More than there is was shown to it: the daemon lost that with its power.
-                end = journal.end_offset
-                why = f"is behind its end, {end}"
-                raise journal.bad_offset(offset, why, _resumed(record, offset, end))
-            else:
-                return {"event": "end", "job": view}
-
-    def _late_output_s(self, record: JobRecord, journal: Journal | None) -> float:
-        """How long the journal of an ended job may still grow, for its followers.
-
-        A job that was ended by force has said no last word: its worker was away, or its runner
-        hung. What is on the worker comes while that is cleared.
-        """
-        if record.stop_reason is None or record.phase is Phase.ENDED:
-            return 0.0
-        if journal is not None and journal.finished_since(record.journal_start):
-            return 0.0
-        return (record.ended_at or 0.0) + LATE_OUTPUT_S - self._wall_clock()
+        """As `Following.follow`."""
+        return await self._following.follow(who, job_id, from_offset, sink, tail_bytes)
 
     def get(self, who: Principal, job_id: str) -> dict[str, Any]:
         """One job's view. Raises NotFound, also for somebody else's job."""
@@ -415,10 +351,3 @@ class Relay:
                 hint="jobs are kept for a day after their end; list_jobs() shows yours",
             )
         return record
-
-
-def _resumed(record: JobRecord, offset: int, boundary: int) -> int:
-    """From where a reader goes on whose `offset` is none of this journal, `boundary` the next one
-    before it. What it was sent was another attempt's, when one has begun before it since: the
-    daemon lost the end of that with its power. So it hasn't seen anything of this one."""
-    return record.journal_start if record.journal_start < offset else boundary

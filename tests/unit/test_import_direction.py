@@ -110,6 +110,7 @@ OURS: dict[str, str] = {
     "cumulusd.spec": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
     "cumulusd.views": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports",
     "cumulusd.job_search": "cumulus_wire cumulusd.errors cumulusd.jobs.model",
+    "cumulusd.following": f"{_COMMON} cumulusd.identity cumulusd.jobs",
     "cumulusd.listings": f"{_COMMON} cumulusd.identity cumulusd.job_search cumulusd.jobs"
     " cumulusd.views",
     "cumulusd.worker_news": "cumulusd.tasks",
@@ -123,7 +124,7 @@ OURS: dict[str, str] = {
     "cumulusd.relay": f"{_COMMON} =cumulusd cumulusd.identity cumulusd.jobs"
     " cumulusd.submissions cumulusd.views cumulusd.stored_results"
     " cumulusd.stored_outputs cumulusd.log_text cumulusd.lifecycle cumulusd.job_search"
-    " cumulusd.listings",
+    " cumulusd.following cumulusd.listings",
     "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
     "cumulusd.login_secret": "cumulusd.state_file",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.origins"

@@ -25,11 +25,12 @@ from cumulusd.errors import (
     TooMany,
     Unavailable,
 )
+from cumulusd.following import LATE_OUTPUT_S
 from cumulusd.identity import Principal, Role
 from cumulusd.jobs import codec
 from cumulusd.jobs.model import Phase
 from cumulusd.jobs.packages import Packages
-from cumulusd.relay import LATE_OUTPUT_S, Relay
+from cumulusd.relay import Relay
 from cumulusd.spec import SpecLimits, parse_spec
 from cumulusd.submissions import SubmitLimits
 from tests.unit.supervisor.world import RUNNING, SETUP, World, exit_frame, output, run_at_once
