@@ -1,7 +1,7 @@
 // What a job looks like in a list: its state, its name as a link, its wait, its progress.
 
 import {h, setAttribute, setText} from "./dom.js";
-import {STATES, duration, percent, timeLeft, title} from "./format.js";
+import {STATES, duration, moment, percent, timeLeft, title} from "./format.js";
 import {href} from "./router.js";
 
 // The badge of a state: a sign, a word, a colour. `update(job)` keeps it true.
@@ -49,7 +49,7 @@ export function progressBar() {
         fill.style.width = `${progress.fraction * 100}%`;
       }
       const message = progress.message || "";
-      setText(words, known ? `${percent(progress.fraction)} ${message}`.trim() : message);
+      setText(words, known ? [percent(progress.fraction), message].filter(Boolean).join(" · ") : message);
     },
   };
 }
@@ -61,7 +61,17 @@ export function timeLeftWords(job, now) {
   return left > 0 ? `${duration(left)} left` : "time is up";
 }
 
-// Why it waits, in a sentence; "" when it doesn't.
-export function waitWords(job) {
-  return job.wait?.message ?? "";
+// Why it waits, in a line; "" when it doesn't. The job's page has the daemon's whole sentence.
+export function waitWords(job, now) {
+  if (!job.wait) return "";
+  const {reason, message, details} = job.wait;
+  if (!["no_free_share", "behind_others"].includes(reason) || details.unfit?.length ||
+      details.faulty?.length || details.pinned) return message;
+  const {largest_free: largest, frees_by: freesBy} = details;
+  const words = [largest && largest.units_free > 0
+    ? `${percent(largest.units_free / largest.units_total)} is the largest free share, on ${largest.hostname}`
+    : "no share is free"];
+  if (reason === "behind_others") words.push("it is held for jobs ahead");
+  else if (freesBy) words.push(`enough frees by ${moment(freesBy, now)} at the latest`);
+  return words.join("; ");
 }

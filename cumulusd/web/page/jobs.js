@@ -100,9 +100,10 @@ class JobsView {
     root.append(
       h("h1", {}, "Jobs"),
       h("form", {class: "filters", role: "search", onsubmit: send},
-        h("label", {for: "q"}, "Search ", h("kbd", {"aria-hidden": "true"}, "/")), this.search,
-        h("label", {for: "state"}, "State"), this.state,
-        this.owner && [h("label", {for: "owner"}, "Owner"), this.owner],
+        h("div", {class: "field wide"}, h("label", {for: "q"}, "Search ",
+          h("kbd", {"aria-hidden": "true"}, "/")), this.search),
+        h("div", {class: "field"}, h("label", {for: "state"}, "State"), this.state),
+        this.owner && h("div", {class: "field"}, h("label", {for: "owner"}, "Owner"), this.owner),
         this.clear),
       this.status, this.problem, h("div", {class: "scroll"}, this.table), this.pages);
   }
@@ -187,7 +188,7 @@ function jobRow(first, store, role) {
       badge.update(job);
       setText(took, tookWords(job, store.now()));
       setText(worker, job.worker?.hostname ?? "");
-      setText(what, whatWords(job));
+      setText(what, whatWords(job, store.now()));
     },
   };
 }
@@ -198,9 +199,9 @@ function tookWords(job, now) {
   return timeLeft(job, now) === null ? "" : duration(now - job.started_at);
 }
 
-function whatWords(job) {
+function whatWords(job, now) {
   if (job.error) return job.error;
-  if (job.wait) return waitWords(job);
+  if (job.wait) return waitWords(job, now);
   if (job.status === "running") return job.last_line ?? job.progress?.message ?? "";
   if (job.end?.output_count) return `${job.end.output_count} output files`;
   return "";

@@ -114,7 +114,7 @@ function runningRow(first, store) {
       badge.update(job);
       bar.update(job);
       setText(where, placeWords(job));
-      setText(wait, waitWords(job));
+      setText(wait, waitWords(job, store.now()));
       wait.hidden = !job.wait;
       setText(line, job.last_line ?? "");
       line.hidden = !job.last_line;
@@ -155,7 +155,7 @@ function queueTable(store) {
         const position = job.wait?.details?.position;
         setText(place, position ?? "–");
         setText(asks, `${Number((job.gpu_memory * 100).toFixed(1))} % · ${duration(job.duration_s)}`);
-        setText(why, waitWords(job) || "it was taken just now");
+        setText(why, waitWords(job, store.now()) || "it was taken just now");
         setAttribute(row, "title", `since ${moment(job.created_at, store.now())}`);
       },
     };

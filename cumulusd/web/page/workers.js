@@ -34,7 +34,8 @@ export function workerList(root) {
   return {
     update(store) {
       none.hidden = store.workers.length > 0 || !store.loaded;
-      rows.update(store.workers);
+      const names = new Map(store.running.map((job) => [job.job_id, job.name]));
+      rows.update(store.workers.map((worker) => ({...worker, names})));
       this.tick(store);
     },
     tick(store) {
@@ -70,7 +71,7 @@ function workerRow() {
       if (told.childElementCount !== worker.disagreements.length || !told.hidden) {
         fill(told, worker.disagreements.slice(0, 5).map((text) => h("li", {class: "fault"}, text)));
       }
-      rows.update(worker.devices);
+      rows.update(worker.devices.map((device) => ({...device, names: worker.names})));
     },
     tick(ageS) {
       for (const row of rows.rows.values()) row.tick(ageS);
@@ -108,7 +109,9 @@ function deviceRow() {
       const used = partitions.reduce((sum, one) => sum + one.units, 0) / device.units_total;
       setAttribute(bar, "aria-label", `${percent(used)} of ${device.name} is in use by ` +
         `${partitions.length} ${partitions.length === 1 ? "job" : "jobs"}`);
-      const widths = partitions.map((one) => ({...one, share: one.units / device.units_total}));
+      const widths = partitions.map((one) => ({
+        ...one, share: one.units / device.units_total, name: device.names.get(one.job_id),
+      }));
       segments.update(widths);
       lines.update(widths);
     },
@@ -144,8 +147,8 @@ function partitionLine() {
       other.hidden = Boolean(one.job_id);
       if (one.job_id) {
         setAttribute(link, "href", href(["jobs", one.job_id]));
-        setText(link.firstChild, one.job_id);
-        setAttribute(link, "title", `of ${one.owner}`);
+        setText(link.firstChild, one.name || one.job_id);
+        setAttribute(link, "title", `${one.job_id} of ${one.owner}`);
       }
       setText(size, `${bytes(one.gpu_memory_bytes)} · ${percent(one.share)}`);
     },
