@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from cumulusd.activation import Inherited, inherited_endpoint
 from cumulusd.tls import Certificate, TlsListener, TlsUnusable, load_certificate
 from cumulusd.tls_connection import TlsFactory
 
@@ -57,10 +58,14 @@ class Certificates:
         self._next_look: IDelayedCall | None = None
 
     def endpoint(self, listener: TlsListener) -> IStreamServerEndpoint:
-        """What to listen with."""
-        plain: IStreamServerEndpoint = TCP4ServerEndpoint(  # type: ignore[no-untyped-call]
-            self._clock, listener.port, backlog=listener.backlog, interface=listener.interface
-        )
+        """What to listen with. Raises NotHandedOver."""
+        plain: IStreamServerEndpoint
+        if listener.inherited is not None:
+            plain = inherited_endpoint(self._clock, Inherited(which=listener.inherited))
+        else:
+            plain = TCP4ServerEndpoint(  # type: ignore[no-untyped-call]
+                self._clock, listener.port, backlog=listener.backlog, interface=listener.interface
+            )
         return _TlsEndpoint(plain, self._held[listener], self._clock)
 
     def expires_at(self) -> Mapping[str, float]:

@@ -15,10 +15,11 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from cumulusd import tls
 from cumulusd.admin.token_file import FILE as TOKEN_FILE
 from cumulusd.config_chronos import ChronosSection
+from cumulusd.config_credentials import Secrets, resolve_within
 from cumulusd.config_faults import fault_of
 from cumulusd.config_file import ConfigError, Fault, KeyPath, Lines, key_text, read_yaml
 from cumulusd.config_jobs import Jobs
-from cumulusd.config_listen import is_loopback, open_to_others, read_endpoint
+from cumulusd.config_listen import is_inherited, is_loopback, open_to_others, read_endpoint
 from cumulusd.config_platform import MAX_BUNDLE_BYTES, PlatformSection, Section, absolute
 from cumulusd.config_provisioning import ProvisioningSection
 from cumulusd.config_router import RouterSection
@@ -72,7 +73,8 @@ class Config(Section):
     @classmethod
     def _endpoints_parse(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         folder: Path = (info.context or {}).get("folder", Path.cwd())
-        return tuple(read_endpoint(description, folder) for description in value)
+        environ = (info.context or {}).get("environ") or {}
+        return tuple(read_endpoint(resolve_within(one, environ), folder) for one in value)
 
     @field_validator("state_dir")
     @classmethod
@@ -129,9 +131,10 @@ def warnings(config: Config) -> list[str]:
     if config.allow_plain_tokens or not (config.tokens or config.tokens_made):
         return []
     found = [
-        f"listen: {one!r} is not encrypted and can be reached from other machines: tokens that come"
-        " there are refused. Listen on ssl: (docs/operations.md), or set `allow_plain_tokens: true`"
-        " on a network that is trusted"
+        f"listen: {one!r} is not encrypted and can be reached from other machines"
+        f"{', unless systemd listens on 127.0.0.1' if is_inherited(one) else ''}: tokens that come"
+        " from them are refused. Listen on ssl: (docs/operations.md), or set"
+        " `allow_plain_tokens: true` on a network that is trusted"
         for one in config.listen
         if not one.startswith(tls.SCHEME) and not is_loopback(one)
     ]
@@ -169,7 +172,8 @@ def load_with_lines(path: str | Path, environ: Mapping[str, str]) -> Loaded:
     config: Config | None = None
     faults: list[Fault] = []
     try:
-        config = Config.model_validate(data, context={"folder": folder, "environ": environ})
+        context = {"folder": folder, "environ": Secrets(environ)}
+        config = Config.model_validate(data, context=context)
     except ValidationError as error:
         faults = [fault_of(detail, lines, Config) for detail in error.errors(include_url=False)]
     # Across sections, on what was written: faults elsewhere must not hide this one.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.internet import endpoints
 
-from cumulusd import tls
+from cumulusd import activation, tls
 
 
 def read_endpoint(description: str, folder: Path) -> str:
@@ -19,6 +19,12 @@ def read_endpoint(description: str, folder: Path) -> str:
         except tls.TlsUnusable as error:
             raise ValueError(f"{description!r} can't be listened on: {error}") from None
         return listener.description
+    if is_inherited(description):
+        try:
+            activation.parse_inherited(description)
+        except ValueError as error:
+            raise ValueError(f"{description!r} is no endpoint: {error}") from None
+        return description
     try:
         # Making an endpoint only reads the description: no reactor yet.
         endpoints.serverFromString(object(), description)  # type: ignore[no-untyped-call]
@@ -34,12 +40,23 @@ def open_to_others(listen: Sequence[str]) -> str | None:
     """What is wrong with listening there without tokens; None when only this machine gets in."""
     for description in listen:
         if not is_loopback(description):
+            if is_inherited(description):
+                return (
+                    f"{description!r} is listened on by systemd, so it can't be told whether other "
+                    "machines reach it, and there are no tokens: configure tokens, or listen on "
+                    "127.0.0.1 until `cumulusd token create` has made the first"
+                )
             return (
                 f"{description!r} can be reached from other machines, and there "
                 "are no tokens: configure tokens, or listen on 127.0.0.1 until "
                 "`cumulusd token create` has made the first"
             )
     return None
+
+
+def is_inherited(description: str) -> bool:
+    """Does systemd listen there, and not the daemon itself?"""
+    return description.startswith(activation.SCHEME)
 
 
 def is_loopback(description: str) -> bool:

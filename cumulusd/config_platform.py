@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from cumulusd.config_credentials import resolve
+
 #: What Swarm takes as one secret is under 512,000 bytes; that is how files get to agents.
 MAX_BUNDLE_BYTES = 500_000
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -16,8 +18,10 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 def absolute(value: Path, info: ValidationInfo) -> Path:
     """Relative paths start at the file's folder. Links are kept: a venv's python is one."""
-    base: Path = (info.context or {}).get("folder", Path.cwd())
-    return Path(os.path.normpath(base / value.expanduser()))
+    context = info.context or {}
+    base: Path = context.get("folder", Path.cwd())
+    text = resolve(str(value), context.get("environ") or {})
+    return Path(os.path.normpath(base / Path(text).expanduser()))
 
 
 def _file(value: Path | None, info: ValidationInfo) -> Path | None:

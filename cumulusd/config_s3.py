@@ -82,7 +82,10 @@ class S3Section(Section):
         environ = (info.context or {}).get("environ") or {}
         for name in (section.access_key_env, section.secret_key_env):
             if not environ.get(name):
-                raise ValueError(f"the environment variable {name}, with S3's key, is not set")
+                raise ValueError(
+                    f"the environment variable {name}, with S3's key, is not set, nor is there a "
+                    "credential of that name"
+                )
         section._access_key = environ[section.access_key_env]
         section._secret_key = environ[section.secret_key_env]
         return section

@@ -70,7 +70,8 @@ class Token(Section):
         secret = ((info.context or {}).get("environ") or {}).get(variable, "")
         if not secret:
             raise ValueError(
-                f"no token_sha256, and the environment variable {variable} is not set; give one"
+                f"no token_sha256, and the environment variable {variable} is not set, nor is"
+                " there a credential of that name; give one"
             )
         if len(secret) < MIN_TOKEN_CHARACTERS:
             raise ValueError(

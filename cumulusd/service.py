@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamSer
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from cumulusd import __version__
+from cumulusd import __version__, activation
 from cumulusd.admin.unix_socket import AdminPort
 from cumulusd.config import Config, warnings
 from cumulusd.heartbeat import Heartbeat, status_line
@@ -228,8 +228,14 @@ class Cumulusd(Service):
         await self._reloading.stop()
 
     def _endpoint(self, parts: Parts, description: str) -> IStreamServerEndpoint:
-        if description.startswith(SCHEME):
-            return parts.certificates.endpoint(parse_listener(description, Path("/")))
+        try:
+            if description.startswith(SCHEME):
+                return parts.certificates.endpoint(parse_listener(description, Path("/")))
+            if description.startswith(activation.SCHEME):
+                wanted = activation.parse_inherited(description)
+                return activation.inherited_endpoint(self._reactor, wanted)
+        except activation.NotHandedOver as error:
+            raise SystemExit(f"cumulusd: can't listen on {description}: {error}") from error
         endpoint: IStreamServerEndpoint = serverFromString(  # type: ignore[no-untyped-call]
             self._reactor, description
         )

@@ -1,8 +1,9 @@
 """Listeners that speak TLS: what an `ssl:` description says, and what is in the files it names.
 
 A description is Twisted's: `ssl:PORT:privateKey=FILE:certKey=FILE:certChain=FILE:interface=IP`.
-`certKey` may hold the whole chain, the daemon's own certificate first, and defaults to the file of
-the key; `certChain` (or Twisted's `extraCertChain`) names the rest where it stands apart.
+In PORT's place stands `systemd=NAME` for a socket that systemd hands over. `certKey` may hold the
+whole chain, the daemon's own certificate first, and defaults to the file of the key; `certChain`
+(or Twisted's `extraCertChain`) names the rest where it stands apart.
 """
 
 import base64
@@ -25,13 +26,24 @@ from OpenSSL import SSL
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions
 
+from cumulusd.activation import checked_name
+
 SCHEME = "ssl:"
 #: Of TLS 1.2, all with forward secrecy and authenticated encryption; those of 1.3 are all so.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: No key or chain is longer; something else stands at that path.
 MAX_FILE_BYTES = 1 << 20
 _BACKLOG = 50
-_KEYS = ("port", "interface", "backlog", "privateKey", "certKey", "certChain", "extraCertChain")
+_KEYS = (
+    "port",
+    "systemd",
+    "interface",
+    "backlog",
+    "privateKey",
+    "certKey",
+    "certChain",
+    "extraCertChain",
+)
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN (?P<kind>[A-Z0-9 ]*PRIVATE KEY)-----.*?-----END (?P=kind)-----", re.DOTALL
 )
@@ -45,7 +57,8 @@ class TlsUnusable(ValueError):
 class TlsListener:
     """An `ssl:` description, read. Paths are absolute."""
 
-    port: int
+    port: int = 0
+    inherited: str | None = None  #: name or index of a socket that systemd hands over; no port then
     interface: str = ""
     backlog: int = _BACKLOG
     private_key: Path
@@ -55,13 +68,16 @@ class TlsListener:
     @property
     def name(self) -> str:
         """Where it listens, in logs and metrics."""
+        if self.inherited is not None:
+            return f"systemd:{self.inherited}"
         host = f"[{self.interface}]" if ":" in self.interface else self.interface or "*"
         return f"{host}:{self.port}"
 
     @property
     def description(self) -> str:
         """As text again."""
-        parts = [f"{SCHEME}{self.port}", _part("privateKey", self.private_key)]
+        place = str(self.port) if self.inherited is None else f"systemd={self.inherited}"
+        parts = [f"{SCHEME}{place}", _part("privateKey", self.private_key)]
         parts.append(_part("certKey", self.certificate))
         if self.chain is not None:
             parts.append(_part("certChain", self.chain))
@@ -92,6 +108,15 @@ def parse_listener(description: str, folder: Path) -> TlsListener:
             raise TlsUnusable(f"{key!r} is not known here; known: {', '.join(_KEYS)}")
         given[key] = re.sub(r"\\(.)", r"\1", value)
     port, backlog = given.get("port", ""), given.get("backlog", str(_BACKLOG))
+    inherited = given.get("systemd")
+    if inherited is not None:
+        if {"port", "interface", "backlog"} & given.keys():
+            raise TlsUnusable("systemd= names a socket that listens already: no port or interface")
+        try:
+            port = "0"
+            checked_name(inherited)
+        except ValueError as error:
+            raise TlsUnusable(str(error)) from None
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise TlsUnusable(f"the port is {port!r}")
     if not backlog.isdecimal() or not int(backlog):
@@ -102,6 +127,7 @@ def parse_listener(description: str, folder: Path) -> TlsListener:
     chain = given.get("certChain") or given.get("extraCertChain")
     return TlsListener(
         port=int(port),
+        inherited=inherited,
         interface=given.get("interface", ""),
         backlog=int(backlog),
         private_key=_absolute(key_file, folder),

@@ -38,9 +38,10 @@ OURS: dict[str, str] = {
     "cumulusd.tasks": "",
     "cumulusd.peers": "",
     "cumulusd.origins": "",
-    "cumulusd.tls": "",
+    "cumulusd.activation": "",
+    "cumulusd.tls": "cumulusd.activation",
     "cumulusd.tls_connection": "",
-    "cumulusd.certificates": "cumulusd.tls cumulusd.tls_connection",
+    "cumulusd.certificates": "cumulusd.activation cumulusd.tls cumulusd.tls_connection",
     "cumulusd.reloading": "cumulusd.config",
     "cumulusd.notify": "",
     "cumulusd.heartbeat": "cumulusd.jobs.model cumulusd.notify",
@@ -56,18 +57,20 @@ OURS: dict[str, str] = {
     "cumulusd.metrics_snapshot": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.ports"
     " cumulusd.metrics_labels",
     "cumulusd.config_file": "",
-    "cumulusd.config_platform": "",
+    "cumulusd.config_credentials": "",
+    "cumulusd.config_platform": "cumulusd.config_credentials",
     "cumulusd.config_provisioning": "cumulusd.config_platform",
     "cumulusd.config_chronos": "cumulusd.config_platform",
     "cumulusd.config_jobs": "cumulusd.config_platform",
     "cumulusd.config_router": "cumulusd.config_platform",
     "cumulusd.config_s3": "cumulusd.config_platform",
     "cumulusd.config_faults": "cumulusd.config_file",
-    "cumulusd.config_listen": "=cumulusd cumulusd.tls",
+    "cumulusd.config_listen": "=cumulusd cumulusd.activation cumulusd.tls",
     "cumulusd.config_shown": "cumulusd.config cumulusd.config_file cumulusd.config_tokens",
     "cumulusd.config_tokens": "cumulusd.config_platform cumulusd.identity",
     "cumulusd.config_web": "cumulusd.config_platform cumulusd.origins",
-    "cumulusd.config": "cumulusd.config_chronos cumulusd.config_faults cumulusd.config_file"
+    "cumulusd.config": "cumulusd.config_chronos cumulusd.config_credentials"
+    " cumulusd.config_faults cumulusd.config_file"
     " cumulusd.config_jobs cumulusd.config_listen cumulusd.config_platform cumulusd.config_router"
     " cumulusd.config_provisioning"
     " cumulusd.config_s3 cumulusd.config_tokens cumulusd.config_web =cumulusd cumulusd.tls"
