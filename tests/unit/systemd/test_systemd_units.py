@@ -31,7 +31,7 @@ def installed(folder: Path, dropin: str | None) -> Path:
         shutil.copy(UNITS / unit, there)
     if dropin is not None:
         shutil.copy(UNITS / "dropins" / dropin, there / "cumulusd.service.d")
-    for command in ("opt/cumulus/venv/bin/twistd", "bin/kill"):
+    for command in ("opt/cumulus/venv/bin/twistd", "bin/sh"):
         path = folder / command
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
