@@ -81,7 +81,7 @@ def _create_token(config: Config, arguments: argparse.Namespace) -> None:
         return
     url = http_url(swarm.advertise_url)
     command = worker_command(url, secret, _fingerprint(config, swarm.advertise_url))
-    sys.stderr.write(f"on the new worker, as a user who may sudo:\n\n  {command}\n\n")
+    sys.stderr.write(f"on the new worker, as root:\n\n  {command}\n\n")
 
 
 def _fingerprint(config: Config, advertise_url: str) -> str | None:

@@ -43,7 +43,7 @@ def worker_command(url: str, token: str, fingerprint: str | None) -> str:
         pin = ["--fingerprint", fingerprint]
     fetch = shlex.join([*curl, f"{url}/provision/worker.sh"])
     run = shlex.join(["--orchestrator", url, "--token", token, *pin])
-    return f"{fetch} | sudo bash -s -- {run}"
+    return f"{fetch} | bash -s -- {run}"
 
 
 def _filled(text: str, line: str, value: str) -> str:

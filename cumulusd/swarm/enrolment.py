@@ -1,9 +1,10 @@
 """How a machine becomes a worker by its provisioning token, and how it leaves again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
 from cumulusd.errors import Conflict, CumulusError, NotFound
@@ -56,6 +57,7 @@ class Enrolment:
         self._engine = engine
         self._jobs_there = jobs_there
         self._run_in_thread = run_in_thread
+        self._rotating = DeferredLock()
 
     async def enroll(self, token: str, node_id: str) -> dict[str, Any]:
         """`{node_id, hostname, enrolled: true}` when the node has its labels; its agent follows.
@@ -69,7 +71,7 @@ class Enrolment:
         await self._agents.node(node_id)
         used = await self._run_in_thread(lambda: self._provisioning.redeem(token, node_id))
         node = await self._agents.enroll(node_id)
-        await self._rotate(used)
+        await self._rotate()
         self._log.info(
             "provisioning token {token_id} enrolled {hostname}",
             token_id=used.token_id,
@@ -107,12 +109,8 @@ class Enrolment:
         where that is still due. What fails is tried at the next sweep."""
         try:
             tokens = await self._run_in_thread(self._provisioning.tokens)
-            due = [token for token in tokens if token.node_id and token.rotated_at is None]
-            # Those of before join tokens were changed are due once, together.
-            if due:
-                await self._engine.rotate_worker_token()
-                for token in due:
-                    await self._note_rotated(token)
+            if any(token.node_id and token.rotated_at is None for token in tokens):
+                await self._rotate()
             leaving = {token.node_id for token in tokens if token.leaving_at is not None}
             for node in await self._engine.nodes() if leaving else ():
                 if node.node_id in leaving:
@@ -124,25 +122,27 @@ class Enrolment:
 
     # -- inside
 
-    async def _rotate(self, used: ProvisionToken) -> None:
-        if used.rotated_at is not None:
-            return
-        await self._engine.rotate_worker_token()
-        await self._note_rotated(used)
-        self._log.info(
-            "Swarm's join token for workers was changed: that of provisioning token {token_id} "
-            "is used up",
-            token_id=used.token_id,
-        )
-
-    async def _note_rotated(self, token: ProvisionToken) -> None:
-        await self._note(lambda: self._provisioning.rotated(token.token_id))
+    async def _rotate(self) -> None:
+        """Changes Swarm's join token where that is due: once for all that were redeemed since."""
+        async with self._rotating:
+            tokens = await self._run_in_thread(self._provisioning.tokens)
+            due = [token for token in tokens if token.node_id and token.rotated_at is None]
+            if not due:
+                return
+            await self._engine.rotate_worker_token()
+            for token in due:
+                await self._note(partial(self._provisioning.rotated, token.token_id))
+                self._log.info(
+                    "Swarm's join token for workers was changed: that of provisioning token "
+                    "{token_id} is used up",
+                    token_id=token.token_id,
+                )
 
     async def _note_leaving(self, token: ProvisionToken) -> None:
         if token.leaving_at is None:
-            await self._note(lambda: self._provisioning.leaving(token.token_id))
+            await self._note(partial(self._provisioning.leaving, token.token_id))
 
-    async def _note(self, note: Any) -> None:
+    async def _note(self, note: Callable[[], ProvisionToken]) -> None:
         try:
             await self._run_in_thread(note)
         except NotFound:

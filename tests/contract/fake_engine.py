@@ -155,8 +155,9 @@ class FakeEngine(Resource):
             "tasks": self._tasks,
             "secrets": self._secrets,
             "images": self._images,
+            "swarm": self._swarm,
         }
-        if not self.is_manager and first in ("nodes", "services", "tasks", "secrets"):
+        if not self.is_manager and first in ("swarm", "nodes", "services", "tasks", "secrets"):
             raise Refused(
                 503,
                 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -168,12 +169,40 @@ class FakeEngine(Resource):
         return self._json(request, answer)
 
     def _info(self, request: Any, method: str, rest: list[str]) -> Json:
-        swarm = {"NodeID": "n1", "ControlAvailable": self.is_manager, "Error": ""}
+        swarm: Json = {"NodeID": "n1", "ControlAvailable": self.is_manager, "Error": ""}
+        if self.is_manager:
+            swarm["RemoteManagers"] = [{"NodeID": "n1", "Addr": "10.0.0.1:2377"}]
+            swarm["Cluster"] = {"ID": "swarm1"}
         now = datetime.fromtimestamp(time.time() + self.clock_ahead_s, UTC)
         said = now.strftime("%Y-%m-%dT%H:%M:%S.%f000Z")  # nanoseconds, as Go writes them
         return {"Name": "fake", "ServerVersion": "fake", "Swarm": swarm, "SystemTime": said}
 
+    def _swarm(self, request: Any, method: str, rest: list[str]) -> Json:
+        swarm = self.swarm
+        if rest == ["update"]:
+            if _version(request) != swarm.version:
+                raise Refused(500, "rpc error: code = Unknown desc = update out of sequence")
+            assert _body(request) == swarm.spec
+            swarm.version += 1
+            if _argument(request, "rotateWorkerToken") == "true":
+                swarm.rotations += 1
+            return {}
+        tokens = {"Worker": swarm.worker_token, "Manager": "SWMTKN-1-manager"}
+        return {
+            "ID": "swarm1",
+            "Version": {"Index": swarm.version},
+            "Spec": swarm.spec,
+            "JoinTokens": tokens,
+        }
+
     def _nodes(self, request: Any, method: str, rest: list[str]) -> Any:
+        if method == "DELETE":
+            if self.swarm.nodes.get(rest[0], {}).get("Status", {}).get("State") == "ready":
+                words = f"node {rest[0]} is not down and can't be removed"
+                raise Refused(400, f"rpc error: code = FailedPrecondition desc = {words}")
+            if self.swarm.nodes.pop(rest[0], None) is None:
+                raise Refused(404, f"node {rest[0]} not found")
+            return {}
         if method == "POST":
             self.swarm.update_node(rest[0], _version(request), _body(request))
             return {}
@@ -243,10 +272,13 @@ class FakeEngine(Resource):
             return b""
         return [each for each in secrets.values() if _fits(each["Spec"], request)]
 
-    def _images(self, request: Any, method: str, rest: list[str]) -> Json:
+    def _images(self, request: Any, method: str, rest: list[str]) -> Any:
         name = "/".join(rest[:-1])
         if name not in self.swarm.images:
             raise Refused(404, f"no such image: {name}: No such image: {name}")
+        if rest[-1] == "get":
+            request.setHeader("Content-Type", "application/x-tar")
+            return self.swarm.archives[name]
         return self.swarm.images[name]
 
     def _events(self, request: Any, method: str, rest: list[str]) -> int:

@@ -92,6 +92,10 @@ class FakeSwarm:
         self.tasks: list[Task] = []
         self.secrets: dict[str, Json] = {}
         self.images: dict[str, Json] = {}
+        self.archives: dict[str, bytes] = {}  # image id -> what `docker save` gives
+        self.version = 1  # of the Swarm's own specification
+        self.spec: Json = {"Name": "default", "Labels": {}, "Orchestration": {}}
+        self.rotations = 0
         self.paths: set[str] = set()  # what bind mounts find on the workers
         self.listeners: list[Callable[[Json], None]] = []
 
@@ -99,6 +103,10 @@ class FakeSwarm:
         for task in self.tasks:
             if task.call is not None and task.call.active():
                 task.call.cancel()
+
+    @property
+    def worker_token(self) -> str:
+        return f"SWMTKN-1-worker-{self.rotations}"
 
     def new_id(self) -> str:
         return f"{next(self._numbers):025d}"

@@ -18,6 +18,7 @@ from cumulusd.errors import (
     Unavailable,
 )
 from cumulusd.exits import EXIT_CONFIG, EXIT_UNAVAILABLE
+from cumulusd.identity import hash_token
 from cumulusd.provisioning import FILE, MAX_TOKENS, Provisioning
 from cumulusd.state_file import StateFile
 
@@ -171,6 +172,62 @@ def test_what_is_written_by_root_is_the_daemons(tmp_path: Path) -> None:
     assert {path.stat().st_uid for path in tmp_path.iterdir()} == {1234}
 
 
+def test_a_token_is_one_machines(tokens: Provisioning, moment: Moment) -> None:
+    secret, made = tokens.create(lifetime_s=60)
+    bound = tokens.bind(secret, "machine-1", "gpu-1")
+    assert (bound.machine_id, bound.hostname, bound.bound_at) == ("machine-1", "gpu-1", moment.now)
+    assert bound.state(moment.now) == "bound"
+    assert tokens.bind(secret, "machine-1", "renamed") == bound
+    with pytest.raises(Conflict, match="another machine"):
+        tokens.bind(secret, "machine-2", "gpu-1")
+    moment.now += 60  # it took too long: only a redeemed one goes on
+    with pytest.raises(NotAuthenticated):
+        tokens.bind(secret, "machine-1", "gpu-1")
+    moment.now -= 1
+    tokens.redeem(secret, "n1")
+    moment.now += 3600
+    assert tokens.bind(secret, "machine-1", "gpu-1").node_id == "n1"
+    tokens.leaving(made.token_id)
+    assert tokens.tokens()[0].state(moment.now) == "left"
+    with pytest.raises(Conflict, match="has left"):
+        tokens.redeem(secret, "n1")
+    assert tokens.redeemed_by(secret, "n1").leaving_at == moment.now
+
+
+def test_a_workers_token_is_kept_for_as_long_as_it_is_one(
+    tokens: Provisioning, moment: Moment
+) -> None:
+    secret, made = tokens.create(lifetime_s=60)
+    tokens.redeem(secret, "n1")
+    moment.now += 365 * 24 * 3600
+    tokens.create(lifetime_s=60)
+    assert made.token_id in [one.token_id for one in tokens.tokens()]
+    tokens.leaving(made.token_id)
+    moment.now += 31 * 24 * 3600
+    tokens.create(lifetime_s=60)
+    assert made.token_id not in [one.token_id for one in tokens.tokens()]
+
+
+def test_a_file_of_before_is_read(tokens: Provisioning, tmp_path: Path) -> None:
+    """Format 1, as it was written before machines joined by tokens."""
+    secret = "cpt_of-before"
+    old = {
+        "token_id": "aa",
+        "sha256": hash_token(secret),
+        "note": "rack 3",
+        "created_at": 1.0,
+        "expires_at": 2.0,
+        "node_id": "n1",
+        "redeemed_at": 1.5,
+    }
+    StateFile(tmp_path / FILE, version=1, what="x").save({"tokens": [old]})
+    assert tokens.check(secret, "n1").note == "rack 3"
+    tokens.rotated("aa")
+    assert StateFile(tmp_path / FILE, version=2, what="x").load()["tokens"][0]["rotated_at"]
+    with pytest.raises(NotFound):
+        tokens.ready("bb")
+
+
 # -- the command
 
 
@@ -201,6 +258,39 @@ def test_the_command(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == ""
     assert run("revoke", made.token_id, "--config", config) == EXIT_UNAVAILABLE
     assert "no provisioning token" in capsys.readouterr().err
+
+
+@pytest.fixture
+def swarm_config(tmp_path: Path) -> str:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "state_dir: state\nallow_plain_tokens: true\nlisten: [tcp:50051]\njobs: {image: job}\n"
+        "platform: {type: swarm, swarm: {agent_image: agent, advertise_url: ws://10.0.0.1:50051}}\n"
+        "tokens: [{name: me, owner: me, role: client, token_sha256: " + "ab" * 32 + "}]\n"
+    )
+    return str(path)
+
+
+def test_the_command_for_the_machine_is_shown(
+    swarm_config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("create", "--config", swarm_config) == 0
+    shown = capsys.readouterr()
+    secret = shown.out.strip()
+    assert shown.out == f"{secret}\n"
+    command = (
+        "curl -fsSL http://10.0.0.1:50051/provision/worker.sh | bash -s -- "
+        f"--orchestrator http://10.0.0.1:50051 --token {secret}"
+    )
+    assert command in shown.err
+
+
+def test_a_local_daemon_says_that_nothing_can_join(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("create", "--config", config) == 0
+    shown = capsys.readouterr()
+    assert "platform is local" in shown.err and "curl" not in shown.err
 
 
 def test_the_commands_faults(
