@@ -28,8 +28,10 @@ TOPIC_WORKERS = "cumulus.workers"
 
 ERROR_PREFIX = "cumulus.error."
 
-#: What an agent registers, each under `cumulus.agent.<node id>.`.
+#: What an agent registers, each under `cumulus.agent.<node id>.`: with all of these it is present.
 AGENT_VERBS = ("prepare", "release", "partitions", "devices", "journals", "command")
+#: With those that agents, or daemons, of earlier versions don't know and do without.
+ALL_AGENT_VERBS = (*AGENT_VERBS, "metrics")
 
 
 def job_status_topic(job_id: str) -> str:
@@ -38,5 +40,5 @@ def job_status_topic(job_id: str) -> str:
 
 
 def agent_procedure(node_id: str, verb: str) -> str:
-    """Procedure of one agent. `verb` is one of AGENT_VERBS."""
+    """Procedure of one agent. `verb` is one of ALL_AGENT_VERBS."""
     return f"cumulus.agent.{node_id}.{verb}"

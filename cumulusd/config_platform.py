@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from cumulus_wire.engine_metrics import DEFAULT_ADDRESS
 from cumulusd.config_credentials import resolve
 
 #: What Swarm takes as one secret is under 512,000 bytes; that is how files get to agents.
 MAX_BUNDLE_BYTES = 500_000
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 
@@ -94,8 +96,17 @@ class SwarmPlatform(Section):
     ] = ()
     #: CPU devices (PoCL) count as workers' devices.
     count_cpu_devices: bool = False
+    #: Where each worker's engine tells its metrics, as seen on the worker; None: nowhere.
+    engine_metrics: Annotated[str, Field(max_length=300)] | None = DEFAULT_ADDRESS
 
     _files = field_validator("advertise_ca")(_file)
+
+    @field_validator("engine_metrics")
+    @classmethod
+    def _metrics_have_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.fullmatch(value):
+            raise ValueError(f"{value!r} is no host:port")
+        return value
 
     @field_validator("endpoint")
     @classmethod

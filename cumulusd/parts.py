@@ -24,6 +24,7 @@ from cumulusd.jobs.table import JobTable
 from cumulusd.jobs.watcher import Watcher
 from cumulusd.loop_lag import LoopLag
 from cumulusd.metrics import Metrics
+from cumulusd.metrics_labels import OTHERS, worker_labels, worker_names
 from cumulusd.metrics_snapshot import MetricsSnapshot, RouterShare, jobs_share, pool_share
 from cumulusd.open_files import OpenFiles
 from cumulusd.protocol.router import Router
@@ -35,6 +36,7 @@ from cumulusd.web.site import CumulusSite
 from cumulusd.wiring import PlatformParts
 from cumulusd.wiring_s3 import S3Parts
 from cumulusd.worker_news import WorkerNews
+from cumulusd.workers.engine_metrics import WorkerMetrics
 from cumulusd.workers.workers import AgentWorkers
 
 
@@ -64,6 +66,7 @@ class Parts:
     relay: Relay
     metrics: Metrics
     loop_lag: LoopLag
+    worker_metrics: WorkerMetrics
     site: CumulusSite
     certificates: Certificates
     reloads: Reloads
@@ -95,6 +98,12 @@ class Parts:
             "parts": self.relay.health(),
             "workers": list(worker_views(placing.nodes, placing.agents(), told)),
         }
+
+    def own_series(self) -> dict[str, str | None]:
+        """Node id -> the worker's label in metrics; None: it has no series of its own."""
+        placing = self.supervisor.placing
+        labels = worker_labels(worker_names(placing.nodes, self.workers.agents()))
+        return {node_id: None if label == OTHERS else label for node_id, label in labels.items()}
 
     def snapshot(self) -> MetricsSnapshot:
         """How things are now, for metrics."""

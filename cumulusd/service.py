@@ -188,6 +188,7 @@ class Cumulusd(Service):
             ("watcher", parts.watcher.stop),
             ("history", parts.history.stop),
             ("event loop's lag", parts.loop_lag.stop),
+            ("workers' metrics", parts.worker_metrics.stop),
             ("S3", parts.s3.stop),
             ("progress", parts.progress.stop),
             ("news of workers", parts.news.stop),

@@ -63,6 +63,7 @@ from cumulusd.web.site import make_site
 from cumulusd.wiring import LocalParts, PlatformParts, installer_variables
 from cumulusd.wiring_s3 import S3Parts
 from cumulusd.worker_news import WorkerNews
+from cumulusd.workers.engine_metrics import WorkerMetrics
 from cumulusd.workers.workers import AgentWorkers
 
 _T = TypeVar("_T")
@@ -203,6 +204,9 @@ def assemble(config: Config, reactor: Any) -> Parts:
     def status() -> dict[str, Any]:
         return parts.status()
 
+    def own_series() -> dict[str, str | None]:
+        return parts.own_series()
+
     async def take_tokens(config: Config) -> None:
         authenticator.configure(config.authenticator_tokens())
 
@@ -277,6 +281,8 @@ def assemble(config: Config, reactor: Any) -> Parts:
         hidden_environment=s3.variables,
     )
     session.watch_registrations(workers.registration_changed)
+    worker_metrics = WorkerMetrics(session.call, reactor, own_series)
+    session.watch_registrations(worker_metrics.registration_changed)
     pool = platform_parts(
         config, reactor, authenticator, store.instance_id(), run_in_thread, metrics
     )
@@ -400,6 +406,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         relay=relay,
         authenticator=authenticator,
         metrics=metrics,
+        worker_metrics=worker_metrics.text,
         ws=router.websocket_resource(),
         agent=link.resource(),
         provision=pool.provision(SmokeJobs(relay, table, supervisor), certificates.fingerprint),
@@ -437,6 +444,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         relay=relay,
         metrics=metrics,
         loop_lag=LoopLag(reactor, metrics.loop_lagged),
+        worker_metrics=worker_metrics,
         site=site,
         certificates=certificates,
         reloads=reloads,

@@ -113,6 +113,7 @@ class LocalParts:
                 package_max_bytes=jobs.package_max_bytes * UNPACKED_FACTOR,
                 outputs_max_bytes=jobs.outputs_max_bytes,
                 min_free_bytes=jobs.min_free_bytes,
+                engine_metrics=None,
                 **jobs.cache_options,
                 **config.chronos.agent_options,
             ),

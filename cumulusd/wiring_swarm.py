@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
+from cumulus_wire.engine_metrics import DEFAULT_ADDRESS
 from cumulusd.config import Config
 from cumulusd.errors import CumulusError
 from cumulusd.identity import Authenticator
@@ -101,6 +102,7 @@ class SwarmParts:
                     "outputs_max_bytes": jobs.outputs_max_bytes,
                     "min_free_bytes": jobs.min_free_bytes,
                     **jobs.cache_options,
+                    **engine_metrics_option(swarm.engine_metrics),
                     "job_uid": JOB_UID,
                     "job_gid": JOB_GID,
                 },
@@ -253,6 +255,11 @@ def join_settings(config: Config) -> JoinSettings:
         chronos_sha256=said.chronos_sha256,
         remote_api_port=said.remote_api_port,
     )
+
+
+def engine_metrics_option(address: str | None) -> dict[str, str | None]:
+    """For agents, only where it is not their default: those of earlier versions don't know it."""
+    return {} if address == DEFAULT_ADDRESS else {"engine_metrics": address}
 
 
 def _files(paths: Mapping[str, Path | None]) -> dict[str, bytes]:

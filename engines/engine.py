@@ -16,6 +16,9 @@ __all__ = ["MARK", "command", "environment"]
 #: In the environment of all of a cluster's processes: finds those that outlived their parent.
 MARK = "CUMULUS_ENGINES_TAG"
 
+#: Where each engine tells its metrics, inside its node.
+METRICS_ADDRESS = "127.0.0.1:9323"
+
 # $1 node's folder, $2 sockets' folder, $3 worker root, $4 host name, $5 the tree to run in or
 # nothing; then the engine's command.
 _INSIDE = r"""
@@ -81,6 +84,7 @@ def engine_words(layout: Layout, node: NodeLayout) -> list[str]:
         f"--mtu={layout.mtu}",
         f"--dns={layout.bridge_address}",
         "--log-level=info",
+        f"--metrics-addr={METRICS_ADDRESS}",
     ]
     if node.worker:
         words.append(f"--node-generic-resource={GENERIC_RESOURCE}")

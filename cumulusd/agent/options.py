@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 
+from cumulus_wire.engine_metrics import DEFAULT_ADDRESS
 from cumulusd.chronos.devices import Selection
 from cumulusd.chronos.libchronos import AUTO, BUILTIN, DEFAULT_LOCKS, LIBCHRONOS
 
@@ -59,6 +60,8 @@ class AgentOptions:
     #: who owns the jobs' folders where containers run as another user; None: the agent itself
     job_uid: int | None = None
     job_gid: int | None = None
+    #: host:port of the engine's own metrics (`metrics-addr`); None: there are none
+    engine_metrics: str | None = DEFAULT_ADDRESS
     #: the daemon's name in HTTP's Host header
     host: str = "localhost"
 

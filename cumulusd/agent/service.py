@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from cumulusd.agent.agent import Agent
 from cumulusd.agent.ca_bundle import install_bundle
 from cumulusd.agent.connection import Connector
+from cumulusd.agent.engine_metrics import EngineMetrics
 from cumulusd.agent.job_folder import JobFolders
 from cumulusd.agent.link import AgentLink, link_factory
 from cumulusd.agent.options import AgentOptions
@@ -86,7 +87,8 @@ class AgentService(Service):
             raise
         self._agent = agent
         self._has_looked = False
-        self._calls = Calls(agent.verbs())
+        engine = EngineMetrics(self._reactor, self._options.engine_metrics)
+        self._calls = Calls({**agent.verbs(), "metrics": engine.tell})
         self._tasks.start(
             Connector(
                 self._reactor,

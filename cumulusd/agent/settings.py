@@ -103,6 +103,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "cpu_reserve_fraction": _fraction,
     "chronos_backend": _backend,
     "chronos_library": _text_or_null,
+    "engine_metrics": _text_or_null,
     "job_python": _text_or_null,
     "uv": _text_or_null,
 }

@@ -152,8 +152,7 @@ class AgentSession(ApplicationSession):
         connection: Any = self._transport
         try:
             for verb in self._calls.verbs:
-                procedure = uris.agent_procedure(self._node_id, verb)
-                await self.register(self._endpoint(verb), procedure)
+                await self._offer(verb)
         except CancelledError:
             raise
         except Exception as error:
@@ -162,6 +161,14 @@ class AgentSession(ApplicationSession):
             connection.drop()
             return
         connection.life.ready()
+
+    async def _offer(self, verb: str) -> None:
+        try:
+            await self.register(self._endpoint(verb), uris.agent_procedure(self._node_id, verb))
+        except ApplicationError as error:
+            if verb in uris.AGENT_VERBS or error.error != ApplicationError.NOT_AUTHORIZED:
+                raise
+            self._log.info("the daemon is of an earlier version: it takes no {verb}", verb=verb)
 
     def onLeave(self, details: CloseDetails) -> None:
         connection: Any = self._transport

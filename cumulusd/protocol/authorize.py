@@ -35,7 +35,7 @@ _ADMIN = (Role.ADMIN,)
 
 #: The whole table. In a URI, `*` and `{any_job}` take one component, a last `**` one or more;
 #: `{own_job}` a job of the principal's owner, `{own_node}` the node that the agent stands for,
-#: `{verb}` one of AGENT_VERBS. Of whose job a procedure speaks is in its arguments, and judged
+#: `{verb}` one of ALL_AGENT_VERBS. Of whose job a procedure speaks is in its arguments, and judged
 #: where it is answered. The daemon's own session is not asked. Nobody remote may publish, or call
 #: an agent.
 ROWS: tuple[tuple[Action, str, tuple[Role, ...]], ...] = (
@@ -156,7 +156,7 @@ def _matches(pattern: str, principal: Principal, uri: str, owns_job: OwnsJob) ->
         # Compared as a whole: a node id may hold dots, or anything else.
         return bool(principal.node_id) and uri in [
             pattern.replace("{verb}", verb).replace("{own_node}", str(principal.node_id))
-            for verb in uris.AGENT_VERBS
+            for verb in uris.ALL_AGENT_VERBS
         ]
     bound = bind(pattern, uri)
     if bound is None:

@@ -81,10 +81,12 @@ class Rest:
         clock: Any,
         allow_plain_tokens: bool = False,
         provision: Provision | None = None,
+        worker_metrics: Callable[[], bytes] = lambda: b"",
     ) -> None:
         self._relay = relay
         self._authenticator = authenticator
         self._metrics = metrics
+        self._worker_metrics = worker_metrics
         self._wall_clock = wall_clock
         self._clock = clock
         self._allow_plain_tokens = allow_plain_tokens
@@ -100,6 +102,7 @@ class Rest:
             "health": self._health,
             "live": self._live,
             "metrics": self._metrics_text,
+            "worker_metrics": self._worker_metrics_text,
             "info": self._info,
             "workers": self._workers,
             "list": jobs.list,
@@ -275,6 +278,9 @@ class Rest:
 
     async def _page_file(self, asked: Asked) -> Answer:
         return self._page.answer(asked.parameters["name"], asked.head.if_none_match)
+
+    async def _worker_metrics_text(self, asked: Asked) -> Answer:
+        return Answer(status=200, body=self._worker_metrics(), content_type=CONTENT_TYPE)
 
     async def _info(self, asked: Asked) -> Answer:
         return json_answer(self._relay.info(asked.who))

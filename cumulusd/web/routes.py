@@ -38,6 +38,7 @@ ROUTES = (
     Route("GET", "/health", "health", None, query=None),
     Route("GET", "/health/live", "live", None, query=None),
     Route("GET", "/metrics", "metrics", _OPERATORS, query=None),
+    Route("GET", "/metrics/workers", "worker_metrics", _OPERATORS, query=None),
     Route("GET", "/api/info", "info", _PEOPLE),
     Route("GET", "/api/workers", "workers", _PEOPLE),
     Route("GET", "/api/jobs", "list", _PEOPLE, query=("active", "limit")),

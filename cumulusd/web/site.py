@@ -47,6 +47,7 @@ def make_site(
     agent: IResource,
     clock: Any,
     provision: Provision | None = None,
+    worker_metrics: Callable[[], bytes] = lambda: b"",
     wall_clock: Callable[[], float] = time.time,
     allow_plain_tokens: bool = False,
     origins: Origins | None = None,
@@ -64,6 +65,7 @@ def make_site(
         clock=clock,
         allow_plain_tokens=allow_plain_tokens,
         provision=provision,
+        worker_metrics=worker_metrics,
     )
     origins = origins or Origins(is_open=lambda: authenticator.open)
     return CumulusSite(rest, {b"ws": ws, b"agent": agent}, clock, origins, has_room)

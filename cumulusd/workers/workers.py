@@ -83,8 +83,10 @@ class AgentWorkers:
         node_id = callee.node_id
         if callee.role is not Role.AGENT or node_id is None:
             return
-        verbs = self._verbs.setdefault(node_id, set())
         verb = uri.rpartition(".")[2]
+        if verb not in uris.AGENT_VERBS:
+            return
+        verbs = self._verbs.setdefault(node_id, set())
         if registered:
             verbs.add(verb)
             if verbs.issuperset(uris.AGENT_VERBS):

@@ -93,9 +93,10 @@ register   cumulus.agent.OWN.partitions           -       -      -       yes
 register   cumulus.agent.OWN.devices              -       -      -       yes
 register   cumulus.agent.OWN.journals             -       -      -       yes
 register   cumulus.agent.OWN.command              -       -      -       yes
+register   cumulus.agent.OWN.metrics              -       -      -       yes
 """
 #: Known to the wire, and nobody's: the daemon alone calls agents.
-NOBODYS = [f"cumulus.agent.OTHER.{verb}" for verb in uris.AGENT_VERBS]
+NOBODYS = [f"cumulus.agent.OTHER.{verb}" for verb in uris.ALL_AGENT_VERBS]
 #: On nobody's list.
 STRANGE = [
     "cumulus",
@@ -156,7 +157,7 @@ def wire_uris() -> set[str]:
         *(
             uris.agent_procedure(node, verb)
             for node in ("OWN", "OTHER")
-            for verb in uris.AGENT_VERBS
+            for verb in uris.ALL_AGENT_VERBS
         ),
         *meta.procedures,
     }

@@ -58,7 +58,7 @@ OURS: dict[str, str] = {
     " cumulusd.metrics_labels",
     "cumulusd.config_file": "",
     "cumulusd.config_credentials": "",
-    "cumulusd.config_platform": "cumulusd.config_credentials",
+    "cumulusd.config_platform": "cumulus_wire cumulusd.config_credentials",
     "cumulusd.config_provisioning": "cumulusd.config_platform",
     "cumulusd.config_chronos": "cumulusd.config_platform",
     "cumulusd.config_jobs": "cumulusd.config_platform",

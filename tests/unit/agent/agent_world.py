@@ -63,6 +63,7 @@ class Router:
     def __init__(self) -> None:
         self.session: RouterSession | None = None
         self.joined = 0
+        self.unknown: set[str] = set()  #: verbs that nobody may register here
 
     async def call(self, verb: str, **kwargs: Any) -> dict[str, Any]:
         assert self.session is not None
@@ -98,11 +99,16 @@ class RouterSession:
                 return
             roles = {"dealer": role.RoleDealerFeatures(), "broker": role.RoleBrokerFeatures()}
             self.transport.send(message.Welcome(7, roles, authid=NODE, authrole="agent"))
+        elif isinstance(received, message.Register) and (
+            received.procedure.rpartition(".")[2] in self.router.unknown
+        ):
+            why = "wamp.error.not_authorized"
+            self.transport.send(message.Error(message.Register.MESSAGE_TYPE, received.request, why))
         elif isinstance(received, message.Register):
             number = len(self.procedures) + 1
             self.procedures[received.procedure] = number
             self.transport.send(message.Registered(received.request, number))
-            if len(self.procedures) == len(uris.AGENT_VERBS):
+            if len(self.procedures) == len(uris.ALL_AGENT_VERBS) - len(self.router.unknown):
                 self.router.session = self
                 self.router.joined += 1
         elif isinstance(received, message.Yield):
