@@ -16,8 +16,8 @@ from cumulusd.errors import CumulusError, InvalidArgument
 from cumulusd.exits import EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or one of `cumulusd.exits`."""
+def make_parser() -> argparse.ArgumentParser:
+    """Of all commands."""
     parser = argparse.ArgumentParser(
         prog="cumulusd",
         description="Cumulus's daemon. It is run by: twistd -n cumulusd --config FILE",
@@ -29,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_token(commands)
     add_provision_token(commands)
     add_store(commands)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or one of `cumulusd.exits`."""
+    arguments = make_parser().parse_args(argv)
     if "looks" in arguments:
         code: int = arguments.looks(arguments)
         return code
