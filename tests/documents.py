@@ -61,6 +61,7 @@ def links(path: Path) -> Iterator[Found]:
     """Where links and images lead, but for other hosts."""
     text = path.read_text()
     prose = _FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    prose = _INLINE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), prose)
     for match in _LINK.finditer(prose):
         target = match[1] or match[2]
         if not re.match(r"[a-z][a-z0-9+.-]*:", target):
