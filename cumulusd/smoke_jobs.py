@@ -49,10 +49,11 @@ class SmokeJobs:
                 chunk = self._package[offset : offset + PACKAGE_CHUNK_BYTES]
                 offset = (await self._relay.package_put(_WHO, sha256, offset, chunk))["offset"]
             await self._relay.package_commit(_WHO, sha256, size_bytes)
+        limits = self._relay.info(_WHO)["limits"]
         spec = {
             "package": {"sha256": sha256, "size_bytes": size_bytes},
             "gpu_memory": 1 / UNITS_PER_DEVICE,
-            "duration_s": DURATION_S,
+            "duration_s": min(DURATION_S, limits["max_duration_s"]),
             "setup_timeout_s": SETUP_TIMEOUT_S,
             "queue_timeout_s": QUEUE_TIMEOUT_S,
             "name": "try a new worker",

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -109,6 +110,33 @@ class Daemon:
                 return error.code, json.load(error)
         except OSError:
             return 0, None
+
+    def fetch(self, path: str, token: str) -> str:
+        """The id of the image in the archive there, which is read to its end and not kept."""
+        request = urllib.request.Request(self.url + path)
+        request.add_header("Authorization", f"Bearer {token}")
+        image_id = ""
+        with (
+            urllib.request.urlopen(request, timeout=60) as answer,
+            tarfile.open(fileobj=answer, mode="r|") as archive,
+        ):
+            for entry in archive:
+                if entry.name == "manifest.json":
+                    file = archive.extractfile(entry)
+                    assert file is not None
+                    config = str(json.load(file)[0]["Config"])
+                    image_id = "sha256:" + config.rpartition("/")[2].removesuffix(".json")
+        return image_id
+
+    def tried(self, body: dict[str, str]) -> Any:
+        """What is told of a worker once it has been tried."""
+        status, told = self.ask("/provision/status", body)
+        return told if status == 200 and told["state"] in ("ready", "failed") else None
+
+    def left(self, body: dict[str, str]) -> Any:
+        """The answer to its leaving; None while jobs are still being cleared from it."""
+        status, told = self.ask("/provision/leave", body)
+        return None if status == 409 else (status, told)
 
     def run(self) -> "subprocess.CompletedProcess[str]":
         """A job of one small script."""
@@ -240,33 +268,69 @@ def test_enrolled_at_the_start_and_taken_up_again(
 
 
 def test_by_token_and_out_again(clean: Cluster, daemons: Callable[..., Daemon]) -> None:
-    daemon = daemons()
+    daemon, worker = daemons(), clean.workers[0]
     first, second = (clean.node_id(node.name) for node in clean.workers[:2])
     secret = daemon.provision_token()
     body = {"token": secret, "node_id": first}
     assert daemon.ask("/provision/enroll", {**body, "token": "cpt_wrong"})[0] == 401
     assert daemon.ask("/provision/enroll", {**body, "node_id": "no-such-node"})[0] == 404
     assert agents(clean) == {}
+
+    machine = {"token": secret, "machine_id": "a-machine", "hostname": worker.name}
+    status, told = daemon.ask("/provision/join", machine)
+    assert status == 200
+    assert told["swarm"]["join_token"] == join_token(clean)
+    assert told["swarm"]["manager_addresses"] == [f"{clean.manager.address}:2377"]
+    assert daemon.ask("/provision/join", {**machine, "machine_id": "another"})[0] == 409
+    (agent_image,) = [one for one in told["images"] if "agent" in one["name"]]
+    assert daemon.fetch(f"/provision/images/{agent_image['id']}", secret) == agent_image["id"]
+    assert daemon.ask(f"/provision/images/{agent_image['id']}")[0] == 401  # no provisioning token
+
     for _ in range(2):  # an answer may be lost
         status, answer = daemon.ask("/provision/enroll", body)
         assert (status, answer["enrolled"]) == (200, True)
     assert daemon.ask("/provision/enroll", {**body, "node_id": second})[0] == 409
+    assert join_token(clean) != told["swarm"]["join_token"], "it is changed when it was used"
+    assert daemon.ask("/provision/join", machine)[1]["swarm"]["join_token"] is None
     daemon.until(lambda: set(agents(clean)) == {first})
+
+    # A job on that node tries it, whatever becomes of the daemon meanwhile.
+    daemon.until(lambda: daemon.ask("/provision/status", body)[1]["state"] == "smoke")
+    daemon.end(signal.SIGKILL)
+    daemon.start()
+    state = daemon.until(lambda: daemon.tried(body))
+    assert state["state"] == "ready", state
+    _, job = daemon.ask(f"/api/jobs/{state['job_id']}")
+    assert (job["owner"], job["worker"]["node_id"]) == ("provision", first)
     assert daemon.run().returncode == 0
-    clean.update_node(clean.workers[0].name, Labels={"cumulus.worker": None})
+
+    status, answer = daemon.until(lambda: daemon.left(body))
+    assert (status, answer["state"]) == (200, "left")
+    assert "cumulus.worker" not in daemon.node(worker.name)["Spec"]["Labels"]
+    daemon.until(lambda: not agents(clean))
+    daemon.until(lambda: not [one for one in secrets(clean) if "-agent-" in one])
+    clean.api(worker.name).call("POST", "/swarm/leave")
+    try:
+        nodes = daemon.until(lambda: [one for one in node_ids(clean) if one != first])
+        daemon.until(lambda: first not in node_ids(clean))  # by itself, as it sees it down
+        assert set(nodes) <= set(node_ids(clean))
+        assert daemon.ask("/provision/leave", body) == (200, {"node_id": first, "state": "removed"})
+    finally:
+        clean.add_node(worker.name)
+
+
+def test_an_operator_takes_a_worker_out(clean: Cluster, daemons: Callable[..., Daemon]) -> None:
+    worker = clean.workers[0]
+    daemon = daemons(worker.name)
+    daemon.until(lambda: agents(clean))
+    clean.update_node(worker.name, Labels={"cumulus.worker": None})
     daemon.until(lambda: not agents(clean))
     daemon.until(lambda: not [one for one in secrets(clean) if "-agent-" in one])
 
 
-def test_two_daemons_on_one_swarm(clean: Cluster, daemons: Callable[..., Daemon]) -> None:
-    one, other = (node.name for node in clean.workers[:2])
-    first = daemons(one)
-    first.until(lambda: clean.node_id(one) in agents(clean))
-    theirs = agents(clean)[clean.node_id(one)]
-    second = daemons(one, other)
-    second.until(lambda: clean.node_id(other) in agents(clean))
-    assert first.run().returncode == 0 and second.run().returncode == 0
-    there = agents(clean)[clean.node_id(one)]
-    assert (there["ID"], there["Version"]) == (theirs["ID"], theirs["Version"])
-    assert first.node(one)["Spec"]["Labels"]["cumulus.instance"] == first.instance()
-    assert "has an agent of another daemon" in second.log.read_text()
+def join_token(cluster: Cluster) -> str:
+    return str(cluster.api().call("GET", "/swarm")["JoinTokens"]["Worker"])
+
+
+def node_ids(cluster: Cluster) -> list[str]:
+    return [one["ID"] for one in cluster.api().call("GET", "/nodes")]

@@ -190,7 +190,7 @@ class MemoryWorkers:
         older = self.attempts.get(record.job_id)
         if older is not None and older != record.attempt:
             raise Conflict("another attempt has its folder here", details={"attempt": older})
-        if record.pinned_node is not None and record.job_id not in self.kept:
+        if record.needs_kept and record.job_id not in self.kept:
             raise NotFound("nothing of it is here", details={"checkpoint_lost": True})
         self.history.append(f"prepare {record.job_id}")
         self.partitions[record.job_id] = record.spec.units
