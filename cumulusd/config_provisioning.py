@@ -21,7 +21,8 @@ _Texts = Annotated[
 class ProvisioningSection(Section):
     """`provision/worker.sh` asks for all of this when it joins."""
 
-    #: Where workers get the Chronos library: https://…, or a path on them; None: they get none.
+    #: Where workers get the Chronos library: https://…, or a path on them; "none": they get none;
+    #: None: the source that worker.sh itself names.
     chronos_source: Annotated[str, Field(max_length=1024)] | None = None
     #: Of what is fetched there, 64 hex digits.
     chronos_sha256: str | None = None
@@ -45,12 +46,16 @@ class ProvisioningSection(Section):
             return None
         if any(sign.isspace() or not sign.isprintable() for sign in value):
             raise ValueError("there is a blank in it")
+        if value == "none":
+            return value
         parts = urlsplit(value)
         if parts.scheme in ("https", "http") and parts.hostname:
             return value
         if PurePosixPath(value).is_absolute():
             return value
-        raise ValueError(f"{value!r} is neither https://… nor an absolute path on the workers")
+        raise ValueError(
+            f"{value!r} is neither https://…, an absolute path on the workers, nor none"
+        )
 
     @field_validator("chronos_sha256")
     @classmethod

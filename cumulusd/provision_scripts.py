@@ -41,6 +41,8 @@ def worker_command(url: str, token: str, fingerprint: str | None) -> str:
         # curl asks nobody else then: the key is all that counts.
         curl += ["--insecure", "--pinnedpubkey", fingerprint]
         pin = ["--fingerprint", fingerprint]
+    elif url.startswith("http:"):
+        pin = ["--allow-plain-token"]  # worker.sh sends it so only when told
     fetch = shlex.join([*curl, f"{url}/provision/worker.sh"])
     run = shlex.join(["--orchestrator", url, "--token", token, *pin])
     return f"{fetch} | bash -s -- {run}"

@@ -254,6 +254,7 @@ def join_settings(config: Config) -> JoinSettings:
         chronos_source=said.chronos_source,
         chronos_sha256=said.chronos_sha256,
         remote_api_port=said.remote_api_port,
+        count_cpu_devices=swarm.count_cpu_devices,
     )
 
 

@@ -136,11 +136,16 @@ class AgentService(Service):
         options = self._options
         if options.chronos_backend == BUILTIN:
             return None
+        library = options.chronos_library
+        # Where provision/worker.sh puts it: of the worker, an agent in a container sees this alone.
+        provided = self._root / "lib" / "libchronos.so"
+        if library is None and provided.is_file():
+            library = str(provided)
         return Libchronos(
             self._reactor,
             required=options.chronos_backend == LIBCHRONOS,
             python=sys.executable,
-            library=options.chronos_library,
+            library=library,
             locks=options.chronos_locks,
             start_s=options.discovery_timeout_s,
         )

@@ -153,6 +153,15 @@ def read_settings(environ: Mapping[str, str]) -> AgentSettings:
     return AgentSettings(options=host, **settings)
 
 
+def read_options(environ: Mapping[str, str]) -> AgentOptions:
+    """The options alone. Raises SettingsError."""
+    look = _Look(environ)
+    options: AgentOptions = look.take("OPTIONS", _options, default=AgentOptions())
+    if look.faults:
+        raise SettingsError("\n".join(look.faults))
+    return options
+
+
 def daemon_endpoint(reactor: Any, settings: AgentSettings) -> IStreamClientEndpoint:
     """Where to dial. Raises SettingsError when the CA file can't be used."""
     parts = urlsplit(settings.url)

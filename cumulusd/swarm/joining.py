@@ -44,6 +44,7 @@ class JoinSettings:
     chronos_source: str | None = None
     chronos_sha256: str | None = None
     remote_api_port: int | None = None
+    count_cpu_devices: bool = False  #: what agents are told of it
 
 
 class Joining:
@@ -95,6 +96,7 @@ class Joining:
             "worker_root": settings.worker_root,
             "images": images,
             "deny": list(settings.deny),
+            "agent_options": {"count_cpu_devices": settings.count_cpu_devices},
             "units_per_device": UNITS_PER_DEVICE,
             "chronos": {"source": settings.chronos_source, "sha256": settings.chronos_sha256},
             "remote_api": None

@@ -130,3 +130,19 @@ async def test_elsewhere_what_it_refuses_is_shown_and_harms_no_job(
     await until_devices(world, lambda answer: answer["chronos"]["fault"] is None)
     await world.prepare()
     await world.until(lambda: locks(tmp_path) == ["gpu_0_0250.lock"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_library_that_a_worker_was_given_is_taken(
+    make_with: Callable[..., World], library: Path, tmp_path: Path
+) -> None:
+    """Where provision/worker.sh puts it, unless the configuration names another."""
+    world = make_with("libchronos")
+    world.options["chronos_library"] = None
+    given = world.root / "lib" / "libchronos.so"
+    given.parent.mkdir(parents=True)
+    given.write_bytes(library.read_bytes())
+    await world.start()
+    await until_devices(world, lambda answer: answer["fault"] is None)
+    await world.prepare()
+    assert locks(tmp_path) == ["gpu_0_0250.lock"]

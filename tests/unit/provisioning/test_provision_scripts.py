@@ -65,7 +65,7 @@ def test_the_command_pins_the_key_where_one_is_named() -> None:
     plain = worker_command("http://h:1", "cpt_x", None)
     assert plain == (
         "curl -fsSL http://h:1/provision/worker.sh |"
-        " bash -s -- --orchestrator http://h:1 --token cpt_x"
+        " bash -s -- --orchestrator http://h:1 --token cpt_x --allow-plain-token"
     )
     pinned = worker_command(URL, "cpt_x", PIN)
     assert f"--insecure --pinnedpubkey {PIN} {URL}/provision/worker.sh" in pinned
