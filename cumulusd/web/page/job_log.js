@@ -22,6 +22,7 @@ export class JobLog {
   #tailChars = 0;
   #changed = new Set();
   #lines = 0;
+  #isPartial = false;
   #limits;
 
   constructor(limits = {}) {
@@ -52,6 +53,11 @@ export class JobLog {
   /** How many lines of the job's there ever were, whatever else stands between them. */
   get lines() {
     return this.#lines;
+  }
+
+  /** Whether more was written than ever came here. */
+  get isPartial() {
+    return this.#isPartial;
   }
 
   get #tailLength() {
@@ -112,6 +118,7 @@ export class JobLog {
     if (row.kind === "line" && !row.goesOn) {
       this.#lines += 1;
     }
+    this.#isPartial ||= row.kind === "gap";
     return row;
   }
 
@@ -158,7 +165,8 @@ export class JobLog {
       this.#tailBegin = 0;
     }
     if (this.#dropped > 0 && this.#droppedRow?.count !== this.#dropped) {
-      this.#droppedRow = { kind: "dropped", count: this.#dropped, id: -1, version: this.#dropped };
+      const more = this.#isPartial;
+      this.#droppedRow = { kind: "dropped", count: this.#dropped, more, id: -1, version: this.#dropped };
     }
   }
 }

@@ -12,7 +12,7 @@ const TAGS = {stderr: "err", setup: "set-up", stdout: ""};
 export function rowElement(row, matches, current, rawLog) {
   if (row.kind === "dropped") {
     return h("div", {class: "log-row log-gap"},
-      h("span", {class: "log-text"}, `⋯ ${row.count.toLocaleString("en")} lines are not kept on this page `),
+      h("span", {class: "log-text"}, `⋯ ${row.count.toLocaleString("en")} lines${row.more ? " and more" : ""} are not kept on this page `),
       h("button", {type: "button", class: "link", onclick: rawLog}, "save the whole log"));
   }
   const kind = row.kind === "line" ? `is-${row.stream}` : `log-${row.kind}`;

@@ -126,8 +126,9 @@ export class LogView {
     this.followButton.hidden = this.#follows || total === 0;
     this.empty.hidden = total > 0;
     setText(this.empty, this.#ended ? "The job wrote nothing." : "Nothing has been written yet.");
-    const {lines} = this.#log;
-    setText(this.count, total === 0 ? "" : `${lines.toLocaleString("en")} line${lines === 1 ? "" : "s"}`);
+    const {lines, isPartial} = this.#log;
+    const more = isPartial ? " and more" : "";
+    setText(this.count, total === 0 ? "" : `${lines.toLocaleString("en")} line${lines === 1 ? "" : "s"}${more}`);
   }
 
   // Makes the rows first..last the elements that are there; those that were there already are kept,
