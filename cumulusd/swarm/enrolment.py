@@ -71,6 +71,7 @@ class Enrolment:
         await self._agents.node(node_id)
         used = await self._run_in_thread(lambda: self._provisioning.redeem(token, node_id))
         node = await self._agents.enroll(node_id)
+        await self._take_back(node)
         await self._rotate()
         self._log.info(
             "provisioning token {token_id} enrolled {hostname}",
@@ -137,6 +138,16 @@ class Enrolment:
                     "{token_id} is used up",
                     token_id=token.token_id,
                 )
+
+    async def _take_back(self, node: NodeInfo) -> None:
+        """A node that was let go, stayed in the Swarm and comes again gets jobs again: that it got
+        none was our doing."""
+        tokens = await self._run_in_thread(self._provisioning.tokens)
+        was_let_go = any(
+            token.node_id == node.node_id and token.leaving_at is not None for token in tokens
+        )
+        if was_let_go and node.availability != "active":
+            await self._engine.update_node(node.node_id, availability="active")
 
     async def _note_leaving(self, token: ProvisionToken) -> None:
         if token.leaving_at is None:

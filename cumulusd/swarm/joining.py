@@ -157,8 +157,8 @@ class Joining:
         parts = urlsplit(self._settings.advertise_url)
         host, port = str(parts.hostname), parts.port
         try:
-            ipaddress.ip_address(host)
-            return [f"{host}:{port}"]
+            address = ipaddress.ip_address(host)
+            return [f"[{host}]:{port}" if address.version == 6 else f"{host}:{port}"]
         except ValueError:
             pass
         try:

@@ -563,6 +563,50 @@ async def test_the_daemon_removes_by_itself_who_has_left(world: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_was_let_go_and_stayed_comes_back_by_a_new_token(world: Site) -> None:
+    secret = world.token("bound")
+    await world.enrolment.enroll(secret, world.node_id)
+    await world.enrolment.leave(secret, world.node_id, False)
+    assert world.availability() == "pause"
+    await world.enrolment.enroll(world.tokens.create(lifetime_s=60)[0], world.node_id)
+    assert world.availability() == "active" and "cumulus.worker" in world.labels()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_an_operator_paused_stays_so(world: Site) -> None:
+    world.swarm.nodes[world.node_id]["Spec"]["Availability"] = "pause"
+    await world.enrolment.enroll(world.token("bound"), world.node_id)
+    assert world.availability() == "pause"
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("ws://10.0.0.9:50051", ["10.0.0.9:50051"]),
+        ("wss://[fd00::9]:50051", ["[fd00::9]:50051"]),
+        ("ws://localhost:50051", ["127.0.0.1:50051"]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_daemons_addresses(world: Site, url: str, addresses: list[str]) -> None:
+    world.joining._settings = attrs.evolve(world.settings, advertise_url=url)
+    told = await world.joining.join(world.token(), MACHINE, "worker1")
+    assert told["daemon"] == {"addresses": addresses, "url": url}
+
+
+@pytest_twisted.ensureDeferred
+async def test_addresses_that_the_operator_names_come_first(world: Site) -> None:
+    world.joining._settings = attrs.evolve(
+        world.settings,
+        daemon_addresses=("192.0.2.1:40051",),
+        manager_addresses=("192.0.2.1:42377",),
+    )
+    told = await world.joining.join(world.token(), MACHINE, "worker1")
+    assert told["daemon"]["addresses"] == ["192.0.2.1:40051"]
+    assert told["swarm"]["manager_addresses"] == ["192.0.2.1:42377"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_node_that_is_only_down_is_not_removed(world: Site) -> None:
     await world.enrolment.enroll(world.token("bound"), world.node_id)
     world.swarm.node_down(world.node_id)
