@@ -1,11 +1,13 @@
 """The page in a real Chromium: windows on a daemon, which tell what went wrong in them."""
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, WebSocketRoute, expect
 
 from tests.e2e.harness import Daemon
 
@@ -54,6 +56,25 @@ class Window:
             self.sign_in(token)
         expect(self.page.locator(".connection[data-state=open]")).to_be_visible()
         return self
+
+    def answer(self, answers: Mapping[str, Mapping[str, Any]]) -> None:
+        """From now on the daemon's router is one of the test's own, which answers these calls with
+        these keyword arguments, and all others with an error."""
+
+        def serve(socket: WebSocketRoute) -> None:
+            def received(text: str | bytes) -> None:
+                message = json.loads(text)
+                if message[0] == 1:  # HELLO: WELCOME
+                    socket.send(json.dumps([2, 1, {"authrole": "admin", "authid": "test"}]))
+                elif message[0] == 48 and message[3] in answers:  # CALL: RESULT
+                    socket.send(json.dumps([50, message[1], {}, [], answers[message[3]]]))
+                elif message[0] == 48:
+                    error = [8, 48, message[1], {}, "cumulus.error.unavailable", ["not here"]]
+                    socket.send(json.dumps(error))
+
+            socket.on_message(received)
+
+        self.page.route_web_socket("**/ws", serve)
 
     def sign_in(self, token: str) -> None:
         """Fills in the form; it may be refused."""

@@ -4,7 +4,16 @@ import hashlib
 import json
 import time
 import urllib.request
+from collections.abc import Mapping
+from typing import Any
 
+import attrs
+
+from cumulus_wire.codes import EndReason
+from cumulus_wire.states import JobState
+from cumulusd.jobs import codec
+from cumulusd.jobs.model import End, JobRecord, JobSpec, Phase
+from cumulusd.jobs.store_file import StoreFile, store_path
 from tests.e2e.harness import Daemon
 
 #: Owner -> role, of the tokens that a daemon with `TOKENS` has.
@@ -85,3 +94,52 @@ def cancel(daemon: Daemon, job_id: str, token: str | None = None) -> None:
     request = urllib.request.Request(url, method="POST", headers=headers)
     urllib.request.urlopen(request, timeout=30).close()
     wait_state(daemon, job_id, "cancelled", token)
+
+
+def ended_jobs(daemon: Daemon, count: int, **changes: Any) -> None:
+    """Puts so many jobs into the history of a daemon that isn't started: every tenth failed, of
+    ann and bob in turn, each a second after the one before."""
+    daemon.state_dir.mkdir(parents=True, exist_ok=True)
+    file = StoreFile(store_path(daemon.state_dir))
+    file.lock()
+    file.make_if_missing()
+    connection = file.connect()
+    file.check_and_upgrade(connection)
+    began = time.time() - 2 * count
+    with connection:
+        connection.executemany(
+            "INSERT INTO jobs VALUES (?, ?)",
+            [
+                (f"job_{number:06d}", codec.dumps(_ended(number, began + number, changes)))
+                for number in range(count)
+            ],
+        )
+    connection.close()
+    file.unlock()
+
+
+def _ended(number: int, at: float, changes: Mapping[str, Any]) -> JobRecord:
+    failed = number % 10 == 9
+    spec = JobSpec(
+        package_sha256="ab" * 32,
+        package_size_bytes=10,
+        gpu_memory=0.25,
+        duration_s=60.0,
+        name=f"sweep {number}",
+    )
+    end = End(
+        state=JobState.FAILED if failed else JobState.COMPLETED,
+        reason=EndReason.USER_ERROR if failed else None,
+        message=f"ValueError: no data for {number}" if failed else "it completed",
+    )
+    record = JobRecord(
+        job_id=f"job_{number:06d}",
+        owner=("ann", "bob")[number % 2],
+        spec=spec,
+        phase=Phase.ENDED,
+        created_at=at,
+        started_at=at + 1,
+        ended_at=at + 2,
+        end=end,
+    )
+    return attrs.evolve(record, **changes)

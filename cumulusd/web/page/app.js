@@ -152,7 +152,8 @@ class App {
     this.unmount = ended;
     if (moved) {
       scrollTo(0, 0);
-      this.main.focus({preventScroll: true});
+      // Unless the view has put it somewhere.
+      if (!this.main.contains(document.activeElement)) this.main.focus({preventScroll: true});
     }
     this._showNav();
   }

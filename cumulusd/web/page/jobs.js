@@ -52,7 +52,10 @@ class JobsView {
     for (const field of [this.search, this.owner, this.state]) {
       if (field && document.activeElement !== field) field.value = given[field.name] ?? "";
     }
-    if (given.find) this.search.focus();
+    if (given.find) { // who pressed "/" elsewhere; no part of what is shared
+      this.search.focus();
+      history.replaceState(null, "", href(["jobs"]));
+    }
     setAttribute(this.clear, "href", href(["jobs"]));
     this.clear.hidden = !(given.q || given.owner || given.state || given.after);
     const key = JSON.stringify(this._asked());

@@ -25,12 +25,13 @@ function stateOf(worker) {
 const SIGNS = {ready: "●", faulty: "▲", drained: "◌", away: "✕"};
 const WORDS = {ready: "ready", faulty: "ready, with a fault", drained: "takes no jobs", away: "away"};
 
-// A list of workers under `root`; `update(store)` and `tick(store)` (time only).
-export function workerList(root) {
+// A list of workers under `root`, each with a heading of that level; `update(store)` and
+// `tick(store)` (time only).
+export function workerList(root, heading = "h3") {
   const list = h("ul", {class: "workers"});
   const none = h("p", {class: "empty"}, "No worker is enrolled yet.");
   root.append(list, none);
-  const rows = keyedList(list, (worker) => worker.node_id, workerRow);
+  const rows = keyedList(list, (worker) => worker.node_id, () => workerRow(heading));
   return {
     update(store) {
       none.hidden = store.workers.length > 0 || !store.loaded;
@@ -44,8 +45,8 @@ export function workerList(root) {
   };
 }
 
-function workerRow() {
-  const name = h("h3", {});
+function workerRow(heading) {
+  const name = h(heading, {class: "hostname"});
   const sign = h("span", {"aria-hidden": "true"});
   const word = h("span", {});
   const badge = h("span", {class: "worker-state"}, sign, word);
@@ -166,7 +167,7 @@ export const workersView = {
     root.append(h("h1", {}, "Workers"), summary);
     const section = h("section", {"aria-label": "All workers"});
     root.append(section);
-    const list = workerList(section);
+    const list = workerList(section, "h2");
     const update = () => {
       setText(summary, workerSummary(store.workers));
       list.update(store);
