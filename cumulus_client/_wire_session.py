@@ -250,7 +250,7 @@ class CallerSession:
         if reason in _AUTH_ERRORS:
             if self._api_key is None:
                 return NotAuthenticated(
-                    f"{self._url} wants an API key and none was given{said}",
+                    f"{self._url} wants an API key and none was given",
                     hint="pass api_key=... or set CUMULUS_API_KEY",
                 )
             if reason in _METHOD_ERRORS:

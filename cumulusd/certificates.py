@@ -82,6 +82,7 @@ class Certificates:
         """Reads all files again. Raises TlsUnusable for those that can't be used: what was there is
         used on; the others are renewed all the same."""
         faults: list[str] = []
+        renewals: list[TlsListener] = []
         for listener, held in self._held.items():
             try:
                 fresh: Certificate = await self._run_in_thread(partial(load_certificate, listener))
@@ -90,19 +91,21 @@ class Certificates:
                 continue
             renewed = fresh.expires_at != held.certificate.expires_at
             held.certificate = fresh
+            if renewed:
+                renewals.append(listener)
             self._log.info(
                 "the certificate of {listener} was read again{note}, it is valid until {until}",
                 listener=listener.name,
                 note="" if renewed else ", its expiry is as before",
                 until=datetime.fromtimestamp(fresh.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
-        self._look()
+        self._look(renewals)  # of the others it was told, and is again within a day
         if faults:
             raise TlsUnusable("; ".join(faults))
 
     def start(self) -> None:
         """Looks at them now and once a day."""
-        self._look()
+        self._look(self._held)
         self._next_look = self._clock.callLater(DAY_S, self.start)
 
     def stop(self) -> None:
@@ -110,10 +113,10 @@ class Certificates:
         if self._next_look is not None and self._next_look.active():
             self._next_look.cancel()
 
-    def _look(self) -> None:
+    def _look(self, listeners: Iterable[TlsListener]) -> None:
         now = self._wall_clock()
-        for listener, held in self._held.items():
-            expires_at = held.certificate.expires_at
+        for listener in listeners:
+            expires_at = self._held[listener].certificate.expires_at
             told = expiry_told(listener, expires_at, now)
             if told is not None:
                 tell = self._log.error if expires_at <= now else self._log.warn

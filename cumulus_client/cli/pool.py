@@ -3,9 +3,11 @@
 import argparse
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cumulus_client import doctor
+from cumulus_client._wording import COMMAND_LINE
 from cumulus_client.cli.connecting import client_of
 from cumulus_client.cli.exits import EXIT_FAULT
 from cumulus_client.cli.output import print_json, print_table, size_told
@@ -96,13 +98,24 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = []
     with client_of(options) as client:
         looks = doctor.examine(client, doctor.client_version())
-        for finding in itertools.chain(looks, _gpu_findings(client, options.gpu)):
+        for found in itertools.chain(looks, _gpu_findings(client, options.gpu)):
+            finding = _in_options(found)
             findings.append(finding)
             if not options.json:
                 print("\n".join(doctor.told(finding)), flush=True)
     if options.json:
         print_json(doctor.as_json(findings))
     return 0 if all(finding.ok for finding in findings) else EXIT_FAULT
+
+
+def _in_options(finding: doctor.Finding) -> doctor.Finding:
+    """What is told to Python's users, in the command line's names."""
+    advice = finding.advice
+    return replace(
+        finding,
+        said=COMMAND_LINE.phrased(finding.said),
+        advice=None if advice is None else COMMAND_LINE.phrased(advice),
+    )
 
 
 def _gpu_findings(client: CumulusClient, wanted: bool) -> Iterator[doctor.Finding]:

@@ -86,11 +86,12 @@ def judge_hello(
             return begin(hello, authenticator, secret, secure)
         except NotBegun as error:
             why.append(str(error))
-    also = f" or {ANONYMOUS_METHOD!r}" if authenticator.open else ""
-    return Refuse(
-        messages.NO_AUTH_METHOD,
-        "; ".join(dict.fromkeys(why)) or f"offer an authentication method of {_OFFERED}{also}",
-    )
+    if set(methods) <= {ANONYMOUS_METHOD}:
+        text = f"a token is needed: prove that you have one by one of {_OFFERED}"
+    else:
+        also = f" or {ANONYMOUS_METHOD!r}" if authenticator.open else ""
+        text = f"offer an authentication method of {_OFFERED}{also}"
+    return Refuse(messages.NO_AUTH_METHOD, "; ".join(dict.fromkeys(why)) or text)
 
 
 def _begin_ticket(

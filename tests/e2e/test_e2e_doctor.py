@@ -1,5 +1,6 @@
 """`cumulusd doctor` on the local platform: with the daemon stopped, running, and in trouble."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.e2e.harness import Daemon
+from tests.e2e.shell import CUMULUS
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -70,3 +72,22 @@ def test_faults_of_the_configuration_are_findings(make_daemon: MakeDaemon) -> No
     done = doctor(daemon)
     assert done.returncode == 1
     assert "platform.lokal: unknown key; did you mean 'local'?" in done.stdout
+
+
+def test_a_missing_key_is_told_in_the_command_lines_words(make_daemon: MakeDaemon) -> None:
+    """By the client's doctor, which says `the daemon wants one` and how a shell gives it."""
+    secret = hashlib.sha256(b"a-token-of-somebody-in-this-test").hexdigest()
+    daemon = make_daemon(
+        extra=f"tokens: [{{name: a, owner: a, role: client, token_sha256: {secret}}}]\n"
+    )
+    daemon.start()
+    done = subprocess.run(
+        [str(CUMULUS), "doctor", "--server", daemon.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=daemon.folder,
+    )
+    assert done.returncode == 1
+    assert f"{daemon.url} wants an API key and none was given\n" in done.stdout
+    assert "-> set CUMULUS_API_KEY, or run `cumulus login`\n" in done.stdout

@@ -55,6 +55,34 @@ def test_its_end_is_told_at_the_start_and_daily(
         globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
 
 
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_reload_tells_of_its_end_only_when_it_is_another(authority: Authority) -> None:
+    certificate, key = authority.issue("one", days=5)
+    listener = parse_listener(f"ssl:1:privateKey={key}:certKey={certificate}", Path("/"))
+    seen: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if "expires in" in str(event.get("told")):
+            seen.append(event)
+
+    certificates = Certificates(
+        [listener], clock=Clock(), wall_clock=time.time, run_in_thread=at_once
+    )
+    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]
+    try:
+        certificates.start()
+        for _ in range(3):
+            await Deferred.fromCoroutine(certificates.reload())
+        assert len(seen) == 1
+        renewed, its_key = authority.issue("one", days=6)
+        assert (renewed, its_key) == (certificate, key), "it takes the place of the first"
+        await Deferred.fromCoroutine(certificates.reload())
+        assert len(seen) == 2 and "expires in 6.0" in formatEvent(seen[-1])
+    finally:
+        certificates.stop()
+        globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+
+
 def test_check_config_warns_of_its_end(
     authority: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -495,6 +495,14 @@ def test_a_ticket_alone_is_refused_where_others_can_read_it() -> None:
         assert way in verdict.text
 
 
+def test_who_offers_nothing_is_told_that_a_token_is_needed() -> None:
+    for given in (hello(), hello("anonymous")):
+        verdict = judge_hello(given, known(), "cumulus")
+        assert isinstance(verdict, Refuse) and verdict.text.startswith("a token is needed")
+    verdict = judge_hello(hello("magic"), known(), "cumulus")
+    assert isinstance(verdict, Refuse) and verdict.text.startswith("offer an authentication")
+
+
 def test_an_open_daemon_welcomes_whoever_may_be_anonymous() -> None:
     given = hello("wamp-scram", "anonymous", nonce=NONCE)
     assert isinstance(judge_hello(given, without_tokens(), "cumulus", secure=False), Accept)
