@@ -28,7 +28,8 @@ QUEUE_TIMEOUT_S = 300.0
 
 
 class SmokeJobs:
-    """Implements `cumulusd.swarm.trial.SmokeJobs` by the daemon's own use cases."""
+    """The jobs as provisioning sees them: implements `cumulusd.swarm.trial.SmokeJobs` and
+    `cumulusd.swarm.enrolment.JobsThere` by the daemon's own use cases."""
 
     def __init__(self, relay: Relay, table: JobTable, supervisor: Supervisor) -> None:
         self._relay = relay
@@ -70,13 +71,20 @@ class SmokeJobs:
         """The agents that are connected, by node id."""
         return self._supervisor.placing.agents()
 
-    def there(self, node_id: str) -> list[str]:
-        """Ids of the jobs that are on that node, or on their way to it."""
-        return sorted(
-            record.job_id
+    def running_on(self, node_id: str) -> list[str]:
+        """Ids of the jobs that are on that node, or on their way to it, and have not ended."""
+        return [one.job_id for one in self._on(node_id) if one.end is None]
+
+    def clearing_on(self, node_id: str) -> list[str]:
+        """Ids of those that have ended, and are being cleared from it."""
+        return [one.job_id for one in self._on(node_id) if one.end is not None]
+
+    def _on(self, node_id: str) -> list[JobRecord]:
+        return [
+            record
             for record in self._table.placed()
             if record.placement is not None and record.placement.node_id == node_id
-        )
+        ]
 
 
 def package() -> bytes:

@@ -131,7 +131,8 @@ class SwarmParts:
             provisioning=self._provisioning,
             agents=self._agents,
             engine=self._engine,
-            jobs_there=jobs.there,
+            jobs=jobs,
+            clock=self._clock,
             run_in_thread=self._run_in_thread,
         )
         trial = Trial(

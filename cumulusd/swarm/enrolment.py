@@ -8,11 +8,15 @@ from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
 from cumulusd.errors import Conflict, CumulusError, NotFound
-from cumulusd.jobs.ports import RunInThread
+from cumulusd.jobs.ports import Clock, RunInThread
 from cumulusd.provisioning import Provisioning, ProvisionToken
 from cumulusd.swarm.agent_services import AgentServices
 from cumulusd.swarm.answers import NodeInfo
+from cumulusd.tasks import sleep
 
+#: How long a node that leaves is waited for to be cleared of jobs that have ended.
+CLEARING_S = 15.0
+_LOOK_S = 0.2
 #: Jobs that a refusal names.
 _NAMED_JOBS = 20
 
@@ -33,9 +37,13 @@ class NodeEngine(Protocol):
 
 
 class JobsThere(Protocol):
-    """Ids of the jobs that are on that node, or on their way to it."""
+    """The jobs on a node."""
 
-    def __call__(self, node_id: str) -> Sequence[str]: ...
+    def running_on(self, node_id: str) -> Sequence[str]:
+        """Ids of those that are there or on their way, and have not ended."""
+
+    def clearing_on(self, node_id: str) -> Sequence[str]:
+        """Ids of those that have ended, and are being cleared from it."""
 
 
 class Enrolment:
@@ -49,13 +57,15 @@ class Enrolment:
         provisioning: Provisioning,
         agents: AgentServices,
         engine: NodeEngine,
-        jobs_there: JobsThere,
+        jobs: JobsThere,
+        clock: Clock,
         run_in_thread: RunInThread,
     ) -> None:
         self._provisioning = provisioning
         self._agents = agents
         self._engine = engine
-        self._jobs_there = jobs_there
+        self._jobs = jobs
+        self._clock = clock
         self._run_in_thread = run_in_thread
         self._rotating = DeferredLock()
 
@@ -169,7 +179,7 @@ class Enrolment:
             await self._engine.update_node(node.node_id, availability="drain")
         elif node.availability == "active":
             await self._engine.update_node(node.node_id, availability="pause")
-        there = [] if force or node.state == "down" else self._jobs_there(node.node_id)
+        there = [] if force or node.state == "down" else self._jobs.running_on(node.node_id)
         if there:
             named = ", ".join(there[:_NAMED_JOBS])
             more = len(there) - _NAMED_JOBS
@@ -180,6 +190,10 @@ class Enrolment:
                 hint="it gets no new ones: ask again when these have ended, or force it, which "
                 "ends them; `docker node update --availability active` on a manager takes it back",
             )
+        # Its agent is needed for that; what it doesn't get done goes with the node.
+        ends_s = self._clock.seconds() + CLEARING_S
+        while self._jobs.clearing_on(node.node_id) and self._clock.seconds() < ends_s:
+            await sleep(self._clock, _LOOK_S)
         await self._agents.dismiss(node.node_id, availability="drain" if force else "pause")
 
     async def _remove_if_down(self, node: NodeInfo) -> bool:

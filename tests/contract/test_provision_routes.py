@@ -17,7 +17,7 @@ from cumulusd.identity import Authenticator
 from cumulusd.jobs.model import End, JobRecord, JobSpec, Phase, Wait
 from cumulusd.jobs.ports import AgentView, Device
 from cumulusd.provisioning import MAX_SMOKE_JOBS, Provisioning
-from cumulusd.swarm import joining
+from cumulusd.swarm import enrolment, joining
 from cumulusd.swarm.agent_services import AgentServices
 from cumulusd.swarm.agent_spec import AgentSettings
 from cumulusd.swarm.agent_tokens import AgentTokens
@@ -40,6 +40,7 @@ class FakeJobs:
         self.records: dict[str, JobRecord] = {}
         self.keys: dict[str, str] = {}
         self.there_now: list[str] = []
+        self.looks = self.cleared_at = 0
         self.connected: dict[str, AgentView] = {}
         self.raising: Exception | None = None
 
@@ -69,8 +70,12 @@ class FakeJobs:
     def agents(self) -> Mapping[str, AgentView]:
         return self.connected
 
-    def there(self, node_id: str) -> list[str]:
+    def running_on(self, node_id: str) -> list[str]:
         return self.there_now
+
+    def clearing_on(self, node_id: str) -> list[str]:
+        self.looks += 1
+        return ["job_0"] if self.looks < self.cleared_at else []
 
     # -- for the test
 
@@ -141,7 +146,7 @@ class Site:
             "run_in_thread": at_once,
         }
         self.joining = Joining(settings=self.settings, **shared)
-        self.enrolment = Enrolment(agents=self.agents, jobs_there=self.jobs.there, **shared)
+        self.enrolment = Enrolment(agents=self.agents, jobs=self.jobs, clock=reactor, **shared)
         self.trial = Trial(instance_id=INSTANCE, agents=self.agents, jobs=self.jobs, **shared)
 
     def token(self, stage: str = "open") -> str:
@@ -219,6 +224,7 @@ async def test_the_whole_way(world: Site) -> None:
             },
         ],
         "deny": ["10.0.0.0/24"],
+        "agent_options": {"count_cpu_devices": False},
         "units_per_device": 10_000,
         "chronos": {"source": "https://example.org/chronos.tar.gz", "sha256": None},
         "remote_api": {"port": 2376},
@@ -547,6 +553,29 @@ async def test_a_worker_with_jobs_leaves_when_they_have_ended_or_are_made_to(wor
     left = await world.enrolment.leave(secret, world.node_id, True)
     assert left["state"] == "left"
     assert world.availability() == "drain" and world.labels() == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_is_cleared_of_ended_jobs_before_its_agent_goes(
+    world: Site,
+) -> None:
+    secret = world.token("bound")
+    await world.enrolment.enroll(secret, world.node_id)
+    world.jobs.cleared_at = 3
+    await world.enrolment.leave(secret, world.node_id, False)
+    assert world.jobs.looks == 3 and world.labels() == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_is_never_cleared_leaves_all_the_same(
+    world: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "CLEARING_S", 0.5)
+    secret = world.token("bound")
+    await world.enrolment.enroll(secret, world.node_id)
+    world.jobs.cleared_at = 1_000_000
+    left = await world.enrolment.leave(secret, world.node_id, False)
+    assert left["state"] == "left" and world.labels() == {}
 
 
 @pytest_twisted.ensureDeferred

@@ -281,7 +281,7 @@ def test_by_token_and_out_again(clean: Cluster, daemons: Callable[..., Daemon]) 
     assert status == 200
     assert told["swarm"]["join_token"] == join_token(clean)
     assert told["swarm"]["manager_addresses"] == [f"{clean.manager.address}:2377"]
-    assert daemon.ask("/provision/join", {**machine, "machine_id": "another"})[0] == 409
+    assert daemon.ask("/provision/join", {**machine, "machine_id": "another-machine"})[0] == 409
     (agent_image,) = [one for one in told["images"] if "agent" in one["name"]]
     assert daemon.fetch(f"/provision/images/{agent_image['id']}", secret) == agent_image["id"]
     assert daemon.ask(f"/provision/images/{agent_image['id']}")[0] == 401  # no provisioning token

@@ -60,7 +60,8 @@ async def test_it_is_a_real_job_on_that_node(office: Office) -> None:
     assert (record.owner, record.pinned_node, record.placement.node_id) == (OWNER, "n1", "n1")
     assert record.spec.units == 1
     assert record.spec.duration_s == MAX_DURATION_S, "what the operator allows"
-    assert office.jobs.there("n1") == [job_id] and office.jobs.there("n2") == []
+    assert office.jobs.running_on("n1") == [job_id] and not office.jobs.running_on("n2")
+    assert not office.jobs.clearing_on("n1")
     assert job_id not in [view["job_id"] for view in office.relay.list(ANN, False, 10)]
 
 
