@@ -52,14 +52,24 @@ class JobPage {
       },
       progress: (progress) => this.#progressed(progress),
       changed: () => this.logView.changed(),
-      interrupted: () => this.#say("The output stops here until the daemon is back; then it goes on where it was.", false),
+      interrupted: () =>
+        this.#say(
+          "The output stops here until the daemon is back; then it goes on where it was.",
+          false,
+        ),
       ended: (job) => this.#ended(job),
       gone: (error) => this.#gone(error),
       failed: (error) => this.#failed(error),
     });
     // Progress, and what comes after the end, a follower isn't told.
-    this.#unsubscribe = context.connection.subscribe(`cumulus.job.${jobId}.status`, ({job}) => job && this.#shown(job));
-    this.#timers = [setInterval(() => this.#tick(), TICK_MS), setInterval(() => this.#look(), LOOK_MS)];
+    this.#unsubscribe = context.connection.subscribe(
+      `cumulus.job.${jobId}.status`,
+      ({job}) => job && this.#shown(job),
+    );
+    this.#timers = [
+      setInterval(() => this.#tick(), TICK_MS),
+      setInterval(() => this.#look(), LOOK_MS),
+    ];
     this.#follower.follow();
   }
 
@@ -85,25 +95,63 @@ class JobPage {
     const timeline = jobTimeline();
     const attempts = jobAttempts();
     const checkpoints = jobCheckpoints();
-    this.#parts = [this.head, this.actions, error, result, outputs, timeline, attempts, checkpoints];
-    this.main = h("article", {class: "job-page", hidden: true},
-      h("div", {class: "job-top panel"}, this.head.element, this.actions.element),
-      h("div", {class: "job-body"},
-        h("div", {class: "job-main"}, error.element, this.#trouble, this.logView.element, this.saved, result.element),
-        h("div", {class: "job-side"}, timeline.element, outputs.element, checkpoints.element, attempts.element)));
+    this.#parts = [
+      this.head,
+      this.actions,
+      error,
+      result,
+      outputs,
+      timeline,
+      attempts,
+      checkpoints,
+    ];
+    this.main = h(
+      "article",
+      {class: "job-page", hidden: true},
+      h("div", {class: "job-top panel"}, this.head.element, this.actions.element, this.head.facts),
+      h(
+        "div",
+        {class: "job-body"},
+        h(
+          "div",
+          {class: "job-main"},
+          error.element,
+          this.#trouble,
+          this.logView.element,
+          this.saved,
+          result.element,
+        ),
+        h(
+          "div",
+          {class: "job-side"},
+          timeline.element,
+          outputs.element,
+          checkpoints.element,
+          attempts.element,
+        ),
+      ),
+    );
     this.waiting = h("p", {class: "quiet"}, `Looking for job ${this.#jobId}…`);
-    fill(this.#root, h("p", {class: "job-back"}, h("a", {href: href(["jobs"])}, "← All jobs")), this.waiting, this.main);
+    fill(
+      this.#root,
+      h("p", {class: "job-back"}, h("a", {href: href(["jobs"])}, "← All jobs")),
+      this.waiting,
+      this.main,
+    );
   }
 
   #shown(job) {
     const before = this.#job;
-    this.#job = this.#progress && !hasEnded(job) && !job.progress ? {...job, progress: this.#progress} : job;
+    this.#job =
+      this.#progress && !hasEnded(job) && !job.progress ? {...job, progress: this.#progress} : job;
     this.waiting.remove();
     this.main.hidden = false;
     document.title = `${title(job)} · Cumulus`;
     if (before && before.status !== job.status) {
       const why = whyWords(job);
-      this.#context.announce(`The job is ${STATES[job.status]?.word ?? job.status}${why ? `: ${why}` : ""}`);
+      this.#context.announce(
+        `The job is ${STATES[job.status]?.word ?? job.status}${why ? `: ${why}` : ""}`,
+      );
     }
     this.#update();
   }
@@ -138,7 +186,13 @@ class JobPage {
   async #look() {
     if (this.#job === null || !hasEnded(this.#job) || document.hidden) return;
     try {
-      this.#shown(await this.#context.connection.call("cumulus.job.get", {job_id: this.#jobId}, {signal: this.#end.signal}));
+      this.#shown(
+        await this.#context.connection.call(
+          "cumulus.job.get",
+          {job_id: this.#jobId},
+          {signal: this.#end.signal},
+        ),
+      );
     } catch (error) {
       // Any other fault passes, or the frame tells of it.
       if (error.code === "not_found") this.#gone(error);
@@ -148,29 +202,54 @@ class JobPage {
   #gone(error) {
     if (this.#end.signal.aborted) return;
     this.unmount();
-    fill(this.#root, h("div", {class: "notice", role: "alert"},
-      h("h1", {}, this.#job ? "The job is gone" : "There is no such job"),
-      h("p", {}, error.message),
-      h("p", {class: "quiet"}, "Jobs and their output are kept for some time after their end, then the daemon's history " +
-        "drops them; or somebody deleted it. Jobs of other owners are not shown either."),
-      h("p", {}, h("a", {href: href(["jobs"])}, "All jobs that are kept"))));
+    fill(
+      this.#root,
+      h(
+        "div",
+        {class: "notice", role: "alert"},
+        h("h1", {}, this.#job ? "The job is gone" : "There is no such job"),
+        h("p", {}, error.message),
+        h(
+          "p",
+          {class: "quiet"},
+          "Jobs and their output are kept for some time after their end, then the daemon's history " +
+            "drops them; or somebody deleted it. Jobs of other owners are not shown either.",
+        ),
+        h("p", {}, h("a", {href: href(["jobs"])}, "All jobs that are kept")),
+      ),
+    );
     this.#context.announce("This job is not there any more");
   }
 
   #failed(error) {
     if (this.#job === null) {
-      fill(this.waiting, h("span", {class: "fault", role: "alert"}, error.message), error.hint && ` ${error.hint}`);
+      fill(
+        this.waiting,
+        h("span", {class: "fault", role: "alert"}, error.message),
+        error.hint && ` ${error.hint}`,
+      );
     }
     this.#say(`The output can't be followed: ${error.message}`, true, error.hint);
   }
 
   #say(text, canRetry = false, hint = null) {
     this.#trouble.hidden = text === null;
-    fill(this.#trouble, text && h("p", {class: canRetry ? "fault" : "quiet"}, text), hint && h("p", {class: "hint"}, hint),
-      canRetry && h("button", {type: "button", onclick: () => this.#follower.follow()}, "Try again"));
+    fill(
+      this.#trouble,
+      text && h("p", {class: canRetry ? "fault" : "quiet"}, text),
+      hint && h("p", {class: "hint"}, hint),
+      canRetry &&
+        h("button", {type: "button", onclick: () => this.#follower.follow()}, "Try again"),
+    );
   }
 
   #saveLog() {
-    fetchFile(this.saved, jobPath(this.#jobId, "logs"), `${this.#jobId}.log`, `cumulus logs ${this.#jobId}`, this.#end.signal);
+    fetchFile(
+      this.saved,
+      jobPath(this.#jobId, "logs"),
+      `${this.#jobId}.log`,
+      `cumulus logs ${this.#jobId}`,
+      this.#end.signal,
+    );
   }
 }

@@ -12,11 +12,29 @@ export function jobActions(context, jobId, onGone) {
     resume: h("button", {type: "button", onclick: () => ask("resume")}, "Resume"),
     cancel: h("button", {type: "button", class: "danger", onclick: () => confirm()}, "Cancel job…"),
   };
-  const yes = h("button", {type: "button", class: "danger", onclick: () => ask("cancel")}, "Cancel it");
+  const yes = h(
+    "button",
+    {type: "button", class: "danger", onclick: () => ask("cancel")},
+    "Cancel it",
+  );
   const no = h("button", {type: "button", onclick: () => settle()}, "Let it go on");
-  const question = h("div", {class: "job-question", role: "group", "aria-labelledby": "job-question", hidden: true,
-    onkeydown: (event) => event.key === "Escape" && settle()},
-  h("p", {id: "job-question"}, "Cancel this job? Its code is stopped, and what it has not saved is lost."), yes, no);
+  const question = h(
+    "div",
+    {
+      class: "job-question",
+      role: "group",
+      "aria-labelledby": "job-question",
+      hidden: true,
+      onkeydown: (event) => event.key === "Escape" && settle(),
+    },
+    h(
+      "p",
+      {id: "job-question"},
+      "Cancel this job? Its code is stopped, and what it has not saved is lost.",
+    ),
+    yes,
+    no,
+  );
   const said = h("div", {class: "job-said", role: "status"});
   const row = h("div", {class: "job-buttons"}, buttons.pause, buttons.resume, buttons.cancel);
   const element = h("div", {class: "job-actions"}, row, question, said);
@@ -55,7 +73,11 @@ export function jobActions(context, jobId, onGone) {
     settle();
     fill(said, h("p", {class: "quiet"}, DOING[verb]));
     try {
-      const answer = await context.connection.call(`cumulus.job.${verb}`, {job_id: jobId}, {signal: end.signal});
+      const answer = await context.connection.call(
+        `cumulus.job.${verb}`,
+        {job_id: jobId},
+        {signal: end.signal},
+      );
       fill(said, h("p", {}, answer.message));
     } catch (error) {
       if (error.code === "aborted") return;
@@ -63,7 +85,11 @@ export function jobActions(context, jobId, onGone) {
         onGone(error);
         return;
       }
-      fill(said, h("p", {class: "fault", role: "alert"}, error.message), error.hint && h("p", {class: "hint"}, error.hint));
+      fill(
+        said,
+        h("p", {class: "fault", role: "alert"}, error.message),
+        error.hint && h("p", {class: "hint"}, error.hint),
+      );
     } finally {
       busy = false;
       show();

@@ -12,14 +12,33 @@ const MAX_PARAMETER_CHARS = 128;
 // A title or the like that never ends would hide all that follows.
 const MAX_STRING_CHARS = 4096;
 const PLAIN = Object.freeze({
-  fg: null, bg: null, bold: false, dim: false, italic: false,
-  underline: false, inverse: false, strike: false,
+  fg: null,
+  bg: null,
+  bold: false,
+  dim: false,
+  italic: false,
+  underline: false,
+  inverse: false,
+  strike: false,
 });
 // The sixteen colours of a terminal, to find the nearest of them.
 const BASIC = [
-  [0, 0, 0], [205, 0, 0], [0, 205, 0], [205, 205, 0], [0, 0, 238], [205, 0, 205], [0, 205, 205],
-  [229, 229, 229], [127, 127, 127], [255, 0, 0], [0, 255, 0], [255, 255, 0], [92, 92, 255],
-  [255, 0, 255], [0, 255, 255], [255, 255, 255],
+  [0, 0, 0],
+  [205, 0, 0],
+  [0, 205, 0],
+  [205, 205, 0],
+  [0, 0, 238],
+  [205, 0, 205],
+  [0, 205, 205],
+  [229, 229, 229],
+  [127, 127, 127],
+  [255, 0, 0],
+  [0, 255, 0],
+  [255, 255, 0],
+  [92, 92, 255],
+  [255, 0, 255],
+  [0, 255, 255],
+  [255, 255, 255],
 ];
 
 /**
@@ -96,7 +115,11 @@ export class AnsiReader {
         const parameters = this.#collected;
         this.#begin("text");
         this.#obey(parameters, char);
-      } else if (char < "\u0020" || char > "\u007e" || this.#collected.length >= MAX_PARAMETER_CHARS) {
+      } else if (
+        char < "\u0020" ||
+        char > "\u007e" ||
+        this.#collected.length >= MAX_PARAMETER_CHARS
+      ) {
         this.#begin("text"); // not a sequence
         return at;
       } else {
@@ -138,12 +161,12 @@ function writtenOut(unit) {
 }
 
 function afterSgr(before, parameters) {
-  let now = { ...before };
+  let now = {...before};
   const codes = parameters.split(/[;:]/).map((text) => Number(text || 0));
   for (let at = 0; at < codes.length; at += 1) {
     const code = codes[at];
     if (code === 0) {
-      now = { ...PLAIN };
+      now = {...PLAIN};
     } else if (code === 1) {
       now.bold = true;
     } else if (code === 2) {
@@ -213,7 +236,11 @@ function nearestOf256(number) {
   }
   const levels = [0, 95, 135, 175, 215, 255];
   const cube = number - 16;
-  return nearest([levels[Math.floor(cube / 36)], levels[Math.floor(cube / 6) % 6], levels[cube % 6]]);
+  return nearest([
+    levels[Math.floor(cube / 36)],
+    levels[Math.floor(cube / 6) % 6],
+    levels[cube % 6],
+  ]);
 }
 
 function nearest(rgb) {

@@ -10,19 +10,38 @@ export function jobOutputs(jobId) {
   const body = h("div", {});
   const count = h("span", {class: "count"});
   const said = h("div", {class: "job-said", role: "status"});
-  const element = h("section", {class: "panel", "aria-labelledby": "outputs-title", hidden: true},
-    h("h2", {id: "outputs-title"}, "Files ", count), body, said);
+  const element = h(
+    "section",
+    {class: "panel", "aria-labelledby": "outputs-title", hidden: true},
+    h("h2", {id: "outputs-title"}, "Files ", count),
+    body,
+    said,
+  );
   const end = new AbortController();
   let key = "";
 
   function row({name, size_bytes: size}) {
     const byHand = `cumulus download ${jobId} ${quoted(name)}`;
-    const action = size > DOWNLOAD_MAX_BYTES
-      ? h("code", {}, byHand)
-      : h("button", {type: "button", "aria-label": `Download ${name}`,
-        onclick: () => fetchFile(said, jobPath(jobId, "outputs", name), name, byHand, end.signal)}, "Download");
-    return h("tr", {}, h("th", {scope: "row", class: "file"}, h("bdi", {}, name)),
-      h("td", {class: "figure"}, bytes(size)), h("td", {}, action));
+    const action =
+      size > DOWNLOAD_MAX_BYTES
+        ? h("code", {}, byHand)
+        : h(
+            "button",
+            {
+              type: "button",
+              "aria-label": `Download ${name}`,
+              onclick: () =>
+                fetchFile(said, jobPath(jobId, "outputs", name), name, byHand, end.signal),
+            },
+            "Download",
+          );
+    return h(
+      "tr",
+      {},
+      h("th", {scope: "row", class: "file"}, h("bdi", {}, name)),
+      h("td", {class: "figure"}, bytes(size)),
+      h("td", {}, action),
+    );
   }
 
   return {
@@ -35,11 +54,30 @@ export function jobOutputs(jobId) {
       if (newKey === key) return;
       key = newKey;
       count.textContent = outputs.length ? String(outputs.length) : "";
-      fill(body, note && h("p", {class: "hint"}, note),
-        outputs.length > 0 && h("div", {class: "scroll files", tabindex: "0", role: "region", "aria-label": "Files"},
-          h("table", {}, h("thead", {}, h("tr", {}, ["Name", "Size"].map((text) => h("th", {scope: "col"}, text)),
-            h("th", {scope: "col"}, h("span", {class: "unseen"}, "Fetch it")))),
-            h("tbody", {}, outputs.map(row)))));
+      fill(
+        body,
+        note && h("p", {class: "hint"}, note),
+        outputs.length > 0 &&
+          h(
+            "div",
+            {class: "scroll files", tabindex: "0", role: "region", "aria-label": "Files"},
+            h(
+              "table",
+              {},
+              h(
+                "thead",
+                {},
+                h(
+                  "tr",
+                  {},
+                  ["Name", "Size"].map((text) => h("th", {scope: "col"}, text)),
+                  h("th", {scope: "col"}, h("span", {class: "unseen"}, "Fetch it")),
+                ),
+              ),
+              h("tbody", {}, outputs.map(row)),
+            ),
+          ),
+      );
     },
     unmount: () => end.abort(),
   };
@@ -47,9 +85,18 @@ export function jobOutputs(jobId) {
 
 // `update(job, now)`.
 export function jobCheckpoints() {
-  const body = h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Checkpoints"});
-  const element = h("section", {class: "panel", "aria-labelledby": "checkpoints-title", hidden: true},
-    h("h2", {id: "checkpoints-title"}, "Checkpoints"), body);
+  const body = h("div", {
+    class: "scroll",
+    tabindex: "0",
+    role: "region",
+    "aria-label": "Checkpoints",
+  });
+  const element = h(
+    "section",
+    {class: "panel", "aria-labelledby": "checkpoints-title", hidden: true},
+    h("h2", {id: "checkpoints-title"}, "Checkpoints"),
+    body,
+  );
   let key = "";
   return {
     element,
@@ -60,13 +107,41 @@ export function jobCheckpoints() {
       if (newKey === key) return;
       key = newKey;
       const columns = ["File", "Epoch", "Step", "Size", "Written", "Framework", "In the bucket"];
-      fill(body, h("table", {},
-        h("thead", {}, h("tr", {}, columns.map((text) => h("th", {scope: "col"}, text)))),
-        h("tbody", {}, [...checkpoints].reverse().map((one) => h("tr", {},
-          h("th", {scope: "row", class: "file"}, h("bdi", {}, one.filename)),
-          [one.epoch ?? "–", one.step ?? "–", one.size_bytes === null ? "–" : bytes(one.size_bytes),
-            writtenAt(one.timestamp, now), one.framework ?? "–", one.s3_key ?? "–",
-          ].map((text) => h("td", {class: "figure"}, text)))))));
+      fill(
+        body,
+        h(
+          "table",
+          {},
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              columns.map((text) => h("th", {scope: "col"}, text)),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            [...checkpoints].reverse().map((one) =>
+              h(
+                "tr",
+                {},
+                h("th", {scope: "row", class: "file"}, h("bdi", {}, one.filename)),
+                [
+                  one.epoch ?? "–",
+                  one.step ?? "–",
+                  one.size_bytes === null ? "–" : bytes(one.size_bytes),
+                  writtenAt(one.timestamp, now),
+                  one.framework ?? "–",
+                  one.s3_key ?? "–",
+                ].map((text) => h("td", {class: "figure"}, text)),
+              ),
+            ),
+          ),
+        ),
+      );
     },
   };
 }

@@ -31,7 +31,13 @@ export class JobFollower {
   #attempt = null;
   #follows = false;
 
-  constructor(connection, jobId, lines, on, limits = {headBytes: HEAD_BYTES, tailBytes: TAIL_BYTES}) {
+  constructor(
+    connection,
+    jobId,
+    lines,
+    on,
+    limits = {headBytes: HEAD_BYTES, tailBytes: TAIL_BYTES},
+  ) {
     this.#connection = connection;
     this.#jobId = jobId;
     this.#lines = lines;
@@ -63,11 +69,17 @@ export class JobFollower {
       const view = await this.#call("cumulus.job.get", {});
       this.#on.view(view);
       const {headBytes, tailBytes} = this.#limits;
-      if (this.#offset < headBytes && view.journal.end_offset - this.#offset > headBytes + tailBytes) {
+      if (
+        this.#offset < headBytes &&
+        view.journal.end_offset - this.#offset > headBytes + tailBytes
+      ) {
         await this.#head(headBytes);
       }
-      const end = await this.#call("cumulus.job.attach",
-        {from_offset: this.#offset, tail_bytes: tailBytes}, (part) => this.#take(part));
+      const end = await this.#call(
+        "cumulus.job.attach",
+        {from_offset: this.#offset, tail_bytes: tailBytes},
+        (part) => this.#take(part),
+      );
       this.#lines.end();
       this.#on.changed();
       this.#on.ended(end.job);
@@ -83,11 +95,16 @@ export class JobFollower {
     const abort = () => enough.abort();
     this.#end.signal.addEventListener("abort", abort, {once: true});
     try {
-      await this.#call("cumulus.job.attach", {from_offset: this.#offset}, (part) => {
-        if (enough.signal.aborted) return;
-        this.#take(part);
-        if (this.#offset >= headBytes) enough.abort();
-      }, enough.signal);
+      await this.#call(
+        "cumulus.job.attach",
+        {from_offset: this.#offset},
+        (part) => {
+          if (enough.signal.aborted) return;
+          this.#take(part);
+          if (this.#offset >= headBytes) enough.abort();
+        },
+        enough.signal,
+      );
     } catch (error) {
       if (error.code !== "aborted" || this.#end.signal.aborted) throw error;
     } finally {
@@ -99,8 +116,11 @@ export class JobFollower {
     if (this.#end.signal.aborted || error.code === "aborted") return true;
     const goOn = error.details?.continue_from;
     if (error.code === "invalid_argument" && Number.isInteger(goOn) && goOn < this.#offset) {
-      this.#lines.mark("gap", "The daemon lost its last output with its power. What is shown between " +
-        `byte ${goOn} of the journal and here is void, and comes again as the job left it.`);
+      this.#lines.mark(
+        "gap",
+        "The daemon lost its last output with its power. What is shown between " +
+          `byte ${goOn} of the journal and here is void, and comes again as the job left it.`,
+      );
       this.#offset = goOn;
       this.#on.changed();
       return false;
@@ -121,12 +141,16 @@ export class JobFollower {
 
   #take(part) {
     if (part.event === "state") this.#on.view(part.job);
-    else if (part.event === "gap") this.#skipTo(part.next_offset);
+    else if (part.event === "gap")
+      this.#skipTo(
+        part.next_offset,
+        "are not kept any more: a job's output is bounded, and history drops it in the end",
+      );
     else if (part.event === "journal") this.#journal(part);
   }
 
   #journal({offset, next_offset: nextOffset, frames}) {
-    if (offset > this.#offset) this.#skipTo(offset);
+    if (offset > this.#offset) this.#skipTo(offset, "are not shown here");
     for (const record of decodeFrames(decodeBytes(frames) ?? frames, offset)) {
       if (record.offset >= this.#offset) this.#record(record);
     }
@@ -134,9 +158,9 @@ export class JobFollower {
     this.#on.changed();
   }
 
-  #skipTo(offset) {
+  #skipTo(offset, why) {
     if (offset <= this.#offset) return;
-    this.#lines.mark("gap", `${sizeWords(offset - this.#offset)} of the journal are not shown here`);
+    this.#lines.mark("gap", `${sizeWords(offset - this.#offset)} of the job's journal ${why}`);
     this.#offset = offset;
     this.#on.changed();
   }
@@ -152,8 +176,11 @@ export class JobFollower {
     } else if (record.kind === Kind.EXIT) {
       this.#lines.mark("note", exitWords(said(record)), record.timeMs);
     } else if (record.kind === Kind.GAP) {
-      this.#lines.mark("gap", "The worker was given up here: what the job wrote there after this is not known",
-        record.timeMs);
+      this.#lines.mark(
+        "gap",
+        "The worker was given up here: what the job wrote there after this is not known",
+        record.timeMs,
+      );
     }
   }
 
@@ -163,8 +190,12 @@ export class JobFollower {
       if (attempt > 1) this.#lines.mark("note", `Attempt ${attempt} begins`, timeMs);
     } else if (phase === "running" && requirements > 0) {
       const how = cached ? "was there already" : `was made in ${Number(buildS ?? 0).toFixed(1)} s`;
-      this.#lines.mark("note", `The environment of ${requirements} requirement${requirements === 1 ? "" : "s"} ${how}; ` +
-        "the code begins", timeMs);
+      this.#lines.mark(
+        "note",
+        `The environment of ${requirements} requirement${requirements === 1 ? "" : "s"} ${how}; ` +
+          "the code begins",
+        timeMs,
+      );
     }
   }
 
@@ -208,9 +239,15 @@ function progressOf({fraction, message}) {
 }
 
 function exitWords({outcome, message}) {
-  const words = {
-    completed: "The code completed", failed: "The code failed", timeout: "The code's time was up",
-    cancelled: "The code was cancelled", paused: "The code paused",
-  }[outcome] ?? "The code ended";
-  return typeof message === "string" && message && message !== outcome ? `${words}: ${message}` : words;
+  const words =
+    {
+      completed: "The code completed",
+      failed: "The code failed",
+      timeout: "The code's time was up",
+      cancelled: "The code was cancelled",
+      paused: "The code paused",
+    }[outcome] ?? "The code ended";
+  return typeof message === "string" && message && message !== outcome
+    ? `${words}: ${message}`
+    : words;
 }

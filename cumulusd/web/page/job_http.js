@@ -22,9 +22,11 @@ export function jobPath(jobId, ...parts) {
 // Fetches `path` and has the browser save it as `name`. `byHand`: the command that does the same.
 // `onBytes(count)` tells how much is there. Rejects with DownloadFailed.
 export async function download(path, name, {byHand, signal, onBytes = () => {}}) {
-  const tooLarge = () => new DownloadFailed(
-    `${name} is larger than the ${DOWNLOAD_MAX_BYTES / (1024 * 1024)} MiB that this page fetches`,
-    `Fetch it with: ${byHand}`);
+  const tooLarge = () =>
+    new DownloadFailed(
+      `${name} is larger than the ${DOWNLOAD_MAX_BYTES / (1024 * 1024)} MiB that this page fetches`,
+      `Fetch it with: ${byHand}`,
+    );
   const token = sessionStorage.getItem(TOKEN);
   const headers = token === null ? {} : {Authorization: `Bearer ${token}`};
   const pieces = [];
@@ -49,15 +51,20 @@ export async function download(path, name, {byHand, signal, onBytes = () => {}})
     }
   } catch (error) {
     if (error instanceof DownloadFailed || error.name === "AbortError") throw error;
-    throw new DownloadFailed(`${name} came only in part: ${error.message}`,
-      `Try again, or fetch it with: ${byHand}`);
+    throw new DownloadFailed(
+      `${name} came only in part: ${error.message}`,
+      `Try again, or fetch it with: ${byHand}`,
+    );
   }
   save(new Blob(pieces, {type: type ?? "application/octet-stream"}), name);
 }
 
 async function refused(response, name) {
   const told = await response.json().catch(() => ({}));
-  return new DownloadFailed(`${name}: ${told.message ?? `HTTP status ${response.status}`}`, told.hint ?? null);
+  return new DownloadFailed(
+    `${name}: ${told.message ?? `HTTP status ${response.status}`}`,
+    told.hint ?? null,
+  );
 }
 
 function save(blob, name) {

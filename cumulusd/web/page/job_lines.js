@@ -1,8 +1,8 @@
 // The streams of a job as lines of a log: bytes in, rows out. Pure.
 
-import { AnsiReader } from "./job_ansi.js";
-import { Line } from "./job_line.js";
-import { Utf8Decoder } from "./job_utf8.js";
+import {AnsiReader} from "./job_ansi.js";
+import {Line} from "./job_line.js";
+import {Utf8Decoder} from "./job_utf8.js";
 
 // A line that is longer goes on in a row of its own.
 export const MAX_LINE_CHARS = 4096;
@@ -148,7 +148,7 @@ export class JobLines {
     this.end();
     const line = new Line();
     line.write(0, text, "");
-    this.#log.append({ kind, stream: null, timeMs, line, open: false, goesOn: false });
+    this.#log.append({kind, stream: null, timeMs, line, open: false, goesOn: false});
   }
 
   /** What is open ends: nothing follows, or nothing that belongs to it. */

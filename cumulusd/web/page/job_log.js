@@ -104,7 +104,7 @@ export class JobLog {
     row.id = this.total;
     row.chars = row.line.text.length + ROW_CHARS;
     row.version = 0;
-    const { headRows, headChars } = this.#limits;
+    const {headRows, headChars} = this.#limits;
     const headOpen = this.#dropped === 0 && this.#tail.length === 0;
     if (headOpen && this.#head.length < headRows && this.#headChars < headChars) {
       this.#head.push(row);
@@ -128,7 +128,7 @@ export class JobLog {
    */
   touch(row) {
     if (!this.isKept(row.id)) {
-      return row.open ? this.append({ ...row, goesOn: true }) : row;
+      return row.open ? this.append({...row, goesOn: true}) : row;
     }
     const chars = row.line.text.length + ROW_CHARS;
     if (row.id < this.#head.length) {
@@ -151,7 +151,7 @@ export class JobLog {
   }
 
   #trim() {
-    const { tailRows, tailChars } = this.#limits;
+    const {tailRows, tailChars} = this.#limits;
     while (this.#tailLength > 1 && (this.#tailLength > tailRows || this.#tailChars > tailChars)) {
       const row = this.#tail[this.#tailBegin];
       this.#tail[this.#tailBegin] = undefined;
@@ -166,7 +166,13 @@ export class JobLog {
     }
     if (this.#dropped > 0 && this.#droppedRow?.count !== this.#dropped) {
       const more = this.#isPartial;
-      this.#droppedRow = { kind: "dropped", count: this.#dropped, more, id: -1, version: this.#dropped };
+      this.#droppedRow = {
+        kind: "dropped",
+        count: this.#dropped,
+        more,
+        id: -1,
+        version: this.#dropped,
+      };
     }
   }
 }

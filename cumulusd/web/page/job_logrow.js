@@ -11,17 +11,29 @@ const TAGS = {stderr: "err", setup: "set-up", stdout: ""};
 // or fetches the whole log, for the row that stands for what was dropped.
 export function rowElement(row, matches, current, rawLog) {
   if (row.kind === "dropped") {
-    return h("div", {class: "log-row log-gap"},
-      h("span", {class: "log-text"}, `⋯ ${row.count.toLocaleString("en")} lines${row.more ? " and more" : ""} are not kept on this page `),
-      h("button", {type: "button", class: "link", onclick: rawLog}, "save the whole log"));
+    return h(
+      "div",
+      {class: "log-row log-gap"},
+      h(
+        "span",
+        {class: "log-text"},
+        `⋯ ${row.count.toLocaleString("en")} lines${row.more ? " and more" : ""} are not kept on this page `,
+      ),
+      h("button", {type: "button", class: "link", onclick: rawLog}, "save the whole log"),
+    );
   }
   const kind = row.kind === "line" ? `is-${row.stream}` : `log-${row.kind}`;
-  const element = h("div", {class: ["log-row", kind, row.goesOn && "goes-on"]},
+  const element = h(
+    "div",
+    {class: ["log-row", kind, row.goesOn && "goes-on"]},
     h("span", {class: "log-time", title: fullTime(row.timeMs)}, clock(row.timeMs)),
     h("span", {class: "log-tag"}, row.kind === "line" ? TAGS[row.stream] : "⋯"),
-    h("span", {class: "log-text"}, pieces(row.line, matches, current)));
+    h("span", {class: "log-text"}, pieces(row.line, matches, current)),
+  );
   if (row.kind === "gap") {
-    element.append(h("button", {type: "button", class: "link", onclick: rawLog}, "save what is kept"));
+    element.append(
+      h("button", {type: "button", class: "link", onclick: rawLog}, "save what is kept"),
+    );
   }
   return element;
 }
@@ -33,7 +45,11 @@ function pieces({text, runs}, matches, current) {
   let borders = [...cuts].filter((at) => at <= text.length).sort((one, other) => one - other);
   if (borders.length > MAX_PIECES) {
     // The match that is looked at is always to be seen.
-    const keep = new Set([...borders.slice(0, MAX_PIECES), ...(matches[current] ?? []), text.length]);
+    const keep = new Set([
+      ...borders.slice(0, MAX_PIECES),
+      ...(matches[current] ?? []),
+      text.length,
+    ]);
     borders = borders.filter((at) => keep.has(at));
   }
   const made = [];
@@ -44,7 +60,8 @@ function pieces({text, runs}, matches, current) {
     while (run + 1 < runs.length && runs[run + 1][0] <= begin) run += 1;
     while (match < matches.length && matches[match][1] <= begin) match += 1;
     const style = run >= 0 ? runs[run][1] : "";
-    const isMatch = match < matches.length && matches[match][0] <= begin && end <= matches[match][1];
+    const isMatch =
+      match < matches.length && matches[match][0] <= begin && end <= matches[match][1];
     const part = text.slice(begin, end);
     if (isMatch) {
       made.push(h("mark", {class: [style, match === current && "is-current"]}, part));
@@ -59,8 +76,10 @@ function clock(timeMs) {
   if (timeMs === null) return "";
   const at = new Date(timeMs);
   const part = (value, digits = 2) => String(value).padStart(digits, "0");
-  return `${part(at.getHours())}:${part(at.getMinutes())}:${part(at.getSeconds())}.` +
-    part(at.getMilliseconds(), 3);
+  return (
+    `${part(at.getHours())}:${part(at.getMinutes())}:${part(at.getSeconds())}.` +
+    part(at.getMilliseconds(), 3)
+  );
 }
 
 function fullTime(timeMs) {

@@ -65,37 +65,75 @@ export class LogView {
   }
 
   #build() {
-    this.field = h("input", {type: "search", placeholder: "Search the output", "aria-label": "Search the output",
-      autocomplete: "off", spellcheck: "false", maxlength: "500",
-      oninput: () => this.#searchSoon(), onkeydown: (event) => this.#fieldKey(event)});
+    this.field = h("input", {
+      type: "search",
+      placeholder: "Search the output",
+      "aria-label": "Search the output",
+      autocomplete: "off",
+      spellcheck: "false",
+      maxlength: "500",
+      oninput: () => this.#searchSoon(),
+      onkeydown: (event) => this.#fieldKey(event),
+    });
     this.found = h("output", {class: "log-found", "aria-live": "polite"});
     this.back = this.#button("↑", "Previous match (Shift+Enter)", () => this.#step(-1));
     this.next = this.#button("↓", "Next match (Enter)", () => this.#step(1));
     this.times = this.#button("Times", "Show the time of each line", () => this.#toggleTimes());
     this.save = this.#button("Save log", "Save the whole log as a file", () => this.#saveLog());
     this.count = h("span", {class: "log-count"});
-    this.followButton = h("button", {type: "button", class: "log-follow", onclick: () => this.#followAgain()},
-      "↓ Follow the output");
+    this.followButton = h(
+      "button",
+      {type: "button", class: "log-follow", onclick: () => this.#followAgain()},
+      "↓ Follow the output",
+    );
     this.rows = h("div", {class: "log-rows"});
     this.canvas = h("div", {class: "log-canvas"}, this.rows);
     // Not announced line by line: a reader goes there, and reads.
-    this.scroll = h("div", {class: "log-scroll", role: "log", "aria-live": "off", tabindex: "0",
-      "aria-label": "Output of the job", onscroll: () => this.#scrolled(), onkeydown: (event) => this.#logKey(event)},
-    this.canvas);
+    this.scroll = h(
+      "div",
+      {
+        class: "log-scroll",
+        role: "log",
+        "aria-live": "off",
+        tabindex: "0",
+        "aria-label": "Output of the job",
+        onscroll: () => this.#scrolled(),
+        onkeydown: (event) => this.#logKey(event),
+      },
+      this.canvas,
+    );
     this.empty = h("p", {class: "log-empty"});
-    this.element = h("section", {class: "log", "aria-labelledby": "log-title"},
-      h("div", {class: "log-bar"},
-        h("h2", {id: "log-title"}, "Output"), this.count,
-        h("div", {class: "log-search", role: "search"}, this.field, this.found, this.back, this.next),
-        h("div", {class: "log-tools"}, this.times, this.save)),
-      h("div", {class: "log-frame"}, this.scroll, this.empty, this.followButton));
+    this.element = h(
+      "section",
+      {class: "log", "aria-labelledby": "log-title"},
+      h(
+        "div",
+        {class: "log-bar"},
+        h("h2", {id: "log-title"}, "Output"),
+        this.count,
+        h(
+          "div",
+          {class: "log-search", role: "search"},
+          this.field,
+          this.found,
+          this.back,
+          this.next,
+        ),
+        h("div", {class: "log-tools"}, this.times, this.save),
+      ),
+      h("div", {class: "log-frame"}, this.scroll, this.empty, this.followButton),
+    );
     setAttribute(this.times, "aria-pressed", this.#times);
     setAttribute(this.element, "data-times", this.#times ? "true" : null);
     this.#showFound();
   }
 
   #button(text, label, onclick) {
-    return h("button", {type: "button", class: "log-button", title: label, "aria-label": label, onclick}, text);
+    return h(
+      "button",
+      {type: "button", class: "log-button", title: label, "aria-label": label, onclick},
+      text,
+    );
   }
 
   // A row's height, whatever font and zoom there are.
@@ -119,7 +157,10 @@ export class LogView {
     }
     this.#lastTop = scroll.scrollTop;
     const first = Math.max(0, Math.floor(scroll.scrollTop / this.#rowPx) - OVERSCAN_ROWS);
-    const last = Math.min(total, Math.ceil((scroll.scrollTop + scroll.clientHeight) / this.#rowPx) + OVERSCAN_ROWS);
+    const last = Math.min(
+      total,
+      Math.ceil((scroll.scrollTop + scroll.clientHeight) / this.#rowPx) + OVERSCAN_ROWS,
+    );
     this.rows.style.transform = `translateY(${first * this.#rowPx}px)`;
     this.#place(first, last);
     this.#showFound();
@@ -128,7 +169,10 @@ export class LogView {
     setText(this.empty, this.#ended ? "The job wrote nothing." : "Nothing has been written yet.");
     const {lines, isPartial} = this.#log;
     const more = isPartial ? " and more" : "";
-    setText(this.count, total === 0 ? "" : `${lines.toLocaleString("en")} line${lines === 1 ? "" : "s"}${more}`);
+    setText(
+      this.count,
+      total === 0 ? "" : `${lines.toLocaleString("en")} line${lines === 1 ? "" : "s"}${more}`,
+    );
   }
 
   // Makes the rows first..last the elements that are there; those that were there already are kept,
@@ -144,7 +188,11 @@ export class LogView {
       let made = this.#made.get(key);
       if (made?.version !== row.version || made.look !== look) {
         made?.element.remove();
-        made = {element: rowElement(row, matches, current, () => this.#saveLog()), version: row.version, look};
+        made = {
+          element: rowElement(row, matches, current, () => this.#saveLog()),
+          version: row.version,
+          look,
+        };
       }
       wanted.set(key, made);
     }
@@ -166,8 +214,10 @@ export class LogView {
     else if (scrollTop < this.#lastTop - 1) this.#follows = false;
     const index = Math.floor(scrollTop / this.#rowPx);
     const row = index < this.#log.length ? this.#log.at(index) : undefined;
-    this.#anchor = this.#follows || row === undefined || row.kind === "dropped"
-      ? null : {id: row.id, offsetPx: scrollTop - index * this.#rowPx};
+    this.#anchor =
+      this.#follows || row === undefined || row.kind === "dropped"
+        ? null
+        : {id: row.id, offsetPx: scrollTop - index * this.#rowPx};
     this.#lastTop = scrollTop;
     this.changed();
   }
@@ -204,7 +254,7 @@ export class LogView {
       // The nearest match to what is in sight, at or below its first row.
       const index = Math.floor(this.scroll.scrollTop / this.#rowPx);
       const row = this.#log.at(Math.min(index, this.#log.length - 1));
-      const id = row.kind === "dropped" ? this.#log.at(index + 1)?.id ?? 0 : row.id;
+      const id = row.kind === "dropped" ? (this.#log.at(index + 1)?.id ?? 0) : row.id;
       this.#goTo(this.#search.step({id, nth: -1}, 1));
     } else {
       this.#draw();
@@ -233,8 +283,10 @@ export class LogView {
       scroll.scrollTop = wanted;
       const first = Math.floor(scroll.scrollTop / this.#rowPx);
       const row = this.#log.at(first);
-      this.#anchor = row.kind === "dropped" ? null
-        : {id: row.id, offsetPx: scroll.scrollTop - first * this.#rowPx};
+      this.#anchor =
+        row.kind === "dropped"
+          ? null
+          : {id: row.id, offsetPx: scroll.scrollTop - first * this.#rowPx};
     }
     this.#draw();
     this.#showAcross();
@@ -257,12 +309,18 @@ export class LogView {
     const all = `${count.toLocaleString("en")}${isFull ? " or more" : ""}`;
     let words = "";
     if (isActive && count === 0) words = "no match";
-    else if (isActive && this.#current) words = `${this.#current.number.toLocaleString("en")} of ${all}`;
+    else if (isActive && this.#current)
+      words = `${this.#current.number.toLocaleString("en")} of ${all}`;
     else if (isActive) words = `${all} match${count === 1 ? "" : "es"}`;
     setText(this.found, words);
     this.back.disabled = this.next.disabled = count === 0;
-    setAttribute(this.found, "title", isActive && this.#log.dropped > 0
-      ? "Searched in the lines that this page keeps; the saved log has all" : null);
+    setAttribute(
+      this.found,
+      "title",
+      isActive && this.#log.dropped > 0
+        ? "Searched in the lines that this page keeps; the saved log has all"
+        : null,
+    );
   }
 
   #fieldKey(event) {

@@ -93,7 +93,7 @@ export class LogSearch {
     at = (at + this.#ids.length) % this.#ids.length;
     const id = this.#ids[at];
     nth = Math.min(nth, this.inRow(id).length - 1);
-    return { id, nth, number: this.#numberOf(at, nth) };
+    return {id, nth, number: this.#numberOf(at, nth)};
   }
 
   /** The same match as it counts now; null when it is gone. */
@@ -102,7 +102,7 @@ export class LogSearch {
     if (this.#ids[at] !== current.id || current.nth >= this.inRow(current.id).length) {
       return null;
     }
-    return { ...current, number: this.#numberOf(at, current.nth) };
+    return {...current, number: this.#numberOf(at, current.nth)};
   }
 
   #numberOf(at, nth) {

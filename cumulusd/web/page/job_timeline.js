@@ -13,8 +13,13 @@ export function jobTimeline() {
   let key = "";
   let shown = [];
   return {
-    element: h("section", {class: "panel", "aria-labelledby": "timeline-title"},
-      h("h2", {id: "timeline-title"}, "Timeline ", total), bar, list),
+    element: h(
+      "section",
+      {class: "panel", "aria-labelledby": "timeline-title"},
+      h("h2", {id: "timeline-title"}, "Timeline ", total),
+      bar,
+      list,
+    ),
     update(job, now) {
       const stages = stagesOf(job);
       const newKey = JSON.stringify(stages);
@@ -22,8 +27,14 @@ export function jobTimeline() {
         key = newKey;
         const many = stages.some((stage) => stage.attempt !== stages[0].attempt);
         shown = stages.map((stage) => row(stage, many, now));
-        fill(bar, shown.map(({part}) => part));
-        fill(list, shown.map(({item}) => item));
+        fill(
+          bar,
+          shown.map(({part}) => part),
+        );
+        fill(
+          list,
+          shown.map(({item}) => item),
+        );
       }
       const widths = widthsOf(stages, now);
       stages.forEach((stage, index) => {
@@ -44,7 +55,13 @@ function row(stage, many, now) {
   return {
     span,
     part: h("span", {data, title: words}),
-    item: h("li", {data}, h("span", {class: "stage-key", "aria-hidden": "true"}), h("span", {class: "stage-word"}, words),
-      span, h("span", {class: "quiet figure"}, `from ${moment(stage.begin, now)}`)),
+    item: h(
+      "li",
+      {data},
+      h("span", {class: "stage-key", "aria-hidden": "true"}),
+      h("span", {class: "stage-word"}, words),
+      span,
+      h("span", {class: "quiet figure"}, `from ${moment(stage.begin, now)}`),
+    ),
   };
 }

@@ -7,7 +7,7 @@ const ESCAPE_BASE = 0xdc00;
 
 /** Decodes a stream's bytes; a character that is cut at the end of a piece waits for the next. */
 export class Utf8Decoder {
-  #fatal = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  #fatal = new TextDecoder("utf-8", {fatal: true, ignoreBOM: true});
   #held = new Uint8Array(0);
 
   /** The text that `bytes` completes. */
@@ -87,7 +87,7 @@ function decodeEscaping(bytes) {
     parts.push(String.fromCharCode(...units));
     units.length = 0;
   };
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     const lead = bytes[at];
     const length = lengthOf(lead);
     if (lead < 0x80) {

@@ -42,7 +42,7 @@ const PHASES = {
 
 // A reason in words; one that this page doesn't know yet as it is.
 export function reasonWords(reason) {
-  return reason === null ? "" : REASONS[reason] ?? reason.replaceAll("_", " ");
+  return reason === null ? "" : (REASONS[reason] ?? reason.replaceAll("_", " "));
 }
 
 // Why the job is in its state, in a sentence; "" where the state says it all.
@@ -70,15 +70,23 @@ export function stagesOf(job) {
   moments.forEach(({phase, at, attempt}, index) => {
     if (phase === "ended") return;
     const next = moments[index + 1];
-    stages.push({phase, word: PHASES[phase] ?? phase, begin: at, end: next ? next.at : null, attempt});
+    stages.push({
+      phase,
+      word: PHASES[phase] ?? phase,
+      begin: at,
+      end: next ? next.at : null,
+      attempt,
+    });
   });
   return stages;
 }
 
 function guessed(job) {
   const moments = [{phase: "queued", at: job.created_at, attempt: 1}];
-  if (job.started_at !== null) moments.push({phase: "running", at: job.started_at, attempt: job.attempt});
-  if (job.completed_at !== null) moments.push({phase: "ended", at: job.completed_at, attempt: job.attempt});
+  if (job.started_at !== null)
+    moments.push({phase: "running", at: job.started_at, attempt: job.attempt});
+  if (job.completed_at !== null)
+    moments.push({phase: "ended", at: job.completed_at, attempt: job.attempt});
   return moments;
 }
 

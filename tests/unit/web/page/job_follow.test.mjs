@@ -25,7 +25,8 @@ function frame(kind, payload) {
   view.setBigUint64(8, 1_700_000_000_000_000n);
   bytes.set(body, 20);
   let crc = 0xffffffff;
-  for (const byte of [...bytes.subarray(0, 16), ...body]) crc = table[(crc ^ byte) & 0xff] ^ (crc >>> 8);
+  for (const byte of [...bytes.subarray(0, 16), ...body])
+    crc = table[(crc ^ byte) & 0xff] ^ (crc >>> 8);
   view.setUint32(16, (crc ^ 0xffffffff) >>> 0);
   return bytes;
 }
@@ -70,7 +71,9 @@ class Daemon {
     const fault = this.faults.shift();
     let begin = kwargs.from_offset;
     if (kwargs.tail_bytes !== undefined && this.endOffset - kwargs.tail_bytes > begin) {
-      begin = this.records.findLast((one) => one.offset <= this.endOffset - kwargs.tail_bytes).offset;
+      begin = this.records.findLast(
+        (one) => one.offset <= this.endOffset - kwargs.tail_bytes,
+      ).offset;
     }
     let sent = 0;
     for (const record of this.records) {
@@ -91,43 +94,77 @@ class Daemon {
 function follow(daemon, limits) {
   const log = new JobLog();
   const told = {views: 0, progress: [], interrupted: 0, ended: null, gone: null, failed: null};
-  const follower = new JobFollower(daemon, "j", new JobLines(log), {
-    view: () => { told.views += 1; },
-    progress: (progress) => told.progress.push(progress),
-    changed: () => {},
-    interrupted: () => {
-      told.interrupted += 1;
-      setTimeout(() => daemon.come("open"), 20);
+  const follower = new JobFollower(
+    daemon,
+    "j",
+    new JobLines(log),
+    {
+      view: () => {
+        told.views += 1;
+      },
+      progress: (progress) => told.progress.push(progress),
+      changed: () => {},
+      interrupted: () => {
+        told.interrupted += 1;
+        setTimeout(() => daemon.come("open"), 20);
+      },
+      ended: (job) => {
+        told.ended = job.status;
+      },
+      gone: (error) => {
+        told.gone = error.message;
+      },
+      failed: (error) => {
+        told.failed = error.message;
+      },
     },
-    ended: (job) => { told.ended = job.status; },
-    gone: (error) => { told.gone = error.message; },
-    failed: (error) => { told.failed = error.message; },
-  }, limits);
-  const texts = () => Array.from({length: log.length}, (_, index) => log.at(index))
-    .map((row) => (row.kind === "line" ? row.line.text : `[${row.kind}: ${row.line.text}]`));
+    limits,
+  );
+  const texts = () =>
+    Array.from({length: log.length}, (_, index) => log.at(index)).map((row) =>
+      row.kind === "line" ? row.line.text : `[${row.kind}: ${row.line.text}]`,
+    );
   return {follower, told, texts};
 }
 
-const lines = (count, from = 0) => Array.from({length: count}, (_, n) => frame(Kind.STDOUT, `line ${from + n}\n`));
+const lines = (count, from = 0) =>
+  Array.from({length: count}, (_, n) => frame(Kind.STDOUT, `line ${from + n}\n`));
 
 test("a whole job is told to its end", async () => {
-  const daemon = new Daemon([frame(Kind.STATUS, {phase: "setup", attempt: 1}), frame(Kind.SETUP, "Installed six\n"),
-    frame(Kind.STATUS, {phase: "running", requirements: 1, cached: false, build_s: 1.25}), ...lines(2),
-    frame(Kind.PROGRESS, {fraction: 7, message: ["x"]}), frame(Kind.EXIT, {outcome: "failed", message: "it broke"})]);
+  const daemon = new Daemon([
+    frame(Kind.STATUS, {phase: "setup", attempt: 1}),
+    frame(Kind.SETUP, "Installed six\n"),
+    frame(Kind.STATUS, {phase: "running", requirements: 1, cached: false, build_s: 1.25}),
+    ...lines(2),
+    frame(Kind.PROGRESS, {fraction: 7, message: ["x"]}),
+    frame(Kind.EXIT, {outcome: "failed", message: "it broke"}),
+  ]);
   const {follower, told, texts} = follow(daemon);
   await follower.follow();
-  assert.deepEqual(texts(), ["Installed six", "[note: The environment of 1 requirement was made in 1.3 s; the code begins]",
-    "line 0", "line 1", "[note: The code failed: it broke]"]);
+  assert.deepEqual(texts(), [
+    "Installed six",
+    "[note: The environment of 1 requirement was made in 1.3 s; the code begins]",
+    "line 0",
+    "line 1",
+    "[note: The code failed: it broke]",
+  ]);
   assert.deepEqual(told.progress, [{fraction: 1, message: null}]);
   assert.equal(told.ended, "completed");
 });
 
 test("after a lost connection it goes on where it was, no line lost or doubled", async () => {
   const error = new WampError("disconnected", "lost");
-  const daemon = new Daemon(lines(20), [{after: 7, error, state: "waiting"}, {after: 0, error}, {after: 5, error}]);
+  const daemon = new Daemon(lines(20), [
+    {after: 7, error, state: "waiting"},
+    {after: 0, error},
+    {after: 5, error},
+  ]);
   const {follower, told, texts} = follow(daemon);
   await follower.follow();
-  assert.deepEqual(texts(), Array.from({length: 20}, (_, n) => `line ${n}`));
+  assert.deepEqual(
+    texts(),
+    Array.from({length: 20}, (_, n) => `line ${n}`),
+  );
   assert.equal(told.interrupted, 3);
   assert.equal(told.ended, "completed");
   assert.equal(daemon.asked.length, 4);
@@ -142,7 +179,10 @@ test("of a long journal begin and end are read, and what lies between is told", 
   assert.equal(all[0], "line 0");
   assert.equal(all.at(-1), "line 999");
   assert.equal(all.filter((text) => text.startsWith("[gap")).length, 1);
-  assert.match(all.find((text) => text.startsWith("[gap")), /KiB of the journal are not shown here/);
+  assert.match(
+    all.find((text) => text.startsWith("[gap")),
+    /KiB of the job's journal are not shown here/,
+  );
   assert.equal(daemon.asked[0][1], null);
   assert.equal(daemon.asked[1][1], 600);
   assert.equal(told.ended, "completed");
@@ -151,12 +191,17 @@ test("of a long journal begin and end are read, and what lies between is told", 
 test("what a daemon lost with its power is void, and said", async () => {
   const records = lines(4);
   const goOn = records[0].length;
-  const error = new WampError("invalid_argument", "inside a record", {details: {continue_from: goOn}});
+  const error = new WampError("invalid_argument", "inside a record", {
+    details: {continue_from: goOn},
+  });
   const daemon = new Daemon(records, [{after: 2, error}]);
   const {follower, texts} = follow(daemon);
   await follower.follow();
   const all = texts();
-  assert.deepEqual(all.filter((text) => !text.startsWith("[")), ["line 0", "line 1", "line 1", "line 2", "line 3"]);
+  assert.deepEqual(
+    all.filter((text) => !text.startsWith("[")),
+    ["line 0", "line 1", "line 1", "line 2", "line 3"],
+  );
   assert.match(all[2], /lost its last output with its power/);
 });
 
@@ -167,7 +212,9 @@ test("a job that isn't there is gone, another fault can be tried again", async (
   await one.follower.follow();
   assert.equal(one.told.gone, "No such job");
 
-  const other = follow(new Daemon(lines(3), [{after: 1, error: new WampError("internal", "disk")}]));
+  const other = follow(
+    new Daemon(lines(3), [{after: 1, error: new WampError("internal", "disk")}]),
+  );
   await other.follower.follow();
   assert.equal(other.told.failed, "disk");
   await other.follower.follow();

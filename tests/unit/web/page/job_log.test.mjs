@@ -14,7 +14,9 @@ function rows(log) {
 }
 
 function texts(log) {
-  return rows(log).map((row) => (row.kind === "dropped" ? `<${row.count} dropped>` : row.line.text));
+  return rows(log).map((row) =>
+    row.kind === "dropped" ? `<${row.count} dropped>` : row.line.text,
+  );
 }
 
 // What stands there after these pieces, each a text or bytes, of one stream.
@@ -22,7 +24,11 @@ function shown(...pieces) {
   const log = new JobLog();
   const lines = new JobLines(log);
   for (const piece of pieces) {
-    lines.feed("stdout", typeof piece === "string" ? encoder.encode(piece) : Uint8Array.from(piece), 5);
+    lines.feed(
+      "stdout",
+      typeof piece === "string" ? encoder.encode(piece) : Uint8Array.from(piece),
+      5,
+    );
   }
   lines.end();
   return log;
@@ -33,7 +39,8 @@ test("text that is cut anywhere reads as if it were whole", () => {
   for (let size = 1; size < bytes.length; size += 1) {
     const decoder = new Utf8Decoder();
     let text = "";
-    for (let at = 0; at < bytes.length; at += size) text += decoder.decode(bytes.subarray(at, at + size));
+    for (let at = 0; at < bytes.length; at += size)
+      text += decoder.decode(bytes.subarray(at, at + size));
     assert.equal(text + decoder.end(), "aé€😀\ud7ff\ufeffz\n", `pieces of ${size}`);
   }
 });
@@ -56,7 +63,10 @@ test("random bytes decode the same in any pieces", () => {
     return Math.floor((seed / 2147483648) * below);
   };
   for (let round = 0; round < 300; round += 1) {
-    const bytes = Uint8Array.from({length: 40}, () => [0x61, 0xc3, 0xa9, 0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x98, 0xff][random(10)]);
+    const bytes = Uint8Array.from(
+      {length: 40},
+      () => [0x61, 0xc3, 0xa9, 0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x98, 0xff][random(10)],
+    );
     const whole = new Utf8Decoder();
     const expected = whole.decode(bytes) + whole.end();
     const pieces = new Utf8Decoder();
@@ -76,9 +86,14 @@ test("streams keep their own lines, in the order in which these began", () => {
   lines.feed("stdout", encoder.encode("one "), 1);
   lines.feed("stderr", encoder.encode("warning\n"), 2);
   lines.feed("stdout", encoder.encode("line\ntwo\n"), 3);
-  assert.deepEqual(rows(log).map((row) => [row.stream, row.line.text, row.timeMs]), [
-    ["stdout", "one line", 1], ["stderr", "warning", 2], ["stdout", "two", 3],
-  ]);
+  assert.deepEqual(
+    rows(log).map((row) => [row.stream, row.line.text, row.timeMs]),
+    [
+      ["stdout", "one line", 1],
+      ["stderr", "warning", 2],
+      ["stdout", "two", 3],
+    ],
+  );
 });
 
 test("a carriage return writes over its line", () => {
@@ -95,7 +110,10 @@ test("colours become classes, also cut anywhere", () => {
   const whole = rows(shown(text))[0].line;
   assert.equal(whole.text, "red plain greenb");
   assert.deepEqual(whole.runs, [
-    [0, "ansi-fg-1 ansi-bold"], [3, ""], [10, "ansi-fg-10"], [15, "ansi-bg-4"],
+    [0, "ansi-fg-1 ansi-bold"],
+    [3, ""],
+    [10, "ansi-fg-10"],
+    [15, "ansi-bg-4"],
   ]);
   const pieces = rows(shown(...text))[0].line;
   assert.deepEqual([pieces.text, pieces.runs], [whole.text, whole.runs]);
@@ -103,13 +121,27 @@ test("colours become classes, also cut anywhere", () => {
 
 test("what is written over keeps its place's style", () => {
   const {text, runs} = rows(shown("\x1b[32m##########\x1b[0m\rab\n"))[0].line;
-  assert.deepEqual([text, runs], ["ab########", [[0, ""], [2, "ansi-fg-2"]]]);
+  assert.deepEqual(
+    [text, runs],
+    [
+      "ab########",
+      [
+        [0, ""],
+        [2, "ansi-fg-2"],
+      ],
+    ],
+  );
 });
 
 test("other escapes are dropped, and hide nothing behind their line", () => {
-  assert.deepEqual(texts(shown("\x1b[2J\x1b[5;5Ha\x1b(Bb\x1b]0;title\x07c\x1b]8;;http://x\x1b\\d\x1b7e\n")), ["abcde"]);
+  assert.deepEqual(
+    texts(shown("\x1b[2J\x1b[5;5Ha\x1b(Bb\x1b]0;title\x07c\x1b]8;;http://x\x1b\\d\x1b7e\n")),
+    ["abcde"],
+  );
   assert.deepEqual(texts(shown("a\x1b]0;never ends\nb\x1b[12\nc\n")), ["a", "b", "c"]);
-  assert.deepEqual(texts(shown("a\x1b[999999999999mb\x1b[38;5mc\x1b[38;2;1mdé\x1b[é\n")), ["abcdéé"]);
+  assert.deepEqual(texts(shown("a\x1b[999999999999mb\x1b[38;5mc\x1b[38;2;1mdé\x1b[é\n")), [
+    "abcdéé",
+  ]);
   assert.deepEqual(texts(shown("\x07\x00a\x01\x7f\u009b\n")), ["a\\x01\\x7f\\x9b"]);
 });
 
@@ -120,8 +152,14 @@ test("what would turn the direction of text is written out", () => {
 
 test("a long line goes on in rows of its own", () => {
   const log = shown("x".repeat(2 * MAX_LINE_CHARS + 5), "\nnext\n");
-  assert.deepEqual(texts(log).map((text) => text.length), [MAX_LINE_CHARS, MAX_LINE_CHARS, 5, 4]);
-  assert.deepEqual(rows(log).map((row) => row.goesOn), [false, true, true, false]);
+  assert.deepEqual(
+    texts(log).map((text) => text.length),
+    [MAX_LINE_CHARS, MAX_LINE_CHARS, 5, 4],
+  );
+  assert.deepEqual(
+    rows(log).map((row) => row.goesOn),
+    [false, true, true, false],
+  );
   const split = texts(shown("x".repeat(MAX_LINE_CHARS - 1) + "😀\n"));
   assert.equal(split[1], "😀");
 });
@@ -129,13 +167,15 @@ test("a long line goes on in rows of its own", () => {
 test("of many lines begin and end are kept, and what is left out is counted", () => {
   const log = new JobLog({headRows: 10, tailRows: 20});
   const lines = new JobLines(log);
-  for (let number = 0; number < 50000; number += 1) lines.feed("stdout", encoder.encode(`line ${number}\n`), 0);
+  for (let number = 0; number < 50000; number += 1)
+    lines.feed("stdout", encoder.encode(`line ${number}\n`), 0);
   const all = texts(log);
   assert.equal(log.length, 31);
   assert.equal(log.total, 50000);
-  assert.deepEqual([all[0], all[9], all[10], all[11], all[30]], [
-    "line 0", "line 9", "<49970 dropped>", "line 49980", "line 49999",
-  ]);
+  assert.deepEqual(
+    [all[0], all[9], all[10], all[11], all[30]],
+    ["line 0", "line 9", "<49970 dropped>", "line 49980", "line 49999"],
+  );
   assert.equal(log.byId(49985).line.text, "line 49985");
   assert.equal(log.byId(100), undefined);
   assert.equal(log.at(log.indexOf(49985)).id, 49985);
@@ -145,7 +185,8 @@ test("of many lines begin and end are kept, and what is left out is counted", ()
 test("long rows count by their characters", () => {
   const log = new JobLog({headRows: 1, tailRows: 1000, tailChars: 10000});
   const lines = new JobLines(log);
-  for (let number = 0; number < 100; number += 1) lines.feed("stdout", encoder.encode("y".repeat(1000) + "\n"), 0);
+  for (let number = 0; number < 100; number += 1)
+    lines.feed("stdout", encoder.encode("y".repeat(1000) + "\n"), 0);
   assert.ok(log.length < 15, `${log.length} rows`);
   assert.equal(log.total, 100);
 });
@@ -155,7 +196,8 @@ test("a progress bar that many lines came behind goes on at the end", () => {
   const lines = new JobLines(log);
   lines.feed("stdout", encoder.encode("head\n"), 0);
   lines.feed("stderr", encoder.encode("1%\r"), 0);
-  for (let number = 0; number < 20; number += 1) lines.feed("stdout", encoder.encode(`${number}\n`), 0);
+  for (let number = 0; number < 20; number += 1)
+    lines.feed("stdout", encoder.encode(`${number}\n`), 0);
   assert.ok(!texts(log).includes("1%"));
   lines.feed("stderr", encoder.encode("99%\r"), 0);
   lines.feed("stderr", encoder.encode("100%\n"), 0);
@@ -167,14 +209,22 @@ test("all matches are found, in order and around the ends", () => {
   const search = new LogSearch(log);
   search.find("error");
   assert.equal(search.count, 3);
-  assert.deepEqual(search.inRow(0), [[0, 5], [8, 13]]);
+  assert.deepEqual(search.inRow(0), [
+    [0, 5],
+    [8, 13],
+  ]);
   let at = search.step({id: 0, nth: -1}, 1);
   const seen = [];
   for (let number = 0; number < 4; number += 1) {
     seen.push([at.id, at.nth, at.number]);
     at = search.step(at, 1);
   }
-  assert.deepEqual(seen, [[0, 0, 1], [0, 1, 2], [2, 0, 3], [0, 0, 1]]);
+  assert.deepEqual(seen, [
+    [0, 0, 1],
+    [0, 1, 2],
+    [2, 0, 3],
+    [0, 0, 1],
+  ]);
   assert.deepEqual(search.step({id: 0, nth: 0}, -1), {id: 2, nth: 0, number: 3});
   assert.deepEqual(search.step({id: 1, nth: -1}, -1), {id: 0, nth: 1, number: 2});
   search.find("a.*[");
@@ -212,7 +262,8 @@ test("a search follows a growing, changing, dropping log", () => {
 test("there is an end to matches", () => {
   const log = new JobLog();
   const lines = new JobLines(log);
-  for (let number = 0; number < 60; number += 1) lines.feed("stdout", encoder.encode("a".repeat(3000) + "\n"), 0);
+  for (let number = 0; number < 60; number += 1)
+    lines.feed("stdout", encoder.encode("a".repeat(3000) + "\n"), 0);
   const search = new LogSearch(log);
   search.find("a");
   assert.equal(search.count, MAX_MATCHES);
@@ -222,7 +273,9 @@ test("there is an end to matches", () => {
 test("a million lines cost little", () => {
   const log = new JobLog();
   const lines = new JobLines(log);
-  const chunk = encoder.encode(Array.from({length: 1000}, (_, n) => `step ${n} loss 0.123 and more\n`).join(""));
+  const chunk = encoder.encode(
+    Array.from({length: 1000}, (_, n) => `step ${n} loss 0.123 and more\n`).join(""),
+  );
   for (let number = 0; number < 1000; number += 1) lines.feed("stdout", chunk, 0);
   assert.equal(log.total, 1000000);
   assert.ok(log.length < 56000);
