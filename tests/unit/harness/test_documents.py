@@ -298,7 +298,7 @@ def source() -> str:
 def metric_names() -> set[str]:
     """As they stand in the code, with what Prometheus's library makes of them."""
     text = "".join(path.read_text() for path in (ROOT / "cumulusd").glob("metrics*.py"))
-    text += "".join(path.read_text() for path in (ROOT / "cumulusd").glob("*/metrics*.py"))
+    text += "".join(path.read_text() for path in (ROOT / "cumulusd").glob("*/*metrics*.py"))
     found = set(re.findall(r'"(cumulus_[a-z0-9_]+)"', text))
     return {f"{name}{end}" for name in found for end in ("", "_total", "_bucket", "_sum", "_count")}
 
