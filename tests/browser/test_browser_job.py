@@ -264,3 +264,29 @@ def test_a_job_that_is_deleted_while_it_is_looked_at_is_told_as_gone(
     urllib.request.urlopen(delete, timeout=30).close()
     page.clock.run_for(30_000)
     expect(page.get_by_role("heading", level=1)).to_have_text("The job is gone")
+
+
+def test_attempts_and_checkpoints_are_told(daemon: Daemon, window: Windows) -> None:
+    program = """
+os.write(1, f"attempt {os.environ['CUMULUS_ATTEMPT']}\\n".encode())  # in one piece
+if os.environ["CUMULUS_ATTEMPT"] == "1":
+    time.sleep(0.5)  # until the runner has read it
+    os.kill(os.getppid(), 9)
+    time.sleep(60)
+one = {"filename": "epoch-3.pt", "path": "/x/epoch-3.pt", "epoch": 3, "step": 120,
+       "framework": "torch", "timestamp": time.time(), "size_bytes": 2048, "s3_key": None}
+index = pathlib.Path(os.environ["CUMULUS_CHECKPOINT_DIR"], "index.json")
+index.write_text(json.dumps({"checkpoints": [one]}))
+"""
+    page = show(window(daemon), post(daemon, program, retries=1))
+    wait_ended(page)
+    read = rows(page)
+    assert [row for row in read if row.startswith("attempt")] == ["attempt 1", "attempt 2"]
+    assert "Attempt 2 begins" in read
+    attempts = page.get_by_role("region", name="Attempts before")
+    expect(attempts).to_contain_text("Its runner failed")
+    expect(page.locator(".facts")).to_contain_text("2 of up to 2")
+    expect(page.locator(".stages")).to_contain_text("Running (attempt 2)")
+    checkpoints = page.get_by_role("region", name="Checkpoints").first
+    expect(checkpoints).to_contain_text("epoch-3.pt")
+    expect(checkpoints).to_contain_text("2 KiB")

@@ -39,6 +39,7 @@ def test_a_cancel_asks_first(daemon: Daemon, window: Windows) -> None:
     page.get_by_role("button", name="Cancel it").click()
     expect(page.locator(".job-state .state")).to_have_attribute("data-state", "cancelled")
     expect(page.locator(".job-why")).to_have_text("cancelled by hand")
+    expect(page.locator("#announcer")).to_have_text("The job is cancelled: cancelled by hand")
     expect(cancel).to_be_hidden()
     wait_ended(page)
 
