@@ -125,6 +125,7 @@ class SwarmParts:
             provisioning=self._provisioning,
             engine=self._engine,
             settings=self._join_settings,
+            clock=self._clock,
             run_in_thread=self._run_in_thread,
         )
         self._enrolment = enrolment = Enrolment(

@@ -10,13 +10,17 @@ import attrs
 
 from cumulusd.errors import NotFound, TooMany, Unavailable
 from cumulusd.jobs.model import UNITS_PER_DEVICE
-from cumulusd.jobs.ports import RunInThread
+from cumulusd.jobs.ports import Clock, RunInThread
 from cumulusd.provisioning import Provisioning
 from cumulusd.swarm.answers import ImageInfo, JoinInfo, SwarmInfo
 from cumulusd.swarm.image_reference import ImageBy, chosen
+from cumulusd.tasks import Signal, wait_at_most
 
 #: Images on their way at a time; each is read from the engine's disk and held nowhere.
 MAX_DOWNLOADS = 4
+#: So many more wait for their turn, each for so long.
+MAX_WAITING = 64
+TURN_S = 300.0
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -56,8 +60,12 @@ class Joining:
         provisioning: Provisioning,
         engine: JoinEngine,
         settings: JoinSettings,
+        clock: Clock,
         run_in_thread: RunInThread,
     ) -> None:
+        self._clock = clock
+        self._turn = Signal()
+        self._waiting = 0
         self._provisioning = provisioning
         self._engine = engine
         self._settings = settings
@@ -105,10 +113,9 @@ class Joining:
         }
 
     async def image(self, token: str, image_id: str) -> Callable[[Send], Awaitable[None]]:
-        """What sends one of the images that `join` named, as a tar archive, at its reader's pace.
-
-        Raises NotAuthenticated, Conflict, NotFound, Unavailable; what it gives raises TooMany,
-        before anything is sent, and Unavailable in the middle.
+        """What sends one of the images that `join` named, as a tar archive, at its reader's pace;
+        it is this reader's turn, if it is called at once. Raises NotAuthenticated, Conflict,
+        NotFound, TooMany, Unavailable; what it gives, Unavailable, also in the middle.
         """
         await self._run_in_thread(lambda: self._provisioning.bearer(token))
         named = [await self._image(name) for name in self._settings.images]
@@ -117,10 +124,7 @@ class Joining:
                 f"the image {image_id[:100]} is none that workers need",
                 hint="POST /provision/join names them; ask again, they may have been renewed",
             )
-        if self._downloads >= MAX_DOWNLOADS:
-            raise TooMany(
-                f"{MAX_DOWNLOADS} workers are getting images now", hint="try again in a minute"
-            )
+        await self._wait_for_turn()
 
         async def send_all(send: Send) -> None:
             self._downloads += 1
@@ -128,10 +132,27 @@ class Joining:
                 await self._engine.export_image(image_id, send)
             finally:
                 self._downloads -= 1
+                self._turn.fire()
 
         return send_all
 
     # -- inside
+
+    async def _wait_for_turn(self) -> None:
+        ends_s = self._clock.seconds() + TURN_S
+        self._waiting += 1
+        try:
+            # Who is woken begins before the next one is, and is counted by then.
+            while self._downloads >= MAX_DOWNLOADS:
+                left_s = ends_s - self._clock.seconds()
+                if self._waiting > MAX_WAITING or left_s <= 0:
+                    raise TooMany(
+                        f"{self._downloads} workers are getting images now, {self._waiting} wait",
+                        hint="try again in some minutes",
+                    )
+                await wait_at_most(self._clock, left_s, self._turn.wait())
+        finally:
+            self._waiting -= 1
 
     async def _image(self, name: str) -> dict[str, Any]:
         try:

@@ -26,7 +26,7 @@ from cumulusd.swarm.enrolment import Enrolment
 from cumulusd.swarm.image_reference import ImageBy
 from cumulusd.swarm.joining import Joining, JoinSettings
 from cumulusd.swarm.trial import Trial
-from cumulusd.tasks import sleep
+from cumulusd.tasks import sleep, waiting_for
 from tests.contract.fake_engine import FakeEngine, Fault
 
 INSTANCE = "i" * 32
@@ -145,7 +145,7 @@ class Site:
             "engine": self.client,
             "run_in_thread": at_once,
         }
-        self.joining = Joining(settings=self.settings, **shared)
+        self.joining = Joining(settings=self.settings, clock=reactor, **shared)
         self.enrolment = Enrolment(agents=self.agents, jobs=self.jobs, clock=reactor, **shared)
         self.trial = Trial(instance_id=INSTANCE, agents=self.agents, jobs=self.jobs, **shared)
 
@@ -189,6 +189,14 @@ async def told() -> None:
 @pytest.fixture
 def world(fake: FakeEngine, client: Engine, tmp_path: Path) -> Site:
     return Site(fake, client, tmp_path)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if true():
+            return
+        await sleep(reactor, 0.01)
+    raise AssertionError("it never became true")
 
 
 async def fetch(site: Site, secret: str, image_id: str) -> bytes:
@@ -324,24 +332,47 @@ async def test_only_images_that_workers_need(world: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_images_on_their_way_are_bounded(
+async def test_images_on_their_way_are_bounded_and_others_wait_their_turn(
     world: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joining, "MAX_DOWNLOADS", 1)
+    monkeypatch.setattr(joining, "MAX_WAITING", 2)
     image_id = world.swarm.images["job:1"]["Id"]
     world.swarm.archives[image_id] = b"tar"
     secret = world.token("bound")
     held: Deferred[None] = Deferred()
+    sending = 0
 
     async def send(data: bytes) -> None:
-        await held
+        nonlocal sending
+        sending += 1
+        assert sending == 1
+        await waiting_for(held)
+        await sleep(reactor, 0.01)
+        sending -= 1
 
-    first = Deferred.fromCoroutine((await world.joining.image(secret, image_id))(send))
+    async def get() -> None:
+        await (await world.joining.image(secret, image_id))(send)
+
+    tasks = [Deferred.fromCoroutine(get()) for _ in range(3)]
+    await until(lambda: sending == 1 and world.joining._waiting == 2)
     with pytest.raises(TooMany):
         await world.joining.image(secret, image_id)
+    tasks[1].cancel()
     held.callback(None)
-    await first
+    await DeferredList(tasks, consumeErrors=True)
+    assert (world.joining._waiting, world.joining._downloads) == (0, 0)
     assert await fetch(world, secret, image_id) == b"tar"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_turn_that_never_comes_is_not_waited_for_longer(
+    world: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "MAX_DOWNLOADS", 0)
+    monkeypatch.setattr(joining, "TURN_S", 0.1)
+    with pytest.raises(TooMany):
+        await world.joining.image(world.token("bound"), world.swarm.images["job:1"]["Id"])
 
 
 @pytest_twisted.ensureDeferred
