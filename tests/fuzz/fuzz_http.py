@@ -40,6 +40,7 @@ _METHODS = (
 _JOB_IDS = ("job_1", "x", "..", "%2e%2e", "a" * 513, "%00", "%ff", "é", "%E2%80%AE", "{job_id}")
 _PATHS = (
     *("/health", "/health/live", "/metrics", "/api/info", "/api/workers", "/api/jobs", "/", "//"),
+    "/metrics/workers",
     *("/api/jobs/{}", "/api/jobs/{}/logs", "/api/jobs/{}/results", "/api/jobs/{}/outputs"),
     *("/api/jobs/{}/outputs/a/b", "/api/jobs/{}/outputs/..%2f..%2fetc", "/api/jobs/{}/checkpoints"),
     *("/api/jobs/{}/cancel", "/api/jobs/{}/pause", "/api/jobs/{}/resume", "/ws", "/agent"),

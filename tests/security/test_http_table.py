@@ -20,6 +20,7 @@ GET     /page/app.js                    200   200  200  200    200     200
 GET     /health                         200   200  200  200    200     200
 GET     /health/live                    200   200  200  200    200     200
 GET     /metrics                        401   403  403  200    200     403
+GET     /metrics/workers                401   403  403  200    200     403
 GET     /api/info                       401   200  200  200    200     403
 GET     /api/workers                    401   200  200  200    200     403
 GET     /api/jobs                       401   200  200  200    200     403
