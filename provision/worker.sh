@@ -611,6 +611,15 @@ container_kind() {
 # A variable of the first process, which a login by ssh doesn't have.
 first_environment() { { tr '\0' '\n' <"$R/proc/1/environ"; } 2>/dev/null | sed -n "s/^$1=//p" | head -n 1; }
 
+# Of the old hierarchies, the folder that holds them is read-only everywhere.
+may_make_cgroups() {
+    local folder
+    for folder in "$R/sys/fs/cgroup" "$R"/sys/fs/cgroup/*/; do
+        ! [ -w "$folder" ] || return 0
+    done
+    return 1
+}
+
 refuse_containers() {
     local kind label
     kind=$(container_kind)
@@ -622,7 +631,7 @@ refuse_containers() {
             "Docker doesn't run inside of it, and Swarm's ports don't survive its port mapping" \
             "rent a VM instance instead (on Vast.ai: a template of the type VM), and run this there"
     fi
-    if ! unshare --mount --net true 2>/dev/null || ! [ -w "$R/sys/fs/cgroup" ]; then
+    if ! unshare --mount --net true 2>/dev/null || ! may_make_cgroups; then
         fail "this is a container ($kind) that can't run Docker" \
             "it may not make namespaces or control groups" \
             "run this on the machine itself or in a VM; or give the container those rights"
@@ -658,11 +667,7 @@ do_orchestrator() {
                 "certificates would not hold" "set the clock: apt-get install systemd-timesyncd, or timedatectl set-ntp true"
         [ "${skew_s#-}" -le 30 ] || warn "this machine's clock is $skew_s s behind the orchestrator's"
     fi
-    api POST /provision/join token "machine_id=$(machine_id)" "hostname=${host_name:-$(hostname)}" ||
-        fail "the orchestrator doesn't take this machine" "$api_error" "$(what_to_do)"
-    check_answer "$work/answer" || fail "the orchestrator's answer can't be used" \
-        "$(tail -n 1 "$LOG")" "daemon and script must be of one version: fetch the script anew from $url/provision/worker.sh"
-    (umask 077 && cp "$work/answer" "$STATE/plan.json")
+    ask_to_join
     [ -z "$ca_file" ] || [ "$ca_file" = "$CONFIG/daemon-ca.pem" ] ||
         { mkdir -p "$CONFIG" && cp "$ca_file" "$CONFIG/daemon-ca.pem"; }
     keep URL "$url"
@@ -687,6 +692,15 @@ do_orchestrator() {
         fail "the orchestrator wants the engine's API on port $(json "$STATE/plan.json" remote_api.port)" \
             "that needs certificates of this machine" "--remote-api FOLDER with ca.pem, server-cert.pem, server-key.pem"
     fi
+}
+
+# Redeems the token for this machine; plan.json has what it is told.
+ask_to_join() {
+    api POST /provision/join token "machine_id=$(machine_id)" "hostname=${host_name:-$(hostname)}" ||
+        fail "the orchestrator doesn't take this machine" "$api_error" "$(what_to_do)"
+    check_answer "$work/answer" || fail "the orchestrator's answer can't be used" \
+        "$(tail -n 1 "$LOG")" "daemon and script must be of one version: fetch the script anew from $url/provision/worker.sh"
+    (umask 077 && cp "$work/answer" "$STATE/plan.json")
 }
 
 what_to_do() {
@@ -948,7 +962,7 @@ tag_of() { if [[ ${1##*/} == *:* ]]; then printf '%s' "${1##*:}"; else printf la
 
 # get_image ID NAME SIZE REFERENCE
 get_image() {
-    local tries
+    local tries=0 waits=0
     printf '%s\n' "$1" >>"$STATE/images.loaded"
     if [ "$4" != - ]; then
         say "    $2 from the registry ($4)"
@@ -956,12 +970,13 @@ get_image() {
         warn "the registry didn't give $2 as the orchestrator has it (${engine_error:-another image}): it is asked instead"
     fi
     say "    $2 from the orchestrator ($(($3 / 1048576)) MiB)"
-    for tries in 1 2 3; do
+    while [ "$tries" -lt 3 ] && [ "$waits" -lt 90 ]; do
         printf 'Authorization: Bearer %s\n' "$token" >"$work/header"
         # Straight through, so that it is not on the disk twice. What lacks its end, the engine refuses.
-        if curl "${tls[@]}" --fail --max-time 1200 --speed-limit 1024 --speed-time 60 \
+        # Its beginning takes as long as the manager's engine gathers it.
+        if curl "${tls[@]}" --fail --max-time 1200 --speed-limit 1024 --speed-time 300 \
             --header "@$work/header" --write-out '%{stderr}orchestrator: HTTP %{http_code}, %{size_download} bytes\n' \
-            "$url/provision/images/$1" |
+            "$url/provision/images/$1" 2>"$work/curl" |
             curl --silent --show-error --fail --noproxy '*' --unix-socket "$SOCKET" --max-time 1200 \
                 --request POST --header 'Content-Type: application/x-tar' --header 'Expect:' \
                 --upload-file - --output "$work/loaded" "http://docker/images/load?quiet=1" &&
@@ -969,6 +984,13 @@ get_image() {
             rm -f "$work/header"
             return
         fi
+        cat "$work/curl"
+        if grep -q 'HTTP 429' "$work/curl"; then
+            waits=$((waits + 1)) # others are being served
+            pause_s 10
+            continue
+        fi
+        tries=$((tries + 1))
         echo "attempt $tries: $(cat "$work/loaded" 2>/dev/null) $engine_error"
         pause_s "$tries"
     done
@@ -1282,25 +1304,35 @@ sys.exit(not managers & set(plan["swarm"]["manager_addresses"]))
 END
 }
 join_swarm() {
-    local manager address
-    [ -n "$(json "$STATE/plan.json" swarm.join_token)" ] ||
-        fail "this token was used to join the Swarm already, and this machine is not in it any more" "" \
-            "make a new one with \`cumulusd provision-token create\`"
+    local manager tries why
     manager=$(kept MANAGER)
-    # The address that this machine has on the way to the manager.
-    address=$advertise
-    [ -n "$address" ] || address=$(py - "$manager" <<'END'
-import socket, sys
-
-host, _, port = sys.argv[1].rpartition(":")
-family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
-with socket.socket(family, kind) as probe:
-    probe.connect(where)
-    print(probe.getsockname()[0])
-END
-)
-    # From file to file: the token is not to show in the list of processes.
-    (umask 077 && ADDRESS=$address py - "$STATE/plan.json" >"$work/join.json" <<'END'
+    [ -n "$advertise" ] || advertise=$(address_towards "$manager")
+    for tries in 1 2 3; do
+        [ -n "$(json "$STATE/plan.json" swarm.join_token)" ] ||
+            fail "this token was used to join the Swarm already, and this machine is not in it any more" "" \
+                "make a new one with \`cumulusd provision-token create\`"
+        write_join
+        mark swarm.joined
+        if ENGINE_S=90 engine POST /swarm/join "$work/join.json"; then break; fi
+        why=$engine_error
+        case $why in
+            *'join token'*)
+                # Another machine has been enrolled meanwhile, which makes the token void.
+                echo "attempt $tries: $why"
+                ask_to_join
+                ;;
+            *imeout*) break ;; # the engine goes on by itself
+            *)
+                fail "this machine can't join the Swarm" "$why" \
+                    "look whether port 2377/tcp of $manager is open; an address of this machine may be named by --advertise-addr"
+                ;;
+        esac
+    done
+    rm -f "$work/join.json"
+}
+# From file to file: the token is not to show in the list of processes.
+write_join() {
+    (umask 077 && ADDRESS=$advertise py - "$STATE/plan.json" >"$work/join.json" <<'END'
 import json, os, sys
 
 swarm = json.load(open(sys.argv[1]))["swarm"]
@@ -1312,15 +1344,18 @@ print(json.dumps({
 }))
 END
     )
-    mark swarm.joined
-    if ! ENGINE_S=90 engine POST /swarm/join "$work/join.json"; then
-        local why=$engine_error
-        rm -f "$work/join.json"
-        # It may go on by itself in the background.
-        [[ $why == *imeout* ]] || fail "this machine can't join the Swarm" "$why" \
-            "look whether port 2377/tcp of $manager is open; an address of this machine may be named by --advertise-addr"
-    fi
-    rm -f "$work/join.json"
+}
+# The address that this machine has on the way to address:port.
+address_towards() {
+    py - "$1" <<'END'
+import socket, sys
+
+host, _, port = sys.argv[1].rpartition(":")
+family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+with socket.socket(family, kind) as probe:
+    probe.connect(where)
+    print(probe.getsockname()[0])
+END
 }
 
 title_enrolment() { echo "enrolment"; }

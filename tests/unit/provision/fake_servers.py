@@ -105,6 +105,7 @@ class FakeOrchestrator(_Serving):
             scheme = "https"
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.answers: dict[str, Answer] = {}
+        self.busy = 0  #: how often an image's answer holds
         self.requests: list[tuple[str, str, Any]] = []
         self.tokens_in_headers: list[str | None] = []
         self.status: list[dict[str, Any]] = [
@@ -138,6 +139,12 @@ class FakeOrchestrator(_Serving):
 
     def answer(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         self.requests.append((method, path, json.loads(body) if body else None))
+        if path in self.answers and path.startswith("/provision/images/") and self.busy:
+            self.busy -= 1
+            answer = self.answers[path]
+            if not self.busy:
+                del self.answers[path]
+            return answer
         if path in self.answers:
             return self.answers[path]
         if path == "/health/live":
@@ -188,6 +195,8 @@ class FakeEngine(_Serving):
         self.managers: list[str] = []
         self.joins: list[dict[str, Any]] = []
         self.join_error: str | None = None
+        self.old_token: str | None = None  #: one that has been changed meanwhile
+        self.when_refused: Callable[[], object] = lambda: None
         self.containers: list[dict[str, Any]] = []
         self.version = {"Version": "20.10.24", "ApiVersion": "1.41"}
         self.security_options: list[str] = []
@@ -243,6 +252,9 @@ class FakeEngine(_Serving):
             case "POST", "swarm", "join":
                 if self.join_error is not None:
                     return 503, {"message": self.join_error}
+                if value["JoinToken"] == self.old_token:
+                    self.when_refused()
+                    return 400, {"message": "A valid join token is necessary to join this cluster"}
                 self.joins.append(value)
                 self.swarm, self.managers = "active", value["RemoteAddrs"]
                 return 200, b""

@@ -274,6 +274,23 @@ def test_images_come_from_a_registry_where_there_is_one(bare: Bare) -> None:
     assert fetched == [f"/provision/images/{AGENT_IMAGE}"]
 
 
+def test_a_join_token_that_was_changed_meanwhile_is_asked_for_anew(bare: Bare) -> None:
+    bare.engine.old_token, new = JOIN_TOKEN, JOIN_TOKEN + "2"
+    swarm = bare.orchestrator.plan["swarm"]
+    bare.engine.when_refused = lambda: swarm.update(join_token=new)
+    good(bare.join())
+    assert [one["JoinToken"] for one in bare.engine.joins] == [new]
+    assert len(bare.orchestrator.asked("/provision/join")) == 2
+
+
+def test_images_are_waited_for_while_others_are_served(bare: Bare) -> None:
+    path = f"/provision/images/{JOB_IMAGE}"
+    bare.orchestrator.answers[path] = (429, error("4 workers are getting images now"))
+    bare.orchestrator.busy = 5
+    good(bare.join())
+    assert len([one for _, one, _ in bare.orchestrator.requests if one == path]) == 6
+
+
 def test_the_host_gets_its_name_before_docker_reads_it(bare: Bare) -> None:
     good(bare.join("--name", "gpu-7", "--peer", "10.9.0.0/16", "--advertise-addr", "wg0"))
     assert bare.orchestrator.asked("/provision/join")[0]["hostname"] == "gpu-7"
