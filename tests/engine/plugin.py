@@ -23,6 +23,7 @@ from engines.machine import BareMachine, make_machine_tree
 from engines.packages import install_missing, missing_packages
 from engines.release import RELEASES, Release, make_tree
 from engines.tiny_image import find_busybox, make_tiny_image
+from tests.engine import systemd_machine
 
 ROOT = Path(__file__).parents[2]
 _PREPARED = pytest.StashKey["dict[str, BaseException | None]"]()
@@ -107,6 +108,8 @@ def preparations(items: Sequence[pytest.Item]) -> dict[str, Callable[[], object]
         wanted["ml_archive"] = build_ml_image
     if "machine_tree" in names:
         wanted["machine_tree"] = make_machine_tree
+    if "systemd_tree" in names:
+        wanted["systemd_tree"] = systemd_machine.make_tree
     for item in items:
         if "engine_tree" in getattr(item, "fixturenames", ()):
             release: Release = item.callspec.params["engine_tree"]  # type: ignore[attr-defined]
@@ -173,6 +176,13 @@ def machine_tree(request: pytest.FixtureRequest, engine_packages: None) -> Path:
     """The file system of a bare Debian 12, which every `bare_machine` gets a copy of."""
     _require(request, "machine_tree")
     return make_machine_tree()
+
+
+@pytest.fixture(scope="session")
+def systemd_tree(request: pytest.FixtureRequest, engine_packages: None) -> Path:
+    """The same with what the daemon stands on, for machines that systemd runs it on."""
+    _require(request, "systemd_tree")
+    return systemd_machine.make_tree()
 
 
 @pytest.fixture
