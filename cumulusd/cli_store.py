@@ -1,4 +1,5 @@
-"""`cumulusd store check|salvage`: the way out when the daemon refuses its checkpoint."""
+"""`cumulusd store backup|check|salvage`: a copy of what the daemon keeps, and the way out when it
+refuses its checkpoint."""
 
 import argparse
 import os
@@ -7,6 +8,7 @@ import time
 import uuid
 from pathlib import Path
 
+from cumulusd.backup import back_up
 from cumulusd.config import ConfigError, load_config
 from cumulusd.errors import CumulusError
 from cumulusd.exits import EXIT_CONFIG, EXIT_DAMAGED, EXIT_UNAVAILABLE
@@ -21,9 +23,9 @@ def add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     """The command `store` and its verbs."""
     store = commands.add_parser(
         "store",
-        help="check the daemon's checkpoint, and save what a damaged one still holds",
+        help="back up what the daemon keeps; check its checkpoint, and save what a damaged one holds",
         description="The checkpoint is `jobs.sqlite3` in the configuration's state_dir. The daemon "
-        "must be stopped.",
+        "must be stopped, except for a backup.",
     )
     verbs = store.add_subparsers(dest="verb", required=True)
     check = verbs.add_parser(
@@ -46,7 +48,15 @@ def add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="when the file has lost it: the daemon's instance id, or `new`",
     )
     save.set_defaults(run=_salvage)
-    for verb in (check, save):
+    backup = verbs.add_parser(
+        "backup",
+        help="copy all that the daemon keeps into a new folder; it may be running",
+        description="The copy can take the state_dir's place as it is. Left out: what is of this "
+        "machine and moment, as the folders of running jobs. It holds secrets: keep it so.",
+    )
+    backup.add_argument("folder", metavar="FOLDER", type=Path, help="is made; must not be there")
+    backup.set_defaults(run=_backup)
+    for verb in (check, save, backup):
         verb.add_argument("--config", "-c", required=True, metavar="FILE", dest="file")
 
 
@@ -69,6 +79,15 @@ def run_store(arguments: argparse.Namespace) -> int:
 
 def _instance_id(text: str) -> str:
     return str(uuid.uuid4() if text == "new" else uuid.UUID(text))
+
+
+def _backup(state_dir: Path, arguments: argparse.Namespace) -> int:
+    made = back_up(state_dir, arguments.folder.absolute())
+    sys.stdout.write(
+        f"{arguments.folder}: {made.jobs} job(s) and {made.files} file(s), "
+        f"{made.size_bytes / 1e6:.1f} MB\n"
+    )
+    return 0
 
 
 def _check(state_dir: Path, arguments: argparse.Namespace) -> int:

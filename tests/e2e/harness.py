@@ -32,6 +32,8 @@ class Daemon:
 
     #: What it is started by, such as `setpriv` and its options.
     command_prefix: Sequence[str] = ()
+    #: Descriptors that it inherits.
+    pass_fds: Sequence[int] = ()
 
     def __init__(self, folder: Path, *, count_cpu_devices: bool = True, extra: str = "") -> None:
         self.folder = folder
@@ -68,6 +70,7 @@ platform:
                 stderr=log,
                 cwd=self.folder,
                 env={**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)},
+                pass_fds=self.pass_fds,
             )
         if wait:
             self.wait_healthy()
