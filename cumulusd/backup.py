@@ -58,8 +58,9 @@ def back_up(state_dir: Path, target: Path) -> Backup:
         _copy_store(store, copied)
         report = examine(copied)
         if not report.sound:
+            faults = "; ".join(report.faults) or "records are lost"
             raise Unavailable(
-                f"the job store {store} is damaged: {'; '.join(report.faults) or 'records are lost'}",
+                f"the job store {store} is damaged: {faults}",
                 hint="cumulusd store check --config FILE tells more",
             )
         for beside in draft.glob(f"{copied.name}?*"):  # its lock and its log, which is empty
@@ -83,11 +84,10 @@ def back_up(state_dir: Path, target: Path) -> Backup:
 
 def _copy_store(source: Path, target: Path) -> None:
     """One moment of it, beside a daemon that writes on. Raises Unavailable."""
+    uri = f"{source.absolute().as_uri()}?mode=rw"
     try:
         with (
-            closing(
-                sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S)
-            ) as old,
+            closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as old,
             closing(sqlite3.connect(target)) as new,
         ):
             old.backup(new)

@@ -23,7 +23,7 @@ def add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     """The command `store` and its verbs."""
     store = commands.add_parser(
         "store",
-        help="back up what the daemon keeps; check its checkpoint, and save what a damaged one holds",
+        help="back up what the daemon keeps; check its checkpoint, and save what a damaged one has",
         description="The checkpoint is `jobs.sqlite3` in the configuration's state_dir. The daemon "
         "must be stopped, except for a backup.",
     )

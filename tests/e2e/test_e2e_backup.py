@@ -1,6 +1,7 @@
 """A backup of the daemon's folder, taken while it runs and while it doesn't, put in its place."""
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,8 +127,6 @@ def test_a_backup_that_cant_be_is_refused(make_daemon: MakeDaemon, tmp_path: Pat
 
 
 def test_a_downgrade_is_refused_and_changes_nothing(make_daemon: MakeDaemon) -> None:
-    import sqlite3
-
     daemon = make_daemon().start()
     daemon.stop()
     store = daemon.state_dir / "jobs.sqlite3"

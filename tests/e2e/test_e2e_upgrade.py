@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.e2e.harness import Daemon
 
 MakeDaemon = Callable[..., Daemon]
@@ -246,6 +248,7 @@ class Connecting:
         self._thread.join(90)
 
 
+@pytest.mark.slow
 def test_where_systemd_holds_the_socket_no_connection_is_refused(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(extra=tokens())
     with activate(daemon):

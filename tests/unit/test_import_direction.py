@@ -82,7 +82,8 @@ OURS: dict[str, str] = {
     "cumulusd.admin.site": f"{_COMMON} cumulusd.admin cumulusd.web",
     "cumulusd.job_network": "",
     "cumulusd.backup": "cumulusd.errors cumulusd.jobs.salvage cumulusd.jobs.store_file",
-    "cumulusd.cli_store": "cumulusd.backup cumulusd.config cumulusd.errors cumulusd.exits cumulusd.jobs",
+    "cumulusd.cli_store": "cumulusd.backup cumulusd.config cumulusd.errors cumulusd.exits"
+    " cumulusd.jobs",
     "cumulusd.cli_token": "cumulusd.admin.client cumulusd.admin.token_record cumulusd.config"
     " cumulusd.errors",
     "cumulusd.exits": "",
