@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from cumulus_wire.codes import EndReason
+from cumulus_wire.codes import RETRIED, EndReason
 from cumulus_wire.states import JobState
 from cumulusd.jobs.model import Stage
 from cumulusd.jobs.timeline import Span
@@ -100,6 +100,8 @@ class Metrics:
         ProcessCollector(namespace="cumulusd", registry=registry)
         # A series from the start on, so that the first one's rate is right.
         self._ended.labels(JobState.COMPLETED.value, "none")
+        for reason in sorted(RETRIED):
+            self._ended.labels(JobState.FAILED.value, reason.value)
         for stage in TIMED_STAGES:
             self._phase_s.labels(stage.value)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -25,6 +24,7 @@ from cumulusd.jobs.store_file import (
     is_damage,
     transaction,
 )
+from cumulusd.jobs.store_stats import StoreStats
 
 __all__ = ["Store", "StoreDamaged", "StoreFailed", "StoreStats", "StoreUnusable"]
 
@@ -39,16 +39,6 @@ HANGS_S = 20.0
 
 class StoreFailed(Unavailable):
     """Something could not be written to disk. A later try may succeed."""
-
-
-@attrs.frozen(kw_only=True)
-class StoreStats:
-    """What metrics want to know."""
-
-    commits: int  #: transactions on disk since the start
-    failures: int  #: transactions that failed
-    last_commit_s: float | None  #: how long the last one took
-    waiting: int  #: jobs whose change is not on disk yet
 
 
 class _Change:

@@ -85,8 +85,16 @@ print(json.dumps({"job_id": job.job_id}))
 """
     )
     job_id = last_json(told.stdout)["job_id"]
+    daemon.wait_job(job_id, "ended")
+    timeline = daemon.get(f"/api/jobs/{job_id}")[1]["timeline"]
+    assert [moment["phase"] for moment in timeline] == [
+        *("queued", "preparing", "launching", "setup", "running", "ending", "ended")
+    ]
+    times = [moment["at"] for moment in timeline]
+    assert times == sorted(times) and {moment["attempt"] for moment in timeline} == {1}
     assert daemon.stop() == -signal.SIGTERM, "twistd ends by the signal it was sent"
     daemon.start()
+    assert daemon.get(f"/api/jobs/{job_id}")[1]["timeline"] == timeline
     again = daemon.run(
         HEAD
         + f"""

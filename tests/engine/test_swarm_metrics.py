@@ -1,6 +1,7 @@
 """What a real Swarm's engines tell of themselves comes to the daemon's page by their agents."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engine.swarm_daemon import TOKENS, SwarmDaemon
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 WORKER_FAMILIES = {
     "engine_daemon_engine_info",
@@ -56,3 +57,29 @@ def test_requests_to_the_engine_are_timed(swarm: SwarmDaemon) -> None:
         *("_ping", "version", "info", "swarm", "nodes", "services"),
         *("tasks", "secrets", "images", "other"),
     }
+
+
+def until(condition: Callable[[], bool], swarm: SwarmDaemon) -> None:
+    ends = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < ends, f"{swarm.get('/health')}\n{swarm.log_text()[-3000:]}"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_health_is_503_while_the_managers_engine_is_gone(swarm: SwarmDaemon) -> None:
+    cluster = swarm.cluster
+    assert swarm.get("/health")[0] == 200
+    cluster.kill(cluster.manager.name)
+    try:
+        until(lambda: swarm.get("/health")[0] == 503, swarm)
+        parts = swarm.get("/health")[1]["parts"]
+        assert "can't be reached" in parts["platform"]
+        assert parts["store"] == parts["router"] == parts["journals"] == "ok"
+        assert swarm.get("/health/live")[0] == 200
+        failed = families(swarm, "/metrics")["cumulus_engine_request_seconds"].samples
+        assert any(s.labels["status"] == "none" and s.value > 0 for s in failed)
+    finally:
+        cluster.start(cluster.manager.name)
+        cluster.wait_ready()
+    until(lambda: swarm.get("/health")[0] == 200, swarm)

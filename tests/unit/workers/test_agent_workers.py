@@ -226,3 +226,25 @@ async def test_a_worker_with_a_fault_is_asked_more_often() -> None:
     assert (view["usable"], view["fault"]) == (True, None)
     assert view["disagreements"] == ["n1"]
     await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_verb_that_agents_may_lack_makes_none_present_or_away() -> None:
+    asked: list[str] = []
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        asked.append(uri)
+        return {"hostname": "one", "devices": [DEVICE]}
+
+    clock = Clock()
+    workers = AgentWorkers(call, clock, environment={})
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    assert "n1" in workers.agents() and len(asked) == 1
+    extra = set(uris.ALL_AGENT_VERBS) - set(uris.AGENT_VERBS)
+    assert extra
+    for there in (True, False):
+        for verb in extra:
+            workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, there)
+        assert "n1" in workers.agents() and len(asked) == 1
+    await workers.stop()
