@@ -59,7 +59,7 @@ def check_config(path: str) -> int:
 def show_config(path: str, json_wanted: bool) -> int:
     """Reports on stdout, or the faults on stderr."""
     try:
-        values = shown(load_with_lines(path, os.environ))
+        values = shown(load_with_lines(path, os.environ), os.environ)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG

@@ -5,7 +5,7 @@ Secrets are never in it: a value that is one, or may hold one, is shown as hidde
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from cumulusd.config import Config, Loaded
 from cumulusd.config_file import KeyPath, Lines, key_text
 from cumulusd.config_tokens import Token
 
-Source = Literal["file", "environment", "default"]
+Source = Literal["file", "environment", "credential", "default"]
 
 HIDDEN = "(hidden)"
 #: Hashes of tokens, and what operators hand to jobs: proxies with a password, for one.
@@ -29,7 +29,7 @@ _QUERY = re.compile(r"(?<=[?#])\S+")
 @attrs.frozen(kw_only=True)
 class Shown:
     """One value. `line` is set for what stands in the file, `variable` for what is taken from the
-    environment."""
+    environment, or from systemd's credential of that name."""
 
     key: KeyPath
     value: Any  #: as JSON has it; secrets are `HIDDEN`
@@ -42,12 +42,13 @@ class Shown:
         """In words."""
         if self.source == "file":
             return f"line {self.line}"
-        return f"environment {self.variable}" if self.source == "environment" else "default"
+        return "default" if self.variable is None else f"{self.source} {self.variable}"
 
 
-def shown(loaded: Loaded) -> list[Shown]:
-    """Every value, one by one, in the order in which the code has the keys."""
-    return list(_section(loaded.config, (), loaded.lines))
+def shown(loaded: Loaded, environ: Mapping[str, str]) -> list[Shown]:
+    """Every value, one by one, in the order in which the code has the keys. `environ`: what it was
+    loaded with."""
+    return [_named(one, environ) for one in _section(loaded.config, (), loaded.lines)]
 
 
 def as_json(path: str, values: Sequence[Shown]) -> dict[str, Any]:
@@ -73,6 +74,13 @@ def as_text(values: Sequence[Shown]) -> list[str]:
     rows = [(key_text(one.key), _told(one.value), one.where) for one in values]
     keys, texts = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     return [f"{key:<{keys}}  {text:<{min(texts, 48)}}  {where}" for key, text, where in rows]
+
+
+def _named(one: Shown, environ: Mapping[str, str]) -> Shown:
+    """A variable that isn't set was a credential."""
+    if one.variable is None or environ.get(one.variable):
+        return one
+    return attrs.evolve(one, source="credential")
 
 
 def _section(section: BaseModel, location: KeyPath, lines: Lines) -> Iterator[Shown]:

@@ -1,5 +1,6 @@
 """The project's documents as data: what links to what, which commands and names stand in them."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -148,3 +149,36 @@ _BEFORE = {"sudo", "exec", "time"}
 
 def _found(path: Path, text: str, at: int, what: str) -> Found:
     return Found(str(path.relative_to(ROOT)), text.count("\n", 0, at) + 1, what)
+
+
+def quoted(path: Path) -> Iterator[Found]:
+    """What a page says is seen: the first cell of each row of its tables, in backticks."""
+    text = path.read_text()
+    for match in re.finditer(r"^\| `([^`]+)` \|", text, re.MULTILINE):
+        yield _found(path, text, match.start(), match[1])
+
+
+def said_somewhere(quote: str, texts: list[str]) -> bool:
+    """Does one of the texts hold all of the quote's parts, in order? `…` stands for anything."""
+    parts = [part.strip() for part in quote.split("…")]
+    wanted = re.compile(".*?".join(map(re.escape, parts)), re.DOTALL)
+    return any(wanted.search(text) for text in texts)
+
+
+def texts_of_code(folders: tuple[str, ...]) -> list[str]:
+    """Every string of Python's, those with values in them as one, and every line of shell."""
+    texts: list[str] = []
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+                elif isinstance(node, ast.JoinedStr):
+                    texts.append("".join(map(_part, node.values)))
+        for path in sorted((ROOT / folder).glob("*.sh")):
+            texts += path.read_text().splitlines()
+    return texts
+
+
+def _part(node: ast.expr) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else "\0"

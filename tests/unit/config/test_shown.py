@@ -80,6 +80,18 @@ def test_secrets_are_hidden(
         assert secret not in text
 
 
+def test_what_systemd_hands_over(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "OPS").write_text(SECRET + "3")
+    monkeypatch.delenv("OPS")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert main(["show-config", file]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["tokens[1].token_sha256"] == ["(hidden)", "credential", "OPS"]
+    assert rows["tokens[2].token_sha256"][1] == "environment"
+
+
 def test_as_lines(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show-config", file]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}

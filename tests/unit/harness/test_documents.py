@@ -2,6 +2,7 @@
 names on the wire, environment variables."""
 
 import argparse
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ from tests.documents import (
     dead_links,
     documents,
     inline,
+    quoted,
+    said_somewhere,
+    texts_of_code,
 )
 
 DOCUMENTS = documents()
@@ -149,8 +153,6 @@ def wrong_command(words: list[str]) -> str | None:
 def wrong_script(script: Path, words: list[str]) -> str | None:
     if script.is_dir():
         return None
-    if script.name == "worker.sh" and not script.exists():
-        return None  # it is being written
     if not script.is_file():
         return f"there is no {script.relative_to(ROOT)}"
     if script.name == "test":
@@ -167,9 +169,21 @@ def wrong_script(script: Path, words: list[str]) -> str | None:
     return None
 
 
+def handed_by_curl(found: list[Found]) -> Iterator[Found]:
+    """`curl …/provision/worker.sh | bash -s -- ARGUMENTS` as a command of that script."""
+    for fetch, shell in itertools.pairwise(found):
+        script = re.search(r"/(provision/[a-z]+\.sh)(?:\0|$)", fetch.text)
+        words = shell.text.split("\0")
+        if script is not None and words[0] == "bash" and "--" in words:
+            given = words[words.index("--") + 1 :]
+            yield Found(shell.document, shell.line, "\0".join([script[1], *given]))
+
+
 def all_commands(path: Path) -> Iterator[Found]:
     for block in blocks(path, "sh"):
-        yield from commands(block)
+        found = list(commands(block))
+        yield from found
+        yield from handed_by_curl(found)
     for span in inline(path):
         head = span.text.split(" ", 1)[0]
         if " " in span.text and re.search(r"(^|/)(cumulus|cumulusd|twistd)$", head):
@@ -297,8 +311,7 @@ def source() -> str:
 
 def metric_names() -> set[str]:
     """As they stand in the code, with what Prometheus's library makes of them."""
-    text = "".join(path.read_text() for path in (ROOT / "cumulusd").glob("metrics*.py"))
-    text += "".join(path.read_text() for path in (ROOT / "cumulusd").glob("*/*metrics*.py"))
+    text = "".join(path.read_text() for path in sorted((ROOT / "cumulusd").rglob("*.py")))
     found = set(re.findall(r'"(cumulus_[a-z0-9_]+)"', text))
     return {f"{name}{end}" for name in found for end in ("", "_total", "_bucket", "_sum", "_count")}
 
@@ -352,3 +365,23 @@ def test_environment_variables_are_there(path: Path, source: str) -> None:
     """Of ours; a name that ends with `_` or `<` stands for several."""
     found = set(re.findall(r"\bCUMULUSD?_[A-Z0-9_]*[A-Z0-9]\b", path.read_text()))
     assert [name for name in sorted(found - GONE) if name not in source] == []
+
+
+# -- what is seen
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return texts_of_code(("cumulusd", "cumulus_client", "cumulus_runner", "provision"))
+
+
+def test_what_troubleshooting_quotes_is_said(texts: list[str]) -> None:
+    quotes = list(quoted(ROOT / "docs" / "troubleshooting.md"))
+    assert len(quotes) > 30
+    assert [str(one) for one in quotes if not said_somewhere(one.text, texts)] == []
+
+
+def test_a_stale_quote_is_found(texts: list[str]) -> None:
+    assert said_somewhere("can't connect to …: …", texts)
+    assert not said_somewhere("can't connect with …", texts)
+    assert not said_somewhere("… has expired: the certificate of …", texts)
