@@ -11,7 +11,7 @@ from journal_world import EXIT, Daemon, files, line, read_all
 from twisted.internet.defer import CancelledError, ensureDeferred
 
 from cumulus_wire.folder import segment_name
-from cumulus_wire.journal import HEADER, JournalCorrupt, Kind, encode
+from cumulus_wire.journal import HEADER, FrameParser, JournalCorrupt, Kind, encode
 from cumulusd.errors import InvalidArgument
 from cumulusd.jobs import journals as journals_module
 from cumulusd.jobs.journals import JournalDamaged, JournalHole
@@ -182,6 +182,13 @@ def test_the_cap_keeps_head_and_tail(daemon: Daemon) -> None:
     middle = (gap[0] + gap[1]) // 2
     assert journal.read(middle, 100).kind == "gap"
     assert journal.read(middle, 100).next_offset == gap[1]
+    # Who wants to begin anywhere begins at a record: the one around it, or the next that is kept.
+    assert journal.record_begin(middle) == gap[1]
+    assert journal.record_begin(len(stream)) == len(stream)
+    for offset in (0, 1, 777, gap[1] + 1, len(stream) - 1):
+        begin = journal.record_begin(offset)
+        assert begin <= offset
+        assert FrameParser(begin).feed(stream[begin:])[0].next_offset > offset
     assert daemon.journals.total_bytes == sum(files(daemon).values()) == journal.size_bytes
 
 
