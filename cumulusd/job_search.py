@@ -53,9 +53,10 @@ class Search:
         """Of a call's arguments. Raises InvalidArgument with every fault."""
         faults = []
         known = {state.value: state for state in JobState}
-        if unknown := [state for state in states if state not in known]:
+        texts = [state if isinstance(state, str) else repr(state) for state in states]
+        if unknown := [state for state in texts if state not in known]:
             names = ", ".join(known)
-            faults.append(("states", f"{str(unknown[0])[:50]!r} is none of {names}"))
+            faults.append(("states", f"{unknown[0][:50]!r} is none of {names}"))
         for key, value in (("owner", owner), ("text", text)):
             if len(value) > MAX_TEXT_CHARS:
                 faults.append((key, f"has over {MAX_TEXT_CHARS} characters"))
@@ -73,7 +74,7 @@ class Search:
                 details={"faults": [{"key": key, "message": why} for key, why in faults]},
             )
         return cls(
-            states=frozenset(known[state] for state in states),
+            states=frozenset(known[state] for state in texts),
             owner=owner.casefold(),
             text=text.casefold(),
             order=order,

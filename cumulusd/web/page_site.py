@@ -51,7 +51,9 @@ class PageSite:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._files: Mapping[str, PageFile] = {
-            path.name: _read(path) for path in folder.iterdir() if path.suffix in _TYPES
+            path.name: _read(path)
+            for path in folder.iterdir()
+            if path.suffix in _TYPES and path.is_file()
         }
 
     def answer(self, name: str, if_none_match: str | None) -> Answer:

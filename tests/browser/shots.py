@@ -1,17 +1,32 @@
 """Makes the pictures of docs/page.md: a daemon, some jobs, Chromium (`script/page-images`)."""
 
+import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser import scenes
 from tests.browser.kit import Window, launch
 from tests.e2e.harness import Daemon
 
-WIDTHS = {400: 1500, 1600: 900}
+#: Picture -> width, height, colours, view ("JOB": of the job that runs).
+PICTURES = {
+    "page-400": (400, 1400, "light", "#/"),
+    "page-1600": (1600, 820, "light", "#/"),
+    "page-job-1600": (1600, 1000, "dark", "#/jobs/JOB"),
+}
+#: More to look at, with `--all`.
+MORE = {
+    "overview-400-dark": (400, 1400, "dark", "#/"),
+    "overview-1600-dark": (1600, 900, "dark", "#/"),
+    "workers-1600": (1600, 700, "light", "#/workers"),
+    "jobs-400": (400, 1200, "light", "#/jobs"),
+    "jobs-1600-dark": (1600, 700, "dark", "#/jobs"),
+    "job-400": (400, 1400, "light", "#/jobs/JOB"),
+    "job-1600": (1600, 1000, "light", "#/jobs/JOB"),
+}
 
 
 def fill(daemon: Daemon) -> str:
@@ -52,38 +67,40 @@ def fill(daemon: Daemon) -> str:
     return running[0]
 
 
-def main(folder: Path) -> None:
+def take(browser: Browser, daemon: Daemon, path: Path, width: int, height: int, **how: str) -> None:
+    """One picture of the view `how["address"]` in the colours `how["scheme"]`."""
+    size = {"width": width, "height": height}
+    window = Window(
+        browser, daemon, viewport=size, color_scheme=how["scheme"], reduced_motion="reduce"
+    )
+    window.open("#/", scenes.token_of("ops"))
+    expect(window.page.locator(".card .output").first).to_be_visible()
+    window.page.goto(f"{daemon.url}/{how['address']}")
+    window.page.wait_for_timeout(2_500)  # some output, some seconds less left
+    window.page.screenshot(path=path)
+    window.close()
+
+
+def main(folder: Path, pictures: dict[str, tuple[int, int, str, str]]) -> None:
     """Writes the pictures there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work, sync_playwright() as playwright:
-        daemon = Daemon(Path(work) / "daemon", extra=scenes.TOKENS).start()
+        daemon = Daemon(Path(work) / "daemon", extra=scenes.TOKENS)
+        if os.geteuid() == 0:  # this machine's name is nobody's business
+            named = 'hostname worker-1 && exec "$@"'
+            daemon.command_prefix = ["unshare", "--uts", "sh", "-c", named, "sh"]
+        daemon.start()
         browser = launch(playwright)
         try:
             job_id = fill(daemon)
-            for width, height in WIDTHS.items():
-                for scheme in ("light", "dark"):
-                    window = Window(
-                        browser,
-                        daemon,
-                        viewport={"width": width, "height": height},
-                        color_scheme=scheme,
-                        reduced_motion="reduce",
-                    )
-                    window.open("#/", scenes.token_of("ops"))
-                    page = window.page
-                    expect(page.locator(".card .output").first).to_be_visible()
-                    time.sleep(3)  # some output, some seconds less left
-                    suffix = "" if scheme == "light" else "-dark"
-                    page.screenshot(path=folder / f"page-{width}{suffix}.png")
-                    for name, address in (("jobs", "#/jobs"), ("job", f"#/jobs/{job_id}")):
-                        page.goto(f"{daemon.url}/{address}")
-                        time.sleep(2)
-                        page.screenshot(path=folder / f"page-{name}-{width}{suffix}.png")
-                    window.close()
+            for name, (width, height, scheme, address) in pictures.items():
+                address = address.replace("JOB", job_id)
+                path = folder / f"{name}.png"
+                take(browser, daemon, path, width, height, scheme=scheme, address=address)
         finally:
             browser.close()
             daemon.stop()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), {**PICTURES, **(MORE if "--all" in sys.argv else {})})

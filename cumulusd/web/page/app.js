@@ -184,8 +184,9 @@ class App {
 
   _showNav() {
     for (const link of this.links) {
-      const here = link.dataset.view === this.address.name;
-      setAttribute(link, "aria-current", here ? "page" : null);
+      const {view} = link.dataset, {name} = this.address;
+      const within = view === "jobs" && name === "job"; // not that page, but below it
+      setAttribute(link, "aria-current", view === name ? "page" : within ? "true" : null);
     }
   }
 
