@@ -46,8 +46,15 @@ def settled(page: Page, address: str) -> None:
         expect(page.locator(rows[address]).first).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (400, "light"),
+        (1600, "dark"),
+        pytest.param(400, "dark", marks=pytest.mark.slow),
+        pytest.param(1600, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_found_against_a_view(
     shown: Daemon, window: Callable[..., Window], width: int, scheme: str
 ) -> None:
