@@ -9,6 +9,7 @@ import pytest
 
 from engines.cluster import Cluster
 from tests.engine.systemd_machine import CONFIG, SystemdMachine
+from tests.security.authority import Authority
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -109,7 +110,7 @@ def test_systemd_restarts_it_under_jobs_and_no_line_is_lost(machine: SystemdMach
     machine.systemctl("stop", "cumulusd")
 
 
-def test_systemd_hands_over_secrets(machine: SystemdMachine) -> None:
+def test_systemd_hands_over_secrets(machine: SystemdMachine, tmp_path: Path) -> None:
     machine.write("/etc/cumulus/ann.token", TOKEN + "\n", 0o600)
     config = CONFIG + "tokens: [{name: ann, owner: ann, role: client}]\n"
     machine.configure(
@@ -126,6 +127,21 @@ def test_systemd_hands_over_secrets(machine: SystemdMachine) -> None:
     machine.systemctl("start", "cumulusd")
     assert machine.get("/api/jobs", *bearer) == "200"
     machine.run("rm", "/etc/cumulus/cumulusd.env")
+
+    # A key that no user but root can read.
+    certificate, key = Authority(tmp_path, "authority").issue("daemon")
+    machine.write("/etc/cumulus/tls.crt", certificate.read_text())
+    machine.write("/etc/cumulus/tls.key", key.read_text(), 0o600)
+    machine.configure(
+        CONFIG.replace(
+            "tcp:50051:interface=127.0.0.1",
+            "ssl:50051:interface=127.0.0.1:privateKey=${CREDENTIALS_DIRECTORY}/key"
+            ":certKey=/etc/cumulus/tls.crt",
+        ),
+        secret="[Service]\nLoadCredential=key:/etc/cumulus/tls.key\n",
+    )
+    machine.systemctl("start", "cumulusd")
+    machine.run("curl", "--silent", "--insecure", "--fail", "https://127.0.0.1:50051/api/jobs")
 
     # Neither: refused in words, at high priority, and not tried again.
     machine.configure(config)

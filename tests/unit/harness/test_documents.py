@@ -52,6 +52,7 @@ _ELSEWHERE = (
     "no file at",
     "can't be read",
     "is not set",
+    "needs the environment variable CREDENTIALS_DIRECTORY",
     "there is no folder",
     "no executable file",
     "can't be listened on",
