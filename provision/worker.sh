@@ -149,7 +149,8 @@ read_options() {
     [ -n "$ca_file" ] || ! [ -e "$CONFIG/daemon-ca.pem" ] || ca_file=$CONFIG/daemon-ca.pem
     [ -n "$plain" ] || plain=$(kept PLAIN)
     url=${url%/}
-    if [ -z "$uninstall" ] || [ -n "$url$token" ]; then check_options; fi
+    # There may be nothing left to tell the daemon.
+    if [ -z "$uninstall" ] || { [ -n "$url" ] && [ -n "$token" ]; }; then check_options; fi
 }
 
 check_options() {
@@ -570,7 +571,7 @@ do_machine() {
         debian:12 | debian:13 | ubuntu:22.04 | ubuntu:24.04) ;;
         *)
             fail "this release is not one that worker.sh sets up" "it is ${pretty:-of no name: there is no /etc/os-release}" \
-                "take Debian 12 or 13, or Ubuntu 22.04 or 24.04; docs/provisioning.md says what to do by hand elsewhere"
+                "take Debian 12 or 13, or Ubuntu 22.04 or 24.04; docs/swarm.md says what to do by hand elsewhere"
             ;;
     esac
     refuse_containers
@@ -609,7 +610,10 @@ container_kind() {
 }
 
 # A variable of the first process, which a login by ssh doesn't have.
-first_environment() { { tr '\0' '\n' <"$R/proc/1/environ"; } 2>/dev/null | sed -n "s/^$1=//p" | head -n 1; }
+# Only root may look; nothing, else.
+first_environment() {
+    [ ! -r "$R/proc/1/environ" ] || { tr '\0' '\n' <"$R/proc/1/environ"; } 2>/dev/null | sed -n "s/^$1=//p" | head -n 1 || true
+}
 
 # Of the old hierarchies, the folder that holds them is read-only everywhere.
 may_make_cgroups() {
@@ -1506,6 +1510,12 @@ do_packages_off() {
         if [ "${#gone[@]}" -gt 0 ]; then
             ! command -v dockerd >/dev/null || ! printf '%s\n' "${gone[@]}" | grep -qx docker.io || engine_service stop || true
             apt purge "${gone[@]}" || fail "apt can't remove ${gone[*]}" "$(apt_said)" "apt-get purge ${gone[*]}"
+            say "    removed: ${gone[*]}; \`apt-get autoremove\` removes what came with them"
+        fi
+        # What an engine that is gone has left there: its own key.
+        if ! command -v dockerd >/dev/null; then
+            rm -f "$R/etc/docker/key.json"
+            rmdir "$R/etc/docker" 2>/dev/null || true
         fi
         rm -f "$R/etc/apt/sources.list.d/cumulus-nvidia.list" "$R/usr/share/keyrings/cumulus-nvidia.asc"
     fi
@@ -1587,6 +1597,9 @@ main() {
     fi
 }
 
-# All of it is read before anything runs, also from a pipe; and no program reads the script as input.
-main "$@" </dev/null
-exit
+# All of it is read before anything runs, from a pipe or a file that changes meanwhile; and no
+# program reads the script as its input.
+{
+    main "$@" </dev/null
+    exit
+}

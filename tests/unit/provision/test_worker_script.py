@@ -218,7 +218,8 @@ def test_leaving_waits_for_jobs_and_goes_on_without_a_daemon(bare: Bare) -> None
     assert bare.engine.swarm == "inactive" and not bare.engine.running
     assert any("purge" in one and "docker.io" in one for one in bare.calls)
     assert "iptables" in (bare.fake / "installed").read_text().split(), "others need it"
-    assert good(bare.run("--uninstall")), "nothing to take back is no fault"
+    again = bare.run("--uninstall", "--orchestrator", bare.orchestrator.url)
+    assert good(again), "nothing to take back is no fault"
 
 
 def test_the_settings_of_an_engine_that_was_there_are_kept_and_come_back(bare: Bare) -> None:
