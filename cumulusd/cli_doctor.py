@@ -22,15 +22,23 @@ def add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="check a configuration against this machine and the running engine",
         description="Checks a configuration against this machine, the running engine and the "
         "daemon, which may run or be stopped: one line each (ok, warning, fault, not known), with "
-        "what to do. Changes nothing. Run it on the daemon's machine, as root or as the daemon's "
-        "user. Exit code 0: there is no fault, 1: there is one.",
+        "what to do. Changes nothing (but for --probe). Run it on the daemon's machine, as root or "
+        "as the daemon's user. Exit code 0: there is no fault, 1: there is one.",
     )
     doctor.add_argument("--config", "-c", required=True, metavar="FILE", dest="file")
     doctor.add_argument("--json", action="store_true", help="as one JSON object")
-    doctor.set_defaults(looks=lambda arguments: run_doctor(arguments.file, arguments.json))
+    doctor.add_argument(
+        "--probe",
+        action="store_true",
+        help="also run a container of the job image on each worker of the Swarm, which does "
+        "nothing and is removed: the Swarm's API doesn't tell what images workers have",
+    )
+    doctor.set_defaults(
+        looks=lambda given: run_doctor(given.file, json_wanted=given.json, probe=given.probe)
+    )
 
 
-def run_doctor(path: str, json_wanted: bool) -> int:
+def run_doctor(path: str, *, json_wanted: bool = False, probe: bool = False) -> int:
     """Reports on stdout."""
 
     def tell(finding: Finding) -> None:
@@ -45,13 +53,13 @@ def run_doctor(path: str, json_wanted: bool) -> int:
         for finding in findings:
             tell(finding)
     else:
-        findings = _examined(config, tell)
+        findings = _examined(config, tell, probe)
     if json_wanted:
         sys.stdout.write(json.dumps(as_json(findings), indent=1) + "\n")
     return 0 if is_well(findings) else EXIT_FAULT
 
 
-def _examined(config: Config, tell: Told) -> list[Finding]:
+def _examined(config: Config, tell: Told, probe: bool) -> list[Finding]:
     """Runs a reactor for it: once in a process."""
     # Only here: the other commands go without a reactor.
     from twisted.internet.defer import Deferred
@@ -66,7 +74,7 @@ def _examined(config: Config, tell: Told) -> list[Finding]:
         tell(finding)
 
     def run(reactor: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(examine(config, reactor, heard))
+        return Deferred.fromCoroutine(examine(config, reactor, heard, probe=probe))
 
     try:
         react(run)

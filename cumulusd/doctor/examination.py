@@ -3,7 +3,7 @@ other from its turn, and each is bounded."""
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,6 +17,7 @@ from cumulusd.doctor.finding import Finding, fault, of_error, ok, warning
 from cumulusd.doctor.running import Running
 from cumulusd.doctor.swarm_look import Look, look
 from cumulusd.errors import CumulusError
+from cumulusd.swarm.answers import NodeInfo
 from cumulusd.swarm.endpoint import TlsFiles, parse_endpoint
 from cumulusd.swarm.engine import Engine
 from cumulusd.tasks import wait_at_most
@@ -28,15 +29,16 @@ ENGINE_TIMEOUT_S = 10.0
 Told = Callable[[Finding], None]
 
 
-async def examine(config: Config, reactor: Any, told: Told) -> None:
-    """Looks at everything; `told` hears of each finding at once. `config` is sound. Raises nothing
-    of a check's."""
-    await _Examination(config, reactor, told).run()
+async def examine(config: Config, reactor: Any, told: Told, *, probe: bool = False) -> None:
+    """Looks at everything; `told` hears of each finding at once. `config` is sound. `probe`: tries
+    the job image on each worker. Raises nothing of a check's."""
+    await _Examination(config, reactor, told, probe).run()
 
 
 class _Examination:
-    def __init__(self, config: Config, reactor: Any, told: Told) -> None:
+    def __init__(self, config: Config, reactor: Any, told: Told, probe: bool) -> None:
         self._config = config
+        self._probe = probe
         self._reactor = reactor
         self._told = told
 
@@ -91,11 +93,36 @@ class _Examination:
             advertise_url=swarm.advertise_url,
             instance_id=instance,
             agents=workers.agents_of(running.workers),
+            image_is_tried=self._probe,
         )
         await self._checked("workers", lambda: daemon.pool(running.workers))
         await self._checked("workers", lambda: workers.examine(seen, wanted))
+        if self._probe:
+            able = [
+                node
+                for node in workers.enrolled_nodes(seen, instance)
+                if node.state == "ready" and node.availability == "active"
+            ]
+            await self._probed(swarm, able)
 
-    async def _look(self, swarm: SwarmPlatform) -> Look:
+    async def _probed(self, swarm: SwarmPlatform, nodes: Sequence[NodeInfo]) -> None:
+        from cumulusd.doctor import probe
+
+        engine: Engine | None = None
+        try:
+            engine = self._engine(swarm)
+            image = str(self._config.jobs.image)
+            self._tell(await probe.probe(engine, nodes, image, self._reactor))
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._tell([_failed("image", error)])
+        finally:
+            if engine is not None:
+                await engine.close()
+
+    def _engine(self, swarm: SwarmPlatform) -> Engine:
+        """Raises InvalidArgument when a TLS file can't be used."""
         tls = None
         if swarm.tls is not None:
             tls = TlsFiles(
@@ -103,10 +130,13 @@ class _Examination:
                 client_cert=swarm.tls.client_cert,
                 client_key=swarm.tls.client_key,
             )
+        return Engine(
+            self._reactor, parse_endpoint(swarm.endpoint, tls), deadline_s=ENGINE_TIMEOUT_S
+        )
+
+    async def _look(self, swarm: SwarmPlatform) -> Look:
         try:
-            engine = Engine(
-                self._reactor, parse_endpoint(swarm.endpoint, tls), deadline_s=ENGINE_TIMEOUT_S
-            )
+            engine = self._engine(swarm)
         except CumulusError as error:  # a TLS file
             return Look(name=swarm.endpoint, errors=[error])
         try:

@@ -26,6 +26,7 @@ class Wanted:
     job_image: str
     advertise_url: str
     instance_id: str | None  #: None: no daemon tells
+    image_is_tried: bool = False  #: by a probe: nothing is to be concluded
     agents: Mapping[str, bool] | None  #: node id -> is its agent connected? None: no daemon tells
 
 
@@ -34,7 +35,7 @@ def examine(look: Look, wanted: Wanted) -> Iterator[Finding]:
     if look.nodes is None:
         yield not_known("workers", unanswered(look))
         return
-    enrolled = [node for node in look.nodes if _is_enrolled(node, wanted.instance_id)]
+    enrolled = enrolled_nodes(look, wanted.instance_id)
     if not enrolled and wanted.agents is None:
         yield warning(
             "workers",
@@ -60,7 +61,8 @@ def _worker(node: NodeInfo, look: Look, wanted: Wanted) -> Iterator[Finding]:
             "set it to active when it is to take jobs again",
         )
     yield _agent(node, look, wanted)
-    yield _image(node, look, wanted)
+    if not wanted.image_is_tried:
+        yield _image(node, look, wanted)
     yield from _clock(node, look)
 
 
@@ -81,7 +83,7 @@ def _agent(node: NodeInfo, look: Look, wanted: Wanted) -> Finding:
         return fault(
             name,
             f"its agent doesn't run ({task.state}: {why})",
-            _cure(why) or f"see `docker service ps` of the service {task.service_id}",
+            cure(why) or f"see `docker service ps` of the service {task.service_id}",
         )
     if wanted.agents is None:
         return not_known(
@@ -111,11 +113,11 @@ def _image(node: NodeInfo, look: Look, wanted: Wanted) -> Finding:
             name,
             f"whether it has {image}: no job that is listed ran there with it, and the Swarm's API "
             "doesn't tell",
-            f"on that worker: docker image inspect {image}; or run a job on it",
+            "try it: cumulusd doctor --probe",
         )
     if newest.had_container:
         return ok(name, f"it has {image}: a job's container was made of it")
-    return fault(name, f"it lacks {image}: {newest.error}", _cure(newest.error))
+    return fault(name, f"it lacks {image}: {newest.error}", cure(newest.error))
 
 
 def _clock(node: NodeInfo, look: Look) -> Iterator[Finding]:
@@ -137,6 +139,11 @@ def _clock(node: NodeInfo, look: Look) -> Iterator[Finding]:
             return
 
 
+def enrolled_nodes(look: Look, instance_id: str | None) -> list[NodeInfo]:
+    """By that daemon, or by any."""
+    return [node for node in look.nodes or () if _is_enrolled(node, instance_id)]
+
+
 def _is_enrolled(node: NodeInfo, instance_id: str | None) -> bool:
     if node.labels.get(labels.WORKER) != "true":
         return False
@@ -151,7 +158,8 @@ def _lacks_image(task: TaskInfo) -> bool:
     return any(words in task.error.lower() for words in _NO_IMAGE)
 
 
-def _cure(why: str) -> str | None:
+def cure(why: str) -> str | None:
+    """What to do about an image that a node lacks; None for another trouble."""
     if any(words in why.lower() for words in _NO_IMAGE):
         return "load or pull the image on that worker, or push it to a registry that it reaches"
     return None

@@ -92,6 +92,7 @@ class FakeSwarm:
         self.tasks: list[Task] = []
         self.secrets: dict[str, Json] = {}
         self.images: dict[str, Json] = {}
+        self.lacking: set[str] = set()  # images that the manager has, and the workers don't
         self.archives: dict[str, bytes] = {}  # image id -> what `docker save` gives
         self.version = 1  # of the Swarm's own specification
         self.spec: Json = {"Name": "default", "Labels": {}, "Orchestration": {}}
@@ -277,7 +278,7 @@ class FakeSwarm:
     def _prepare(self, task: Task) -> None:
         task.state, task.message = "preparing", "preparing"
         container = task.spec["ContainerSpec"]
-        if container["Image"] not in self.images:
+        if container["Image"] not in self.images or container["Image"] in self.lacking:
             self._end(task, "rejected", f"No such image: {container['Image']}")
             return
         for mount in container.get("Mounts", ()):

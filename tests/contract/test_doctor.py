@@ -235,9 +235,9 @@ jobs: {{image: "job:1"}}
     return load_config(path, {})
 
 
-async def whole(tmp_path: Path) -> list[Finding]:
+async def whole(tmp_path: Path, probe: bool = False) -> list[Finding]:
     found: list[Finding] = []
-    await examine(config_of(tmp_path), reactor, found.append)
+    await examine(config_of(tmp_path), reactor, found.append, probe=probe)
     return found
 
 
@@ -253,6 +253,24 @@ async def test_everything_of_a_stopped_daemon(fake: FakeEngine, tmp_path: Path) 
     assert [verdict for verdict, _ in of("advertise_url", found)] == [
         *("warning", "warning", "not known")
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_probe_tries_the_job_image_and_leaves_nothing(
+    fake: FakeEngine, tmp_path: Path
+) -> None:
+    """Once it is there, once the image is only on the manager."""
+    fake.swarm.add_image("agent:1")
+    worker = list(fake.swarm.nodes.values())[1]
+    worker["Spec"]["Labels"] = {labels.WORKER: "true"}
+    found = await whole(tmp_path, probe=True)
+    assert of("worker1", found)[1:] == [("ok", "it has job:1: a container was made of it, and ran")]
+    assert fake.swarm.services == {}
+    fake.swarm.lacking = {"job:1", fake.swarm.images["job:1"]["Id"]}
+    found = await whole(tmp_path, probe=True)
+    ((verdict, said),) = of("worker1", found)[1:]
+    assert verdict == "fault" and "No such image" in said
+    assert fake.swarm.services == {}
 
 
 @pytest_twisted.ensureDeferred

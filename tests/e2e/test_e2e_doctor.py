@@ -26,9 +26,9 @@ def doctor(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def findings(daemon: Daemon, code: int) -> dict[str, list[dict[str, Any]]]:
+def findings(daemon: Daemon, code: int, *options: str) -> dict[str, list[dict[str, Any]]]:
     """By subject."""
-    done = doctor(daemon, "--json")
+    done = doctor(daemon, "--json", *options)
     assert done.returncode == code and not done.stderr, (done.stdout, done.stderr)
     told = json.loads(done.stdout)
     assert told["ok"] is (code == 0)

@@ -21,6 +21,16 @@ print(json.dumps({"job_id": job.job_id}))
 """
 
 
+def test_a_probe_proves_the_image_and_leaves_nothing(swarm: SwarmDaemon) -> None:
+    found = findings(swarm, 0, "--probe")
+    for node in swarm.cluster.layout.workers:
+        agent, image = found[node.name]
+        assert (agent["verdict"], image["verdict"]) == ("ok", "ok")
+        assert image["said"].endswith("a container was made of it, and ran")
+    names = [each["Spec"]["Name"] for each in swarm.cluster.api().call("GET", "/services")]
+    assert names and not [name for name in names if "probe" in name]
+
+
 def test_what_manager_agents_and_jobs_prove(swarm: SwarmDaemon) -> None:
     job_id = last_json(swarm.run(HEAD + SUBMIT).stdout)["job_id"]
     where = swarm.get(f"/api/jobs/{job_id}")[1]["worker"]["hostname"]
