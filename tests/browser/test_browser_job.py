@@ -4,6 +4,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.job_kit import post, post_function, rows, show, wait_ended
@@ -94,6 +95,7 @@ def test_a_running_job_is_followed_until_its_reader_scrolls_up(
     expect(page.locator(".stages")).to_contain_text("Setting up")
 
 
+@pytest.mark.timeout(300)  # a daemon ends and starts in it
 def test_a_restart_of_the_daemon_loses_and_doubles_no_line(
     make_daemon: MakeDaemon, window: Windows, tmp_path: Path
 ) -> None:
