@@ -1,5 +1,6 @@
 """The job store: durable, exclusive, honest about a disk that refuses."""
 
+import math
 import os
 import resource
 import sqlite3
@@ -285,6 +286,30 @@ async def test_a_commit_that_hangs_is_told_while_it_does(
     go_on.set()
     await saving
     assert store.fault is None and len(took) == 1 and took[0] > 0.05
+    await store.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_long_the_writer_is_at_it_is_known_also_when_it_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which the watchdog is fed, or not."""
+    go_on = threading.Event()
+    store = opened(tmp_path / "jobs.sqlite3")
+    assert store.stuck_s == 0.0
+
+    def dying(changes: Any) -> Any:
+        go_on.wait(30)
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(store, "_commit", dying)
+    saving = ensureDeferred(store.save(record("a")))
+    await until(lambda: store.stuck_s > 0.05)
+    assert store.stuck_s < 30
+    go_on.set()
+    with pytest.raises(StoreFailed, match="the writer died"):
+        await saving
+    await until(lambda: store.stuck_s == math.inf)
     await store.stop()
 
 
