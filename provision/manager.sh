@@ -83,6 +83,9 @@ wrong() {
     exit 2
 }
 
+# The last $1 lines that programs put into the log.
+said_last() { grep -Ev '^[0-9-]+T[0-9:]+Z |^$' "$LOG" | tail -n "$1" | tr '\n' ' '; }
+
 # --- options -------------------------------------------------------------------------------------
 
 read_options() {
@@ -297,9 +300,9 @@ done_packages() { [ -z "$(missing_packages)" ]; }
 do_packages() {
     local missing
     mapfile -t missing < <(missing_packages)
-    apt update || fail "apt can't get the lists of packages" "$(tail -n 2 "$LOG" | tr '\n' ' ')" "look at network, proxy and /etc/apt/sources.list"
+    apt update || fail "apt can't get the lists of packages" "$(said_last 2)" "look at network, proxy and /etc/apt/sources.list"
     apt install --no-install-recommends "${missing[@]}" ||
-        fail "apt can't install ${missing[*]}" "$(tail -n 2 "$LOG" | tr '\n' ' ')" "mend that (dpkg --configure -a, apt-get -f install)"
+        fail "apt can't install ${missing[*]}" "$(said_last 2)" "mend that (dpkg --configure -a, apt-get -f install)"
     [ -n "$(find_python)" ] || fail "there is no Python 3.$MIN_PYTHON or newer" "" "install one, with its venv"
 }
 
@@ -352,12 +355,12 @@ do_code() {
     mkdir -p "$STATE/wheel"
     rm -f "$STATE"/wheel/*
     [ -x "$VENV/bin/python" ] || "$(find_python)" -m venv "$VENV" ||
-        fail "no virtual environment can be made in $VENV" "$(tail -n 1 "$LOG")" "is python3-venv there, and room on the disk?"
+        fail "no virtual environment can be made in $VENV" "$(said_last 1)" "is python3-venv there, and room on the disk?"
     if [[ $source == *.whl ]]; then
         cp -- "$source" "$STATE/wheel/"
     else
         "$VENV/bin/python" -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir "$STATE/wheel" "$source" ||
-            fail "$source can't be built" "$(tail -n 2 "$LOG" | tr '\n' ' ')" "is it a whole checkout, and does pip reach its index?"
+            fail "$source can't be built" "$(said_last 2)" "is it a whole checkout, and does pip reach its index?"
     fi
     wheel=$(find "$STATE/wheel" -name '*.whl')
     digest=$(hash_of "$wheel")
@@ -369,7 +372,7 @@ do_code() {
     # The second time for a version that is there already, in another build.
     if ! "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet "${wheel}[daemon]" ||
         ! "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --force-reinstall "$wheel"; then
-        fail "Cumulus can't be installed" "$(tail -n 2 "$LOG" | tr '\n' ' ')" "does pip reach its index? PIP_INDEX_URL, PIP_CERT and proxies are honoured"
+        fail "Cumulus can't be installed" "$(said_last 2)" "does pip reach its index? PIP_INDEX_URL, PIP_CERT and proxies are honoured"
     fi
     mark code "$digest"
     : >"$STATE/restart"
@@ -401,12 +404,12 @@ do_images() {
     local one said built
     built=$(to_build)
     for one in ${archives[@]+"${archives[@]}"}; do
-        docker load --input "$one" || fail "the image archive $one can't be loaded" "$(tail -n 1 "$LOG")" "is it whole, and is there room on the disk?"
+        docker load --input "$one" || fail "the image archive $one can't be loaded" "$(said_last 1)" "is it whole, and is there room on the disk?"
     done
     for one in $built; do
         PYTHON=$(find_python) "$(find_python)" "$source/images/build" "$one" --output "$STATE/images" ||
-            fail "the $one image can't be built" "$(tail -n 2 "$LOG" | tr '\n' ' ')" "images/README.md; or load one: --load FILE"
-        docker load --input "$STATE/images/cumulus-$one.tar" || fail "the $one image can't be loaded" "$(tail -n 1 "$LOG")" "is there room on the disk?"
+            fail "the $one image can't be built" "$(said_last 2)" "images/README.md; or load one: --load FILE"
+        docker load --input "$STATE/images/cumulus-$one.tar" || fail "the $one image can't be loaded" "$(said_last 1)" "is there room on the disk?"
         rm -f "$STATE/images/cumulus-$one.tar"
     done
     for one in "$job_image" "$agent_image"; do
@@ -591,7 +594,7 @@ do_firewall() {
     script=$(firewall_script)
     [ -n "$script" ] || fail "provision/firewall.sh is missing" "" "take a whole checkout as --source"
     mapfile -t options < <(firewall_options)
-    bash "$script" install "${options[@]}" || fail "the firewall's rules can't be applied" "$(tail -n 1 "$LOG")" "iptables -S; is another firewall in the way?"
+    bash "$script" install "${options[@]}" || fail "the firewall's rules can't be applied" "$(said_last 1)" "iptables -S; is another firewall in the way?"
 }
 
 title_daemon() { echo "the daemon"; }
@@ -623,7 +626,7 @@ title_daemon_off() { echo "the daemon"; }
 plan_daemon_off() { echo "systemctl disable --now cumulusd; removes its units"; }
 do_daemon_off() {
     if [ -e "$UNITS/cumulusd.service" ]; then
-        systemctl disable --now cumulusd.service || fail "the daemon can't be stopped" "$(tail -n 1 "$LOG")" "systemctl status cumulusd"
+        systemctl disable --now cumulusd.service || fail "the daemon can't be stopped" "$(said_last 1)" "systemctl status cumulusd"
     fi
     rm -rf -- "$UNITS/cumulusd.service" "$UNITS/cumulusd.service.d"
     systemctl daemon-reload
@@ -637,7 +640,7 @@ do_swarm_off() {
     if [ "$(info .Swarm.ControlAvailable)" = true ]; then
         others=$(docker node ls --format '{{.Self}} {{.Status}} {{.Hostname}}' | awk '$1 == "false" && $2 == "Ready" {print $3}' | tr '\n' ' ')
         [ -z "${others// /}" ] || fail "nodes are in the Swarm still: $others" "" "\`worker.sh --uninstall\` there, or \`docker node rm --force NAME\` here"
-        docker swarm leave --force || fail "the Swarm can't be left" "$(tail -n 1 "$LOG")" "docker swarm leave --force"
+        docker swarm leave --force || fail "the Swarm can't be left" "$(said_last 1)" "docker swarm leave --force"
     fi
     rm -f "$STATE/swarm.made"
 }
@@ -646,7 +649,7 @@ title_firewall_off() { echo "firewall"; }
 plan_firewall_off() { echo "firewall.sh uninstall"; }
 do_firewall_off() {
     [ -e "$LIB/firewall.sh" ] || return 0
-    bash "$LIB/firewall.sh" uninstall || fail "the firewall's rules can't be taken back" "$(tail -n 1 "$LOG")" "iptables -S | grep CUMULUS shows them"
+    bash "$LIB/firewall.sh" uninstall || fail "the firewall's rules can't be taken back" "$(said_last 1)" "iptables -S | grep CUMULUS shows them"
 }
 
 title_files_off() { echo "files"; }
@@ -682,7 +685,7 @@ run_step() {
     set -e
     if [ "$code" != 0 ]; then
         [ -e "$work/told" ] ||
-            (fail "failed: $("title_$name") (exit code $code)" "$(tail -n 3 "$LOG" | tr '\n' ' ')" "look at the log") || true
+            (fail "failed: $("title_$name") (exit code $code)" "$(said_last 3)" "look at the log") || true
         exit 1
     fi
     say "        done ($((SECONDS - began)) s)"

@@ -6,6 +6,9 @@
  *   hang, crash    while there, the next call that creates hangs or aborts
  *   calls          one line for each call
  *   expire         while there, the monitor thread expires all it holds
+ *
+ * Built with -DCHRONOS_DOUBLE_FOLDER="…" that is the folder without the variable, and there is one
+ * device: as a machine that has it installed loads it.
  */
 
 #include <fcntl.h>
@@ -17,6 +20,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifdef CHRONOS_DOUBLE_FOLDER
+#define DEVICES 1
+#else
+#define CHRONOS_DOUBLE_FOLDER "/nonexistent"
+#define DEVICES 0
+#endif
 #define MAX_PARTITIONS 256
 #define MAX_DEVICES 8
 
@@ -56,7 +65,7 @@ static int next_id;
 static const char *path_of(const char *name) {
     static _Thread_local char path[4096];
     const char *folder = getenv("CHRONOS_DOUBLE");
-    snprintf(path, sizeof path, "%s/%s", folder ? folder : "/nonexistent", name);
+    snprintf(path, sizeof path, "%s/%s", folder ? folder : CHRONOS_DOUBLE_FOLDER, name);
     return path;
 }
 
@@ -113,6 +122,7 @@ void *chronos_partitioner_create(void) {
             pause();
     Partitioner *all = calloc(1, sizeof *all);
     pthread_t thread;
+    all->devices = DEVICES;
     FILE *file = fopen(path_of("devices"), "r");
     if (file) {
         if (fscanf(file, "%d", &all->devices) != 1)
