@@ -47,6 +47,8 @@ def examine(config: Config, swarm: SwarmPlatform, running: bool | None) -> Itera
 
 def _listened_on(config: Config, url: str, port: int) -> Iterator[Finding]:
     known = [(one, listeners.read(one)) for one in config.listen]
+    if any(found is None or found.port == 0 for _, found in known):
+        return  # systemd, or a plugin, knows the port
     same = [(one, found) for one, found in known if found is not None and found.port == port]
     open_to_others = [(one, found) for one, found in same if not is_loopback(one)]
     secure = url.startswith("wss:")

@@ -19,6 +19,7 @@ from cumulusd.swarm import labels
 from cumulusd.swarm.answers import NodeInfo, TaskInfo
 from cumulusd.swarm.engine import Engine
 from tests.contract.fake_engine import FakeEngine, Fault
+from tests.e2e.harness import free_port
 
 URL = "ws://127.0.0.1:1"
 IMAGES = ("job:1", "agent:1")
@@ -222,7 +223,7 @@ def config_of(tmp_path: Path) -> Config:
     path = tmp_path / "cumulusd.yaml"
     path.write_text(
         f"""\
-listen: ["tcp:0:interface=127.0.0.1"]
+listen: ["tcp:{free_port()}:interface=127.0.0.1"]
 platform:
   type: swarm
   swarm:
