@@ -546,8 +546,13 @@ install_packages() {
             "look at /etc/apt/sources.list*, the network and the proxy (apt's own, or https_proxy)"
         : >"$work/apt-updated"
     fi
-    # Before: a failure half-way is to be taken back by --uninstall --purge too.
-    printf '%s\n' "${missing[@]}" >>"$STATE/packages"
+    # Before, with what they bring: a failure half-way is to be taken back by --purge too. What the
+    # script itself needs stays: others have come to need it.
+    if [ "${keeping:-}" = '' ]; then
+        printf '%s\n' "${missing[@]}" >>"$STATE/packages"
+        apt --simulate install --no-install-recommends "${missing[@]}" |
+            sed -n 's/^Inst \([^ :]*\).*/\1/p' >>"$STATE/packages.brought"
+    fi
     echo "installing ${missing[*]}"
     apt install --no-install-recommends "${missing[@]}" ||
         fail "apt can't install ${missing[*]}" "$(apt_said)" \
@@ -650,7 +655,10 @@ done_packages() {
     local package
     for package in "${needed[@]}"; do is_installed "$package" || return 1; done
 }
-do_packages() { install_packages "${needed[@]}"; }
+do_packages() {
+    local keeping=yes
+    install_packages "${needed[@]}"
+}
 
 title_orchestrator() { echo "the orchestrator, ${url}"; }
 plan_orchestrator() {
@@ -1500,17 +1508,23 @@ do_files() {
 title_packages_off() { echo "packages"; }
 plan_packages_off() { if [ -n "$purge" ]; then echo "apt-get purge of what worker.sh installed"; else echo "stay (--purge removes those that worker.sh installed)"; fi; }
 do_packages_off() {
-    local package gone=()
+    local gone=()
     if [ -n "$purge" ] && [ -e "$STATE/packages" ]; then
-        while read -r package; do
-            # Others may have come to need them, and apt itself does.
-            case $package in ca-certificates | curl | python3 | iptables | iproute2 | tar) continue ;; esac
-            ! is_installed "$package" || gone+=("$package")
-        done < <(sort -u "$STATE/packages")
+        # Of what came by this script, what nothing else needs now.
+        sort -u "$STATE/packages" | while read -r name; do
+            ! is_installed "$name" || apt-mark auto "$name"
+        done
+        mapfile -t gone < <(
+            apt --simulate -o APT::AutoRemove::RecommendsImportant=false \
+                -o APT::AutoRemove::SuggestsImportant=false autoremove |
+                sed -n 's/^Remv \([^ :]*\).*/\1/p' | sort -u |
+                comm -12 - <(sort -u "$STATE/packages" "$STATE/packages.brought")
+        )
         if [ "${#gone[@]}" -gt 0 ]; then
-            ! command -v dockerd >/dev/null || ! printf '%s\n' "${gone[@]}" | grep -qx docker.io || engine_service stop || true
+            if command -v dockerd >/dev/null && printf '%s\n' "${gone[@]}" | grep -qx docker.io; then
+                engine_service stop || true
+            fi
             apt purge "${gone[@]}" || fail "apt can't remove ${gone[*]}" "$(apt_said)" "apt-get purge ${gone[*]}"
-            say "    removed: ${gone[*]}; \`apt-get autoremove\` removes what came with them"
         fi
         # What an engine that is gone has left there: its own key.
         if ! command -v dockerd >/dev/null; then

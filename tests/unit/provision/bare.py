@@ -13,10 +13,24 @@ SCRIPT = ROOT / "provision" / "worker.sh"
 
 #: Those of this machine's own that the script may use.
 _REAL = (
-    *("awk", "bash", "cat", "chmod", "cp", "curl", "cut", "date", "df", "env", "find", "flock"),
+    *(
+        "awk",
+        "bash",
+        "cat",
+        "chmod",
+        "comm",
+        "cp",
+        "curl",
+        "cut",
+        "date",
+        "df",
+        "env",
+        "find",
+        "flock",
+    ),
     *("gcc", "getconf", "git", "grep", "gzip", "head", "id", "install", "make", "mkdir", "mktemp"),
     *("mv", "nproc", "readlink", "rm", "rmdir", "sed", "seq", "sha256sum", "sleep", "sort", "tail"),
-    *("tar", "timeout", "tr", "uname", "wc", "xargs"),
+    *("tar", "tee", "timeout", "tr", "uname", "wc", "xargs"),
 )
 _PREINSTALLED = ("ca-certificates", "curl", "python3", "iproute2", "tar", "git", "gcc", "g++")
 
@@ -24,24 +38,39 @@ _NOTE = 'echo "${0##*/} $*" >>"$FAKE/calls"\n'
 _ENGINE = 'curl -sf --unix-socket "$FAKE/../docker.sock" -X POST "http://docker/_fake/'
 _COMMANDS = {
     "apt-get": r"""
+simulate=
 for word in "$@"; do
-    case $word in install | update | purge) verb=$word ;; esac
+    case $word in
+        install | update | purge | autoremove) verb=$word ;;
+        --simulate) simulate=yes ;;
+    esac
 done
 [ "$verb" != update ] || exit 0
+if [ "$verb" = autoremove ]; then
+    sort -u "$FAKE/auto" | sed 's/.*/Remv & [1.0]/'
+    exit
+fi
 seen=
 for word in "$@"; do
     [ "$seen" ] || { [ "$word" = "$verb" ] && seen=yes; continue; }
     case $word in -*) continue ;; esac
+    if [ "$simulate" ]; then
+        echo "Inst $word (1.0 Debian [amd64])"
+        [ "$word" != docker.io ] || echo "Inst containerd (1.0 Debian [amd64])"
+        continue
+    fi
     if grep -qsx "$word" "$FAKE/apt-fails"; then
         echo "E: Unable to locate package $word"
         exit 100
     fi
     if [ "$verb" = purge ]; then
         sed -i "/^$word\$/d" "$FAKE/installed"
+        [ "$word" != docker.io ] || rm "$FAKE/bin/dockerd"
     else
         echo "$word" >>"$FAKE/installed"
         case $word in
             docker.io)
+                echo containerd | tee -a "$FAKE/auto" >>"$FAKE/installed"
                 printf '#!/bin/sh\necho "Docker version 20.10.24"\n' >"$FAKE/bin/dockerd"
                 chmod +x "$FAKE/bin/dockerd"
                 # A package of its own since Debian 13.
@@ -57,6 +86,7 @@ for word in "$@"; do
 done
 """,
     "apt-cache": """grep -q '"13"' "$CUMULUS_PROVISION_ROOT/etc/os-release"\n""",
+    "apt-mark": 'echo "$2" >>"$FAKE/auto"\n',
     "dpkg": 'case $1 in --print-architecture) cat "$FAKE/architecture" ;; esac\n',
     "dpkg-query": """
 for name in "$@"; do :; done
