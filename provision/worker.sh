@@ -303,11 +303,8 @@ api() {
     api_error=$(py -c '
 import json, sys
 try:
-    error = json.load(open(sys.argv[1]))["error"]
-    if isinstance(error, str):
-        print(error)
-    else:
-        print(error["message"] + (" (" + error["hint"] + ")" if error.get("hint") else ""))
+    error = json.load(open(sys.argv[1]))
+    print(error["message"] + (" (" + error["hint"] + ")" if error.get("hint") else ""))
 except (ValueError, KeyError, TypeError):
     print("no answer of a Cumulus daemon")
 ' "$work/answer")
@@ -986,10 +983,10 @@ get_image() {
         printf 'Authorization: Bearer %s\n' "$token" >"$work/header"
         # Straight through, so that it is not on the disk twice. What lacks its end, the engine refuses.
         # Its beginning takes as long as the manager's engine gathers it.
-        if curl "${tls[@]}" --fail --max-time 1200 --speed-limit 1024 --speed-time 300 \
+        if curl "${tls[@]}" --fail --max-time 3600 --speed-limit 1024 --speed-time 360 \
             --header "@$work/header" --write-out '%{stderr}orchestrator: HTTP %{http_code}, %{size_download} bytes\n' \
             "$url/provision/images/$1" 2>"$work/curl" |
-            curl --silent --show-error --fail --noproxy '*' --unix-socket "$SOCKET" --max-time 1200 \
+            curl --silent --show-error --fail --noproxy '*' --unix-socket "$SOCKET" --max-time 3600 \
                 --request POST --header 'Content-Type: application/x-tar' --header 'Expect:' \
                 --upload-file - --output "$work/loaded" "http://docker/images/load?quiet=1" &&
             engine GET "/images/$1/json"; then

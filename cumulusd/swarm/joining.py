@@ -20,7 +20,7 @@ from cumulusd.tasks import Signal, wait_at_most
 MAX_DOWNLOADS = 4
 #: So many more wait for their turn, each for so long.
 MAX_WAITING = 64
-TURN_S = 300.0
+TURN_S = 30.0
 
 Send = Callable[[bytes], Awaitable[None]]
 

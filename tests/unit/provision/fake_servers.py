@@ -162,12 +162,12 @@ class FakeOrchestrator(_Serving):
         if path.startswith("/provision/images/"):
             self.tokens_in_headers.append(headers.get("Authorization"))
             return 200, b"archive of " + path.rpartition("/")[2].encode()
-        return 404, {"error": {"message": "there is nothing there"}}
+        return 404, error("there is nothing there")
 
 
 def error(message: str, hint: str | None = None) -> dict[str, Any]:
     """As the daemon's HTTP API says it."""
-    return {"error": {"message": message, "hint": hint}}
+    return {"error": message, "message": message, "hint": hint}
 
 
 #: It notes what it is called with, and is where the real one installs itself.
