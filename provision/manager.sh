@@ -47,6 +47,8 @@ usage: manager.sh [options]
   --count-cpu-devices      CPUs (PoCL) count as devices
   --peer CIDR              who reaches Swarm's ports here; may be repeated. Without it port 2377 is open
                            to all: Swarm's own TLS and join tokens guard it
+  --forget                 what earlier runs were told doesn't hold any more; without it, it holds for
+                           what isn't said again (but for --source and --load)
   --dry-run                print every step and change nothing
   --uninstall              takes daemon, Swarm (where this script made it), firewall and code back;
                            Docker, images, configuration and state stay
@@ -92,8 +94,34 @@ read_options() {
     source='' port=50051 advertise='' daemon='' job_image=cumulus-job:latest
     agent_image=cumulus-agent:latest tls_cert='' tls_key='' tls_ca='' plain='' cpu='' dry='' uninstall=''
     purge='' archives=() peers=()
+    local words=() earlier=()
+    if [ -r "$STATE/options" ]; then mapfile -t words <"$STATE/options"; fi
+    case " $* " in *" --forget "*) words=() ;; esac
+    parse_options ${words[@]+"${words[@]}"}
+    earlier=(${peers[@]+"${peers[@]}"}) peers=()
+    parse_options "$@"
+    [ "${#peers[@]}" -gt 0 ] || peers=(${earlier[@]+"${earlier[@]}"})
+    if [ -n "$purge" ] && [ -z "$uninstall" ]; then wrong "--purge goes with --uninstall"; fi
+    [ -n "$uninstall" ] || check_options
+}
+
+# What holds for the next run too, a word a line.
+options_to_keep() {
+    local peer
+    printf '%s\n' --port "$port" --job-image "$job_image" --agent-image "$agent_image"
+    [ -z "$advertise" ] || printf '%s\n' --advertise-addr "$advertise"
+    [ -z "$daemon" ] || printf '%s\n' --daemon-addr "$daemon"
+    [ -z "$tls_cert" ] || printf '%s\n' --tls-cert "$tls_cert" --tls-key "$tls_key"
+    [ -z "$tls_ca" ] || printf '%s\n' --tls-ca "$tls_ca"
+    [ -z "$plain" ] || printf '%s\n' --plain
+    [ -z "$cpu" ] || printf '%s\n' --count-cpu-devices
+    for peer in ${peers[@]+"${peers[@]}"}; do printf '%s\n' --peer "$peer"; done
+}
+
+parse_options() {
     while [ $# -gt 0 ]; do
         case $1 in
+            --forget) ;; # has been looked for before all others
             --plain) plain=yes ;;
             --count-cpu-devices) cpu=yes ;;
             --dry-run) dry=yes ;;
@@ -125,8 +153,6 @@ read_options() {
         esac
         shift
     done
-    if [ -n "$purge" ] && [ -z "$uninstall" ]; then wrong "--purge goes with --uninstall"; fi
-    [ -n "$uninstall" ] || check_options
 }
 
 is_port() { [[ $1 =~ ^[0-9]{1,5}$ ]] && ((10#$1 >= 1 && 10#$1 <= 65535)); }
@@ -706,7 +732,7 @@ show_steps() {
 }
 
 main() {
-    local name number=0 steps
+    local name number=0 steps keep
     exec 3>&2
     umask 022
     read_options "$@"
@@ -714,6 +740,7 @@ main() {
     work=$(mktemp -d)
     trap 'rm -rf -- "$work"' EXIT
     trap 'say "manager.sh: interrupted; run the same command again to go on"; exit 130' INT TERM HUP
+    keep=$(options_to_keep)
     if [ -z "$uninstall" ]; then find_addresses; fi
     if [ -n "$dry" ]; then
         show_steps "${steps[@]}"
@@ -727,6 +754,7 @@ main() {
     (umask 077 && : >>"$LOG")
     logging=yes
     printf '\n%s manager.sh %s\n' "$(date -u +%FT%TZ)" "${uninstall:+--uninstall}" >>"$LOG"
+    [ -n "$uninstall" ] || (umask 077 && printf '%s\n' "$keep" >"$STATE/options")
     for name in "${steps[@]}"; do
         number=$((number + 1))
         run_step "$name" "$number" "${#steps[@]}"

@@ -136,6 +136,19 @@ def test_vast_ais_mapped_ports_are_advertised(run: Run, root: Path) -> None:
     assert "7946" not in own
 
 
+def test_what_an_earlier_run_was_told_holds_until_it_is_forgotten(run: Run, root: Path) -> None:
+    run("--port", "7000", "--peer", "10.1.0.0/16", "--count-cpu-devices", "--plain")  # apt fails
+    said = plan(run)
+    assert "advertise_url: ws://10.1.2.3:7000" in said
+    assert "count_cpu_devices: true" in said
+    assert "--open 7000 --peer 10.1.0.0/16 \n" in said
+    said = plan(run, "--peer", "10.2.0.0/16", "--port", "7001")
+    assert "--open 7001 --peer 10.2.0.0/16 \n" in said
+    said = plan(run, "--forget")
+    assert "advertise_url: wss://10.1.2.3:50051" in said
+    assert "count_cpu_devices: false" in said
+
+
 def test_with_peers_nobody_else_reaches_swarm(run: Run) -> None:
     said = plan(run, "--peer", "10.1.0.0/16")
     assert "firewall.sh install --open 50051 --peer 10.1.0.0/16 \n" in said
