@@ -21,9 +21,10 @@ CONNECT_TIMEOUT_S = 3.0
 MAX_TRIED = 32
 _AT_A_TIME = 8
 FIREWALL_TIMEOUT_S = 15.0
-#: Where provision/worker.sh puts it, and where the repository has it.
+#: Where provision/worker.sh puts it; where a package and the repository have it.
 FIREWALLS = (
     Path("/usr/local/lib/cumulus/firewall.sh"),
+    Path(__file__).parents[1] / "provision" / "firewall.sh",
     Path(__file__).parents[2] / "provision" / "firewall.sh",
 )
 
