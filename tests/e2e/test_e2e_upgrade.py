@@ -6,17 +6,22 @@ somebody connects without pause, and is refused never.
 
 import hashlib
 import json
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.harness import Daemon
+from tests.security.authority import Authority
 
 MakeDaemon = Callable[..., Daemon]
 TOKEN = "the-token-of-the-client-under-load"
@@ -271,6 +276,33 @@ def test_where_systemd_holds_the_socket_no_connection_is_refused(make_daemon: Ma
         finally:
             connecting.stop()
     assert connecting.refused == []
+
+
+def test_a_socket_that_is_handed_over_speaks_tls(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.issue("daemon")
+    daemon = make_daemon(extra=tokens())
+    with activate(daemon):
+        text = daemon.config.read_text().replace(
+            "systemd:domain=INET:index=0",
+            "ssl:systemd=cumulusd:privateKey=${CREDENTIALS_DIRECTORY}/daemon.key.pem"
+            f":certKey={certificate}",
+        )
+        daemon.config.write_text(text)
+        daemon.environment = {"CREDENTIALS_DIRECTORY": str(key.parent)}
+        daemon.start(wait=False)
+        context = ssl.create_default_context(cafile=str(authority.path))
+        # It listens already: the answer comes when the daemon is there.
+        url = f"https://127.0.0.1:{daemon.port}/health/live"
+        with urllib.request.urlopen(url, timeout=90, context=context) as answer:
+            assert answer.status == 200
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 60
+        while "the certificate of systemd:cumulusd was read again" not in daemon.log_text():
+            assert time.monotonic() < deadline, daemon.log_text()[-3000:]
+            time.sleep(0.05)
+        daemon.stop()
 
 
 def test_a_socket_that_isnt_handed_over_is_told(make_daemon: MakeDaemon) -> None:

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from pathlib import Path
 
 from engines.cluster import Cluster
@@ -37,9 +39,14 @@ def make_tree() -> Path:
     """Debian with systemd and what the daemon stands on, kept in the cache; our own code is not in
     it. The first time takes minutes."""
     # What our package needs; and how it is put together here, to be counted up with a change.
-    wanted = f"1 {PACKAGES} {(ROOT / 'pyproject.toml').read_text()}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = f"1 {PACKAGES} {project['dependencies']} {extras['agent']} {extras['daemon']}"
     key = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     tree = make_packages_tree(f"{SUITE}-systemd-{key}", SUITE, PACKAGES)
+    for old in tree.parent.glob(f"{SUITE}-systemd-*"):
+        if old != tree:
+            shutil.rmtree(old)
     done = tree / VENV.lstrip("/") / "whole"
     if not done.exists():
         _install_venv(tree)
