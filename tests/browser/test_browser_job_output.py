@@ -118,6 +118,32 @@ print("the end needle")
     assert page.evaluate("document.querySelectorAll('*').length") < 1500
 
 
+def test_what_is_read_stays_in_sight_while_rows_before_it_are_dropped(
+    daemon: Daemon, window: Windows, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    program = f"""
+write = lambda begin, end: print("\\n".join(f"line {{n}}" for n in range(begin, end)), flush=True)
+write(0, 60_000)
+while not pathlib.Path({str(more)!r}).exists():
+    time.sleep(0.02)
+write(60_000, 80_000)
+"""
+    page = show(window(daemon), post(daemon, program))
+    expect(page.locator(".log-count")).to_have_text("60,000 lines")
+    page.get_by_label("Search the output").fill("line 41234")
+    expect(page.locator(".log-found")).to_have_text("1 of 1")
+    current = page.locator("mark.is-current")
+    before = current.bounding_box()
+    more.touch()
+    wait_ended(page)
+    expect(page.locator(".log-count")).to_have_text("80,000 lines")
+    after = current.bounding_box()
+    assert before is not None and after is not None
+    assert abs(before["y"] - after["y"]) < 3
+    expect(page.locator(".log-found")).to_have_text("1 of 1")
+
+
 def test_one_endless_coloured_line_is_bounded(daemon: Daemon, window: Windows) -> None:
     program = r"""
 sys.stdout.write("".join(f"\x1b[3{n % 8}mx" for n in range(200_000)))

@@ -94,6 +94,15 @@ export class JobLog {
     return id - this.#dropped + (this.#dropped > 0 ? 1 : 0);
   }
 
+  /** The id of what was shown at `index` when `dropped` rows were dropped; null: of no row. */
+  idAt(index, dropped) {
+    if (index < this.#head.length) {
+      return index;
+    }
+    const id = dropped > 0 ? index + dropped - 1 : index;
+    return (dropped > 0 && index === this.#head.length) || id >= this.total ? null : id;
+  }
+
   /** Whether the row of that id is kept. */
   isKept(id) {
     return id < this.#head.length || (id >= this.#tailId && id < this.total);

@@ -19,6 +19,7 @@ export class LogView {
   #current = null; // the match that is looked at: {id, nth, number}
   #rowPx = 18;
   #lastTop = 0;
+  #drawnDropped = 0;
   #anchor = null; // {id, offsetPx} of the first row in sight, while it doesn't follow
   #made = new Map(); // row -> {element, version, look}
   #scheduled = null;
@@ -156,6 +157,7 @@ export class LogView {
       if (Math.abs(scroll.scrollTop - top) >= 1) scroll.scrollTop = top;
     }
     this.#lastTop = scroll.scrollTop;
+    this.#drawnDropped = this.#log.dropped;
     const first = Math.max(0, Math.floor(scroll.scrollTop / this.#rowPx) - OVERSCAN_ROWS);
     const last = Math.min(
       total,
@@ -209,17 +211,22 @@ export class LogView {
 
   #scrolled() {
     const {scrollTop, scrollHeight, clientHeight} = this.scroll;
+    // What it did itself is told later, when the log may have gone on: it means nothing.
+    if (Math.abs(scrollTop - this.#lastTop) < 1) return;
     const atEnd = scrollHeight - scrollTop - clientHeight < this.#rowPx * 1.5;
     if (atEnd) this.#follows = true;
-    else if (scrollTop < this.#lastTop - 1) this.#follows = false;
-    const index = Math.floor(scrollTop / this.#rowPx);
-    const row = index < this.#log.length ? this.#log.at(index) : undefined;
-    this.#anchor =
-      this.#follows || row === undefined || row.kind === "dropped"
-        ? null
-        : {id: row.id, offsetPx: scrollTop - index * this.#rowPx};
+    else if (scrollTop < this.#lastTop) this.#follows = false;
     this.#lastTop = scrollTop;
+    this.#hold(this.#drawnDropped);
     this.changed();
+  }
+
+  // Keeps the first row in sight where it is from now on, unless it follows. `dropped`: how many
+  // rows had been dropped when the reader last saw the log.
+  #hold(dropped) {
+    const index = Math.floor(this.#lastTop / this.#rowPx);
+    const id = this.#follows ? null : this.#log.idAt(index, dropped);
+    this.#anchor = id === null ? null : {id, offsetPx: this.#lastTop - index * this.#rowPx};
   }
 
   #followAgain() {
@@ -276,18 +283,13 @@ export class LogView {
     const index = this.#log.indexOf(match.id);
     const top = index * this.#rowPx;
     const {scroll} = this;
+    this.canvas.style.height = `${this.#log.length * this.#rowPx}px`;
     if (top < scroll.scrollTop || top + 2 * this.#rowPx > scroll.scrollTop + scroll.clientHeight) {
-      const wanted = Math.max(0, top - scroll.clientHeight / 2);
-      this.canvas.style.height = `${this.#log.length * this.#rowPx}px`;
-      this.#follows = false;
-      scroll.scrollTop = wanted;
-      const first = Math.floor(scroll.scrollTop / this.#rowPx);
-      const row = this.#log.at(first);
-      this.#anchor =
-        row.kind === "dropped"
-          ? null
-          : {id: row.id, offsetPx: scroll.scrollTop - first * this.#rowPx};
+      scroll.scrollTop = Math.max(0, top - scroll.clientHeight / 2);
     }
+    this.#follows = false; // who looks at a match wants it to stay
+    this.#lastTop = scroll.scrollTop;
+    this.#hold(this.#log.dropped);
     this.#draw();
     this.#showAcross();
   }

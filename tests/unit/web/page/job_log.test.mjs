@@ -180,6 +180,12 @@ test("of many lines begin and end are kept, and what is left out is counted", ()
   assert.equal(log.byId(100), undefined);
   assert.equal(log.at(log.indexOf(49985)).id, 49985);
   assert.equal(log.at(log.indexOf(100)).kind, "dropped");
+  for (let index = 0; index < log.length; index += 1) {
+    const row = log.at(index);
+    assert.equal(log.idAt(index, log.dropped), row.kind === "dropped" ? null : row.id);
+  }
+  assert.equal(log.idAt(12, 0), 12); // as it was before anything was dropped
+  assert.equal(log.idAt(log.length, log.dropped), null);
 });
 
 test("long rows count by their characters", () => {
