@@ -27,6 +27,7 @@ cumulus.job.delete       LIVE  Conflict         NotFound         Conflict       
 cumulus.job.get          LIVE  ok               NotFound         ok               ok        denied
 cumulus.job.result       LIVE  NotEnded         NotFound         NotEnded         NotEnded  denied
 cumulus.job.list         -     ok               ok               ok               ok        denied
+cumulus.job.search       -     ok               ok               ok               ok        denied
 cumulus.job.submit       -     InvalidArgument  InvalidArgument  InvalidArgument  denied    denied
 cumulus.package.check    -     ok               ok               ok               denied    denied
 cumulus.package.put      -     InvalidArgument  InvalidArgument  InvalidArgument  denied    denied
