@@ -12,6 +12,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from cumulusd.config_s3 import S3Section
+from cumulusd.doctor import bucket
 from cumulusd.errors import Unavailable
 from cumulusd.s3 import client as client_module
 from cumulusd.s3.access import Access
@@ -260,3 +262,22 @@ async def test_an_answer_has_a_bound(serving: Any, monkeypatch: pytest.MonkeyPat
     _, made = await serving((200, b"x" * 5000))
     with pytest.raises(Unavailable, match="over 1000 bytes"):
         await made.listing("p/")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_doctor_lists_and_writes_nothing(s3: S3Server) -> None:
+    section = S3Section.model_validate(
+        {"bucket": BUCKET, "region": REGION, "endpoint_url": s3.url},
+        context={
+            "environ": {
+                "CUMULUSD_S3_ACCESS_KEY": s3.access_key,
+                "CUMULUSD_S3_SECRET_KEY": s3.secret_key,
+            }
+        },
+    )
+    found = await bucket.examine(section, reactor)
+    assert (found.verdict, found.subject) == ("ok", "s3") and BUCKET in found.said
+    assert s3.keys() == []
+    section._secret_key = "another"
+    found = await bucket.examine(section, reactor)
+    assert found.verdict == "fault" and "another" not in found.said
