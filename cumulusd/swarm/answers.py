@@ -1,5 +1,6 @@
 """What the Engine says, as values: read from its JSON once, here. Pure."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -270,6 +271,15 @@ class Event:
             actor_id=str((data.get("Actor") or {}).get("ID") or ""),
             time_ns=int(data.get("timeNano") or 0),
         )
+
+
+def words_of(body: bytes) -> str:
+    """What the engine says in an answer: JSON mostly, plain text from some versions."""
+    text = body[:65_536].decode(errors="replace").strip()
+    try:
+        return str(json.loads(text)["message"]).strip()
+    except (ValueError, KeyError, TypeError):
+        return text
 
 
 def error_of(status: int, words: str, what: str, name: str) -> CumulusError:

@@ -23,6 +23,7 @@ from cumulusd.swarm.answers import (
     error_of,
     parse_version,
     version_text,
+    words_of,
 )
 from cumulusd.swarm.endpoint import Endpoint, EndpointFactory
 from cumulusd.swarm.events import follow_events
@@ -244,7 +245,7 @@ class Engine:
         path = f"/images/{quote(image_id, safe=':')}/get"
         refused = await self._transport.download(f"/v{version}{path}", send)
         if refused is not None:
-            raise error_of(refused.status, _words(refused), f"GET {path}", self.name)
+            raise error_of(refused.status, words_of(refused.body), f"GET {path}", self.name)
 
     # -- events
 
@@ -277,7 +278,7 @@ class Engine:
             )
         said = await self._transport.call("GET", "/version", deadline_s=self._deadline_s)
         if said.status != 200:
-            raise error_of(said.status, _words(said), "GET /version", self.name)
+            raise error_of(said.status, words_of(said.body), "GET /version", self.name)
         data = self._decoded(said, "/version")
         oldest = parse_version(str(data.get("MinAPIVersion", ""))) or OLDEST_API
         if newest < OLDEST_API or oldest > NEWEST_API:
@@ -327,7 +328,7 @@ class Engine:
                 raise
             if reply.status < 300:
                 return reply
-            words = _words(reply)
+            words = words_of(reply.body)
             if reply.status == 400 and "API version" in words and again:
                 self._version = None  # it came back as another version
                 continue
@@ -393,12 +394,3 @@ def _filters(labels: Mapping[str, str | None] | None) -> dict[str, str]:
         return {}
     wanted = [key if value is None else f"{key}={value}" for key, value in labels.items()]
     return {"filters": json.dumps({"label": wanted})}
-
-
-def _words(reply: Reply) -> str:
-    """The engine's own words: JSON mostly, plain text from some versions."""
-    text = reply.body[:65_536].decode(errors="replace").strip()
-    try:
-        return str(json.loads(text)["message"]).strip()
-    except (ValueError, KeyError, TypeError):
-        return text

@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import attrs
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed, ConnectionLost
+from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestNotSent
@@ -25,7 +24,8 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IAgentEndpointFactory
 
 from cumulusd.errors import TooLarge, Unavailable
-from cumulusd.tasks import Signal, sleep, wait_at_most
+from cumulusd.swarm.paced_body import STALLED_S, PacedBody
+from cumulusd.tasks import sleep, wait_at_most
 
 DEADLINE_S = 15.0
 #: Answers are listings at most: 20,000 tasks of 2 KB.
@@ -33,10 +33,6 @@ MAX_BODY_BYTES = 64 << 20
 _ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.1
 _IDLE_CONNECTION_S = 30
-#: How long a large answer may bring nothing: the engine gathers an image before it sends it.
-STALLED_S = 300.0
-#: Of a large answer, held for a reader that is behind.
-_PACED_BYTES = 1 << 20
 _REFUSAL_BYTES = 64 << 10
 _T = TypeVar("_T")
 
@@ -103,62 +99,6 @@ class _Body(Protocol):
         if self.transport is not None:
             # Of all that a response's transport offers, this closes the connection at once.
             self.transport.stopProducing()  # type: ignore[attr-defined]
-
-
-class _PacedBody(Protocol):
-    """A body that is read piece by piece: when the reader is behind, the engine waits."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._held_bytes = 0
-        self._over: Failure | None = None
-        self._came = Signal()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Twisted's."""
-        self._pieces.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes >= _PACED_BYTES:
-            self._control("pauseProducing")
-        self._came.fire()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted's: the body is whole, or the connection was lost."""
-        self._over = reason
-        self._came.fire()
-
-    async def read(self, clock: Any) -> bytes | None:
-        """The next piece; None: that was all. Raises what ended it."""
-        while not self._pieces:
-            if self._over is not None:
-                if self._over.check(ResponseDone, PotentialDataLoss):  # type: ignore[no-untyped-call]
-                    return None
-                self._over.raiseException()
-            self._control("resumeProducing")
-            if not self._pieces and self._over is None:
-                await self._wait(clock)
-        data = self._pieces.popleft()
-        self._held_bytes -= len(data)
-        return data
-
-    def abort(self) -> None:
-        """Closes the connection, unless the body is whole."""
-        self._pieces.clear()
-        if self._over is None:
-            self._control("stopProducing")
-
-    async def _wait(self, clock: Any) -> None:
-        async def came() -> bool:
-            await self._came.wait()
-            return True
-
-        if await wait_at_most(clock, STALLED_S, Deferred.fromCoroutine(came())) is None:
-            raise ConnectionLost(f"nothing came for {STALLED_S:g} s")
-
-    def _control(self, verb: str) -> None:
-        # A response's transport offers a producer's verbs, and nothing else.
-        if self.transport is not None and self._over is None:
-            getattr(self.transport, verb)()
 
 
 class Transport:
@@ -288,7 +228,7 @@ class Transport:
                 self._request("GET", path, None, None),
                 f"{what}: no answer within {STALLED_S:g} s",
             )
-            body = _PacedBody()
+            body = PacedBody()
             response.deliverBody(body)
             refusal = bytearray()
             try:
