@@ -141,9 +141,15 @@ platform:
         for job in self.jobs():
             if job["phase"] != "ended":
                 url = f"{self.url}/api/jobs/{job['job_id']}/cancel"
-                urllib.request.urlopen(
-                    urllib.request.Request(url, method="POST"), timeout=10
-                ).close()
+                try:
+                    urllib.request.urlopen(
+                        urllib.request.Request(url, method="POST"), timeout=10
+                    ).close()
+                except urllib.error.HTTPError as refusal:
+                    with refusal:
+                        # It ended between the listing and the cancel: that is as good.
+                        if refusal.code != 409:
+                            raise
                 self.wait_job(job["job_id"], "ended")
 
     def job(self, job_id: str) -> dict[str, Any]:
