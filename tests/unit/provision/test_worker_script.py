@@ -279,6 +279,7 @@ def test_images_come_from_a_registry_where_there_is_one(bare: Bare) -> None:
     assert fetched == [f"/provision/images/{AGENT_IMAGE}"]
 
 
+@pytest.mark.slow
 def test_a_join_token_that_was_changed_meanwhile_is_asked_for_anew(bare: Bare) -> None:
     bare.engine.old_token, new = JOIN_TOKEN, JOIN_TOKEN + "2"
     swarm = bare.orchestrator.plan["swarm"]
@@ -288,6 +289,7 @@ def test_a_join_token_that_was_changed_meanwhile_is_asked_for_anew(bare: Bare) -
     assert len(bare.orchestrator.asked("/provision/join")) == 2
 
 
+@pytest.mark.slow
 def test_images_are_waited_for_while_others_are_served(bare: Bare) -> None:
     path = f"/provision/images/{JOB_IMAGE}"
     bare.orchestrator.answers[path] = (429, error("4 workers are getting images now"))
@@ -296,6 +298,7 @@ def test_images_are_waited_for_while_others_are_served(bare: Bare) -> None:
     assert len([one for _, one, _ in bare.orchestrator.requests if one == path]) == 6
 
 
+@pytest.mark.slow
 def test_the_host_gets_its_name_before_docker_reads_it(bare: Bare) -> None:
     good(bare.join("--name", "gpu-7", "--peer", "10.9.0.0/16", "--advertise-addr", "wg0"))
     assert bare.orchestrator.asked("/provision/join")[0]["hostname"] == "gpu-7"
@@ -329,6 +332,7 @@ def test_the_remote_api_is_served_by_tls_only(bare: Bare) -> None:
     assert not drop_in.exists() and not key.exists() and "hosts" not in bare.engine.settings
 
 
+@pytest.mark.slow
 def test_without_systemd_docker_is_a_service_all_the_same(bare: Bare) -> None:
     (bare.root / "run/systemd/system").rmdir()
     good(bare.join())
