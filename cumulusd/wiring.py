@@ -20,9 +20,10 @@ from cumulusd.agent.service import AgentService
 from cumulusd.config import Config
 from cumulusd.config_jobs import Jobs
 from cumulusd.identity import Authenticator, Principal, Role, hash_token
-from cumulusd.jobs.ports import Platform
+from cumulusd.jobs.ports import Platform, RunInThread
 from cumulusd.local.environment import installer_environment, runner_environment
 from cumulusd.local.platform import ISOLATION_NOTE, NODE_ID, LocalPlatform
+from cumulusd.metrics import Metrics
 from cumulusd.smoke_jobs import SmokeJobs
 from cumulusd.web.provision import Provision
 
@@ -152,3 +153,22 @@ def uv_path() -> str | None:
     """The `uv` that was installed beside this interpreter, or the one on PATH."""
     beside = Path(sys.executable).with_name("uv")
     return str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
+
+
+def platform_parts(
+    config: Config,
+    reactor: Any,
+    authenticator: Authenticator,
+    instance_id: str,
+    run_in_thread: RunInThread,
+    metrics: Metrics,
+) -> PlatformParts:
+    """What the configured platform brings."""
+    if config.platform.type == "local":
+        return LocalParts(config, reactor, authenticator)
+    # Only here: a laptop without Docker goes without its libraries.
+    from cumulusd.wiring_swarm import SwarmParts
+
+    return SwarmParts(
+        config, reactor, authenticator, instance_id, run_in_thread, metrics.engine_asked
+    )

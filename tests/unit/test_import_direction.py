@@ -145,6 +145,7 @@ OURS: dict[str, str] = {
     "cumulusd.agent.__main__": f"{_COMMON} cumulusd.agent cumulusd.log",
     "cumulusd.parts": "cumulus_wire cumulusd",  # of tap: the parts as a value
     "cumulusd.service": "cumulus_wire cumulusd",  # of tap: the parts' life
+    "cumulusd.assembly": "cumulus_wire cumulusd",  # of tap: the parts made
     "cumulusd.tap": "cumulus_wire cumulusd",
     "cumulusd.wiring": "cumulus_wire cumulusd",  # of tap: what each platform brings
     "cumulusd.wiring_swarm": "cumulus_wire cumulusd",
