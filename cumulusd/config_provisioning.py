@@ -91,4 +91,7 @@ class ProvisioningSection(Section):
             raise ValueError("chronos_sha256 goes with chronos_source")
         if (self.chronos_source or "").startswith("http:") and self.chronos_sha256 is None:
             raise ValueError("a chronos_source that isn't https needs chronos_sha256")
+        is_archive = (self.chronos_source or "").endswith((".tar.gz", ".tgz"))
+        if self.chronos_sha256 is not None and not is_archive:
+            raise ValueError("chronos_sha256 is of a .tar.gz, and chronos_source names none")
         return self

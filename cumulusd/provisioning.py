@@ -24,6 +24,8 @@ DEFAULT_LIFETIME_S = 24 * 3600.0
 MAX_LIFETIME_S = 365 * 24 * 3600.0
 #: Of the jobs that tried a worker, so many are kept by name.
 MAX_SMOKE_JOBS = 20
+#: Where the file has the ids of revoked tokens whose machines know Swarm's join token.
+_REVOKED = "revoked_unrotated"
 #: How long a token that can't be used any more stays in the listing.
 _REMEMBERED_S = 30 * 24 * 3600.0
 
@@ -101,7 +103,8 @@ class Provisioning:
             tokens = self._load()
             for token in tokens:
                 if token.token_id == token_id:
-                    self._save([one for one in tokens if one is not token])
+                    kept = [one for one in tokens if one is not token]
+                    self._save(kept, [token_id] if _knows_join_token(token) else [])
                     return token
         raise NotFound(
             f"there is no provisioning token {token_id!r}",
@@ -141,18 +144,22 @@ class Provisioning:
 
     def check(self, secret: str, node_id: str) -> ProvisionToken:
         """The token, if that node may (still) redeem it. Raises NotAuthenticated, Conflict."""
-        token = self._find(self._load(), secret)
+        tokens = self._load()
+        token = self._find(tokens, secret)
         self._check_node(token, node_id)
         self._refuse_if_left(token)
+        _refuse_anothers(tokens, token, node_id)
         return token
 
     def redeem(self, secret: str, node_id: str) -> ProvisionToken:
         """Binds the token to the node, durably. The same node may repeat it; nobody else may
-        use it afterwards. Raises NotAuthenticated, Conflict."""
+        use it afterwards. Raises NotAuthenticated, Conflict, also when the node is another
+        machine's by its token."""
 
         def redeemed(token: ProvisionToken) -> ProvisionToken:
             self._check_node(token, node_id)
             self._refuse_if_left(token)
+            _refuse_anothers(self._load(), token, node_id)
             if token.node_id == node_id:
                 return token
             return attrs.evolve(token, node_id=node_id, redeemed_at=self._wall_clock())
@@ -172,13 +179,26 @@ class Provisioning:
             )
         return token
 
-    def rotated(self, token_id: str) -> ProvisionToken:
-        """Swarm's join token has been changed since this token was redeemed. Durable, as all that
-        follow. Raises NotFound."""
-        return self._note(token_id, lambda now: {"rotated_at": now})
+    def rotation_due(self) -> list[str]:
+        """Ids of the tokens, revoked ones too, on whose account Swarm's join token is to be
+        changed: redeemed, or told to a machine that can't redeem it any more."""
+        now = self._wall_clock()
+        due = [one for one in self._load() if one.rotated_at is None and _is_spent(one, now)]
+        return [*(token.token_id for token in due), *self._revoked()]
+
+    def rotated(self, *token_ids: str) -> None:
+        """Swarm's join token has been changed on account of these. Durable, as all that follow."""
+        with self._file.locked():
+            now = self._wall_clock()
+            tokens = [
+                attrs.evolve(one, rotated_at=now) if one.token_id in token_ids else one
+                for one in self._load()
+            ]
+            self._save(tokens, settled=token_ids)
 
     def smoked(self, token_id: str, job_ids: Sequence[str]) -> ProvisionToken:
-        """These jobs were begun to try the worker, the last one now."""
+        """These jobs were begun to try the worker, the last one now. Raises NotFound, as the
+        others do."""
         return self._note(token_id, lambda now: {"smoke_jobs": tuple(job_ids[-MAX_SMOKE_JOBS:])})
 
     def ready(self, token_id: str) -> ProvisionToken:
@@ -251,8 +271,44 @@ class Provisioning:
                 hint="move it away; tokens not redeemed yet are to be made again",
             ) from error
 
-    def _save(self, tokens: list[ProvisionToken]) -> None:
-        self._file.save({"tokens": [attrs.asdict(token) for token in tokens]})
+    def _revoked(self) -> list[str]:
+        return list(map(str, self._file.load().get(_REVOKED, ())))
+
+    def _save(
+        self,
+        tokens: list[ProvisionToken],
+        revoked: Sequence[str] = (),
+        settled: Sequence[str] = (),
+    ) -> None:
+        # That something is due counts, so no more than these need be known by name.
+        due = [one for one in [*self._revoked(), *revoked] if one not in settled][-MAX_TOKENS:]
+        self._file.save({"tokens": [attrs.asdict(token) for token in tokens], _REVOKED: due})
+
+
+def _knows_join_token(token: ProvisionToken) -> bool:
+    return token.rotated_at is None and (token.machine_id or token.node_id) is not None
+
+
+def _is_spent(token: ProvisionToken, now: float) -> bool:
+    return token.node_id is not None or (
+        token.machine_id is not None and token.state(now) == "expired"
+    )
+
+
+def _refuse_anothers(tokens: list[ProvisionToken], token: ProvisionToken, node_id: str) -> None:
+    """A worker's node is its machine's: who has another token can't take it, to make it leave."""
+    for one in tokens:
+        is_its = one.node_id == node_id and one.leaving_at is None
+        if not is_its or one.token_id == token.token_id:
+            continue
+        if token.machine_id is None or token.machine_id != one.machine_id:
+            raise Conflict(
+                f"the node {node_id} became a worker by another token ({one.token_id}), of another "
+                "machine",
+                details={"token_id": token.token_id, "node_id": node_id},
+                hint="if it is that machine, set up anew: `cumulusd provision-token revoke "
+                f"{one.token_id}`, and try again",
+            )
 
 
 def _taken(token: ProvisionToken, how: str) -> Conflict:

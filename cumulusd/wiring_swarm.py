@@ -35,6 +35,8 @@ from cumulusd.web.provision import Provision
 from cumulusd.wiring import UNPACKED_FACTOR, ClosingPlatform, Fingerprint, PoolChanged
 
 CHECK_INTERVAL_S = 2.0
+#: How soon a revoked provisioning token's machine knows no valid join token of Swarm's any more.
+SWEEP_INTERVAL_S = 15.0
 #: By what workers are told images, by the configuration's word for who has them.
 IMAGES_BY = {"auto": ImageBy.AUTO, "registry": ImageBy.DIGEST, "orchestrator": ImageBy.ID}
 #: Who the jobs' processes are in their containers; the job image has this user.
@@ -162,6 +164,8 @@ class SwarmParts:
         self._agents.start()
         hearing = self._engine.watch_events(["node"], connected=self._look, heard=self._heard)
         self._tasks.start(hearing, "hearing of the Swarm's nodes")
+        if self._enrolment is not None:
+            self._tasks.start(self._sweep(self._enrolment), "looking at provisioning tokens")
 
     async def stop(self) -> None:
         """Ends both; agents and jobs go on."""
@@ -173,6 +177,12 @@ class SwarmParts:
         return {"engine": self._engine_error or "ok", "agents": self._agents.error or "ok"}
 
     # -- inside
+
+    async def _sweep(self, enrolment: Enrolment) -> None:
+        """Tokens are revoked by a command, and expire: nothing else tells of it."""
+        while True:
+            await sleep(self._clock, SWEEP_INTERVAL_S)
+            await enrolment.sweep()
 
     async def _check(self) -> None:
         """Asks until the engine has proved to be a manager that we understand. From then on what

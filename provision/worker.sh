@@ -215,8 +215,9 @@ kept() { [ ! -e "$CONFIG/worker.env" ] || sed -n "s/^$1=//p" "$CONFIG/worker.env
 keep() {
     local file=$CONFIG/worker.env
     mkdir -p "$CONFIG"
-    { [ ! -e "$file" ] || grep -v "^$1=" "$file" || true; printf '%s=%s\n' "$1" "$2"; } >"$file.new"
-    chmod 600 "$file.new"
+    rm -f "$file.new"
+    # The token is in it, so it is nobody else's from its first moment on.
+    (umask 077 && { [ ! -e "$file" ] || grep -v "^$1=" "$file" || true; printf '%s=%s\n' "$1" "$2"; } >"$file.new")
     mv "$file.new" "$file"
 }
 
@@ -753,6 +754,11 @@ def text(value, pattern, what):
         sys.exit(f"{what} is {value!r}")
 
 
+def number(value, what):
+    if type(value) is not int or not 0 <= value < 1 << 50:
+        sys.exit(f"{what} is {value!r}")
+
+
 def address(value, what):
     text(value, r"[0-9A-Za-z.\[\]:_-]+:[0-9]{1,5}", what)
 
@@ -764,8 +770,8 @@ for one in plan["swarm"]["manager_addresses"]:
     address(one, "swarm.manager_addresses")
 for one in plan["daemon"]["addresses"]:
     address(one, "daemon.addresses")
-text(plan["worker_root"], r"/[A-Za-z0-9._/-]*[A-Za-z0-9]", "worker_root")
-if plan["worker_root"].count("/") < 2 or ".." in plan["worker_root"]:
+text(plan["worker_root"], r"(/[A-Za-z0-9._-]+)+", "worker_root")
+if plan["worker_root"].count("/") < 2 or set(plan["worker_root"].split("/")) & {".", ".."}:
     sys.exit(f"worker_root is {plan['worker_root']}, which is no folder of its own")
 assert plan["images"], "no images"
 for image in plan["images"]:
@@ -773,9 +779,16 @@ for image in plan["images"]:
     text(image["name"], r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", "an image's name")
     if image.get("registry_reference") is not None:
         text(image["registry_reference"], r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", "registry_reference")
-    int(image["size_bytes"])
+    number(image["size_bytes"], "an image's size_bytes")
 for one in plan["deny"]:
     ipaddress.IPv4Network(one)
+if plan.get("remote_api") is not None:
+    number(plan["remote_api"]["port"], "remote_api.port")
+source, sha256 = (plan.get("chronos") or {}).get("source"), (plan.get("chronos") or {}).get("sha256")
+if sha256 is not None:
+    text(sha256, r"[0-9a-f]{64}", "chronos.sha256")
+if source is not None:
+    text(source, r"none|/[!-~]+|https?://[0-9A-Za-z\[][!-~]*", "chronos.source")
 END
 }
 
@@ -823,7 +836,7 @@ do_nvidia() {
     local key=$R/usr/share/keyrings/cumulus-nvidia.asc list=$R/etc/apt/sources.list.d/cumulus-nvidia.list
     # Another list of theirs, with another key, would make apt refuse both.
     if ! grep -rqs libnvidia-container "$R/etc/apt/sources.list.d" || [ -e "$list" ]; then
-        curl --fail --silent --show-error --location --retry 3 --max-time 60 --create-dirs \
+        curl --fail --silent --show-error --location --proto '=https' --retry 3 --max-time 60 --create-dirs \
             --output "$key" "$NVIDIA_REPOSITORY/gpgkey" ||
             fail "NVIDIA's package repository is not reached" "$(tail -n 1 "$LOG")" \
                 "look at the network and at https_proxy, or install nvidia-container-toolkit yourself"
@@ -874,9 +887,9 @@ do_engine_settings() {
             "snap remove docker, and run this again: it installs Docker as a package" ;;
     esac
     if [ -n "$remote_api" ]; then
-        mkdir -p "$CONFIG/engine-tls"
+        mkdir -p "$CONFIG"
+        install -d -m 700 "$CONFIG/engine-tls"
         cp "$remote_api/ca.pem" "$remote_api/server-cert.pem" "$remote_api/server-key.pem" "$CONFIG/engine-tls/"
-        chmod 700 "$CONFIG/engine-tls"
     fi
     wanted_settings >"$work/wanted.json"
     merge_settings
@@ -1019,7 +1032,8 @@ plan_folder() { echo "the folder that the orchestrator names (/var/lib/cumulus),
 worker_root() { printf '%s' "$R$(kept WORKER_ROOT)"; }
 done_folder() { [ -e "$STATE/plan.json" ] && [ -d "$(worker_root)" ]; }
 do_folder() {
-    mark folder.made
+    # By name: another run may be told another one, which was there before, and is not ours to remove.
+    printf '%s\n' "$(worker_root)" >>"$STATE/folders.made"
     install -d -m 755 "$(worker_root)"
 }
 
@@ -1051,6 +1065,21 @@ chronos_key() {
     fi
     printf '%s %s' "$source" "$sha256"
 }
+# What is built runs as root: it comes by TLS, or is known by its hash. Only archives have one.
+refuse_unpinned() {
+    case $1 in
+        *.tar.gz | *.tgz)
+            [[ $1 != *://* || $1 == https://* || -n $2 ]] ||
+                fail "Chronos from $1 could be anybody's" "that isn't https" "name its hash too, --chronos-sha256; $3"
+            ;;
+        *)
+            [ -z "$2" ] ||
+                fail "Chronos from $1 can't be held to its sha256" "only a .tar.gz has one" "name one; or a git URL with #commit, and no sha256"
+            [[ ! $1 =~ ^(http|git|ftp):// ]] ||
+                fail "Chronos from $1 could be anybody's" "git over http:// proves nothing" "take https:// or ssh://; $3"
+            ;;
+    esac
+}
 done_chronos() {
     [ -e "$STATE/plan.json" ] || return 1
     [ "$(chronos_source | head -n 1)" = none ] ||
@@ -1062,12 +1091,16 @@ do_chronos() {
     rm -rf "$tree"
     mkdir -p "$tree"
     local opt_out="or leave it out: --chronos-source none"
+    refuse_unpinned "$source" "$sha256" "$opt_out"
     case $source in
         *.tar.gz | *.tgz)
             local archive=$source
             if is_url "$source"; then
                 archive=$work/chronos.tar.gz
-                curl --fail --silent --show-error --location --retry 3 --max-time 300 --output "$archive" "$source" ||
+                # No way back to plain http, unless the hash says what it is.
+                local only='=https'
+                [ -z "$sha256" ] || only='=http,https'
+                curl --fail --silent --show-error --location --proto "$only" --retry 3 --max-time 300 --output "$archive" "$source" ||
                     fail "Chronos is not to be had from $source" "$(tail -n 1 "$LOG")" "name another by --chronos-source; $opt_out"
             fi
             local found
@@ -1086,7 +1119,7 @@ do_chronos() {
                 GIT_TERMINAL_PROMPT=0 timeout 300 git clone --quiet -- "$source" "$tree" ||
                     fail "Chronos can't be fetched from $source" "$(tail -n 1 "$LOG")" \
                         "look at the network and at https_proxy; name another by --chronos-source; $opt_out"
-                [ -z "$ref" ] || git -C "$tree" checkout --quiet --detach "$ref" ||
+                [ -z "$ref" ] || git -C "$tree" checkout --quiet --detach "$ref" -- ||
                     fail "there is no $ref in $source" "$(tail -n 1 "$LOG")" "name another by --chronos-source; $opt_out"
                 git -C "$tree" log -1 --format='commit %H of %cI'
             fi
@@ -1487,7 +1520,6 @@ title_files() { echo "files"; }
 plan_files() { echo "removes $LIB, $CONFIG, the folder of jobs, Chronos; the host name as it was"; }
 do_files() {
     local root
-    root=$(worker_root)
     if [ -e "$STATE/hostname.before" ] && [ "$(hostname)" != "$(cat "$STATE/hostname.before")" ]; then
         set_name "$(cat "$STATE/hostname.before")"
     fi
@@ -1495,8 +1527,10 @@ do_files() {
         rm -f "$R/usr/local/lib/libchronos.so"
         ldconfig
     fi
-    if [ -e "$STATE/folder.made" ] && [ "$root" != "$R" ]; then
-        rm -rf --one-file-system -- "$root" || warn "$root is not empty: something is mounted there"
+    if [ -e "$STATE/folders.made" ]; then
+        while read -r root; do
+            rm -rf --one-file-system -- "$root" || warn "$root is not empty: something is mounted there"
+        done < <(sort -u "$STATE/folders.made")
     fi
     rm -rf -- "$LIB" "$CONFIG/worker.env" "$CONFIG/daemon-ca.pem" "$CONFIG/engine-tls"
     rmdir "$CONFIG" 2>/dev/null || true

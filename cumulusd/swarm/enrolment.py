@@ -120,8 +120,7 @@ class Enrolment:
         where that is still due. What fails is tried at the next sweep."""
         try:
             tokens = await self._run_in_thread(self._provisioning.tokens)
-            if any(token.node_id and token.rotated_at is None for token in tokens):
-                await self._rotate()
+            await self._rotate()
             leaving = {token.node_id for token in tokens if token.leaving_at is not None}
             for node in await self._engine.nodes() if leaving else ():
                 if node.node_id in leaving:
@@ -129,24 +128,27 @@ class Enrolment:
         except CancelledError:
             raise
         except CumulusError as error:
-            self._log.info("nodes that left can't be removed just now: {why}", why=error.message)
+            self._log.info(
+                "what is due in the Swarm (nodes that left, the join token) can't be done just "
+                "now: {why}",
+                why=error.message,
+            )
 
     # -- inside
 
     async def _rotate(self) -> None:
-        """Changes Swarm's join token where that is due: once for all that were redeemed since."""
+        """Changes Swarm's join token where that is due: once for all that it is due for."""
         async with self._rotating:
-            tokens = await self._run_in_thread(self._provisioning.tokens)
-            due = [token for token in tokens if token.node_id and token.rotated_at is None]
+            due = await self._run_in_thread(self._provisioning.rotation_due)
             if not due:
                 return
             await self._engine.rotate_worker_token()
-            for token in due:
-                await self._note(partial(self._provisioning.rotated, token.token_id))
+            await self._run_in_thread(partial(self._provisioning.rotated, *due))
+            for token_id in due:
                 self._log.info(
                     "Swarm's join token for workers was changed: that of provisioning token "
                     "{token_id} is used up",
-                    token_id=token.token_id,
+                    token_id=token_id,
                 )
 
     async def _take_back(self, node: NodeInfo) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from cumulusd.tasks import Signal, wait_at_most
 
 #: Images on their way at a time; each is read from the engine's disk and held nowhere.
 MAX_DOWNLOADS = 4
+#: Of one token at a time: a machine gets one after the other, and a connection may hang.
+MAX_OF_ONE = 2
 #: So many more wait for their turn, each for so long.
 MAX_WAITING = 64
 TURN_S = 30.0
@@ -66,6 +69,7 @@ class Joining:
         self._clock = clock
         self._turn = Signal()
         self._waiting = 0
+        self._by_token: Counter[str] = Counter()  #: token id -> downloads
         self._provisioning = provisioning
         self._engine = engine
         self._settings = settings
@@ -84,6 +88,9 @@ class Joining:
         settings = self._settings
         images = [await self._image(name) for name in settings.images]
         info, joining = await self._engine.info(), await self._engine.join_info()
+        daemon_addresses = await self._daemon_addresses()
+        # Who was revoked meanwhile is told nothing: what is told from here on is changed again.
+        await self._run_in_thread(lambda: self._provisioning.bearer(token))
         addresses = list(settings.manager_addresses or info.manager_addresses)
         if not addresses:
             raise Unavailable(
@@ -98,7 +105,7 @@ class Joining:
                 "swarm_id": joining.swarm_id,
             },
             "daemon": {
-                "addresses": await self._daemon_addresses(),
+                "addresses": daemon_addresses,
                 "url": settings.advertise_url,
             },
             "worker_root": settings.worker_root,
@@ -117,7 +124,7 @@ class Joining:
         it is this reader's turn, if it is called at once. Raises NotAuthenticated, Conflict,
         NotFound, TooMany, Unavailable; what it gives, Unavailable, also in the middle.
         """
-        await self._run_in_thread(lambda: self._provisioning.bearer(token))
+        bearer = await self._run_in_thread(lambda: self._provisioning.bearer(token))
         named = [await self._image(name) for name in self._settings.images]
         if image_id not in [one["id"] for one in named]:
             raise NotFound(
@@ -125,13 +132,21 @@ class Joining:
                 hint="POST /provision/join names them; ask again, they may have been renewed",
             )
         await self._wait_for_turn()
+        whose = bearer.token_id
+        if self._by_token[whose] >= MAX_OF_ONE:
+            raise TooMany(
+                f"{MAX_OF_ONE} images are on their way by the provisioning token {whose}",
+                hint="wait for them; each machine needs a token of its own",
+            )
 
         async def send_all(send: Send) -> None:
             self._downloads += 1
+            self._by_token[whose] += 1
             try:
                 await self._engine.export_image(image_id, send)
             finally:
                 self._downloads -= 1
+                self._by_token -= Counter({whose: 1})
                 self._turn.fire()
 
         return send_all

@@ -366,6 +366,33 @@ async def test_images_on_their_way_are_bounded_and_others_wait_their_turn(
 
 
 @pytest_twisted.ensureDeferred
+async def test_one_token_leaves_room_for_others(world: Site) -> None:
+    """Who reads slowly, or opens many connections, keeps no other machine from its image."""
+    image_id = world.swarm.images["job:1"]["Id"]
+    world.swarm.archives[image_id] = b"tar"
+    greedy, other = world.token("bound"), world.token("bound")
+    held: Deferred[None] = Deferred()
+    sending = 0
+
+    async def send(data: bytes) -> None:
+        nonlocal sending
+        sending += 1
+        await waiting_for(held)
+
+    async def get() -> None:
+        await (await world.joining.image(greedy, image_id))(send)
+
+    tasks = [Deferred.fromCoroutine(get()) for _ in range(joining.MAX_OF_ONE)]
+    await until(lambda: sending == joining.MAX_OF_ONE)
+    with pytest.raises(TooMany, match="by the provisioning token"):
+        await world.joining.image(greedy, image_id)
+    assert await fetch(world, other, image_id) == b"tar"
+    held.callback(None)
+    await DeferredList(tasks, consumeErrors=True)
+    assert await fetch(world, greedy, image_id) == b"tar"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_turn_that_never_comes_is_not_waited_for_longer(
     world: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -478,6 +505,60 @@ async def test_two_at_once_change_it_and_both_are_enrolled(world: Site) -> None:
         assert (await task)["enrolled"]
     assert 1 <= world.swarm.rotations <= 2
     assert all(one.rotated_at is not None for one in world.tokens.tokens())
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+@pytest_twisted.ensureDeferred
+async def test_a_thief_that_only_asked_to_join_knows_no_valid_join_token(
+    world: Site, how: str
+) -> None:
+    secret = world.token()
+    await world.joining.join(secret, MACHINE, "worker1")
+    await world.enrolment.sweep()
+    assert world.swarm.rotations == 0, "it may be on its way"
+    if how == "revoked":
+        world.tokens.revoke(world.tokens.tokens()[0].token_id)
+    else:
+        world.now += 3601
+    world.fake.faults.append(Fault("/swarm/update", "answer", 503, "no quorum"))
+    await world.enrolment.sweep()
+    assert world.swarm.rotations == 0
+    world.make()
+    for _ in range(2):
+        await world.enrolment.sweep()
+    assert world.swarm.rotations == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_revoked_while_it_asks_is_told_nothing(
+    world: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, made = world.tokens.create(lifetime_s=60)
+    join_info = world.client.join_info
+
+    async def revoked_meanwhile() -> Any:
+        told = await join_info()
+        world.tokens.revoke(made.token_id)
+        return told
+
+    monkeypatch.setattr(world.client, "join_info", revoked_meanwhile)
+    with pytest.raises(NotAuthenticated):
+        await world.joining.join(secret, MACHINE, "worker1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stolen_token_makes_no_other_machines_worker_leave(world: Site) -> None:
+    await world.enrolment.enroll(world.token("bound"), world.node_id)
+    stolen = world.token()
+    await world.joining.join(stolen, "machine-2", "worker1")
+    for act in (
+        lambda: world.enrolment.enroll(stolen, world.node_id),
+        lambda: world.enrolment.leave(stolen, world.node_id, True),
+        lambda: world.trial.status(stolen, world.node_id, True),
+    ):
+        with pytest.raises(Conflict):
+            await act()
+    assert world.labels() and world.availability() == "active"
 
 
 # -- the job that tries it

@@ -41,6 +41,7 @@ def test_what_is_taken(tmp_path: Path, text: str) -> None:
         ("chronos_source: 'https://example.org/a b'", "blank"),
         ("chronos_source: http://example.org/x", "needs chronos_sha256"),
         (f"chronos_sha256: {SHA}", "goes with chronos_source"),
+        (f"chronos_source: http://h/c.git, chronos_sha256: {SHA}", "names none"),
         ("chronos_source: /x, chronos_sha256: abc", "64 lowercase hex"),
         ("deny: [10.0.0.1/24]", "no IPv4 network"),
         ("deny: ['fd00::/8']", "no IPv4 network"),

@@ -147,18 +147,19 @@ class Bare:
             assert found, f"this machine has no {name}"
             # By their own path: what they call themselves is looked for where they expect it.
             path = os.environ["PATH"] if name in ("gcc", "make", "git", "tar") else ""
-            self._program(name, (f"PATH={path} " if path else "") + f'exec {found} "$@"\n')
+            self.program(name, (f"PATH={path} " if path else "") + f'exec {found} "$@"\n')
         # Others than the test's own servers are not to be asked.
-        self._program(
+        self.program(
             "curl",
             'case "$*" in *nvidia.github.io*) echo "curl $*" >>"$FAKE/calls"; exit 0 ;; esac\n'
             f'exec {shutil.which("curl")} "$@"\n',
         )
-        self._program("python3", f'exec {sys.executable} "$@"\n')
+        self.program("python3", f'exec {sys.executable} "$@"\n')
         for name, text in _COMMANDS.items():
-            self._program(name, ("" if name in _LOOKS else _NOTE) + text)
+            self.program(name, ("" if name in _LOOKS else _NOTE) + text)
 
-    def _program(self, name: str, text: str) -> None:
+    def program(self, name: str, text: str) -> None:
+        """A program that the machine has."""
         path = self.fake / "bin" / name
         path.write_text(f"#!/bin/bash\n{text}")
         path.chmod(0o755)
@@ -179,7 +180,7 @@ class Bare:
 
     def user(self, uid: int) -> None:
         """Who runs the script."""
-        self._program("id", f'case $1 in -u) echo {uid} ;; *) echo "somebody" ;; esac\n')
+        self.program("id", f'case $1 in -u) echo {uid} ;; *) echo "somebody" ;; esac\n')
 
     def gpu(self, said: str = "GPU 0: NVIDIA A10 (UUID: GPU-1)") -> None:
         """A GPU of NVIDIA's, and what `nvidia-smi -L` says."""

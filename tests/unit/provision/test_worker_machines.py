@@ -101,6 +101,19 @@ REFUSED: dict[str, tuple[Callable[[Bare], None], tuple[str, ...]]] = {
         ("no answer of a Cumulus daemon", "HTTP 404"),
     ),
     "root as worker_root": (_plan(worker_root="/var"), ("can't be used", "no folder of its own")),
+    "a folder of the system's, written otherwise": (
+        _plan(worker_root="//etc"),
+        ("can't be used", "'//etc'"),
+    ),
+    "a folder by a dot": (_plan(worker_root="/./etc"), ("can't be used", "no folder of its own")),
+    "a size that is no number": (
+        _plan(images=[{"name": "x", "id": "sha256:" + "a" * 64, "size_bytes": " 1_0 "}]),
+        ("can't be used", "size_bytes"),
+    ),
+    "a source with words": (
+        _plan(chronos={"source": "https://h/c.git\n0", "sha256": None}),
+        ("can't be used", "chronos.source"),
+    ),
     "words in an answer": (
         _plan(images=[{"name": "x; reboot", "id": "sha256:" + "a" * 64, "size_bytes": 1}]),
         ("can't be used", "x; reboot"),

@@ -1,6 +1,7 @@
 """worker.sh as a whole: a machine joins, once more, after failures, and leaves again."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -348,6 +349,39 @@ def test_a_library_that_agents_cannot_load_is_said_and_kept_from_them(bare: Bare
     assert "the agent's image can't load it" in said and "GLIBC_2.99" in said
     assert (bare.root / "usr/local/lib/libchronos.so").exists()
     assert list((bare.root / "var/lib/cumulus/lib").iterdir()) == []
+
+
+def test_a_folder_that_was_there_before_is_never_removed(bare: Bare) -> None:
+    """Also where an earlier run made another one."""
+    good(bare.join())
+    kept = bare.write("srv/data/important", "years of work")
+    bare.orchestrator.plan["worker_root"] = "/srv/data"
+    good(bare.join())
+    good(bare.run("--uninstall"))
+    assert kept.read_text() == "years of work"
+    assert not (bare.root / "var/lib/cumulus").exists()
+
+
+def test_the_file_with_the_token_is_roots_from_its_first_moment(bare: Bare) -> None:
+    note = 'new=$CUMULUS_PROVISION_ROOT/etc/cumulus/worker.env.new; [ ! -e "$new" ] || '
+    looks = f'{note}{shutil.which("stat")} -c %a "$new" >>"$FAKE/modes"\n'
+    bare.program("grep", f'{looks}exec {shutil.which("grep")} "$@"\n')
+    good(bare.join())
+    assert set((bare.fake / "modes").read_text().split()) == {"600"}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("http://h.example/c.tar.gz", ("anybody's", "--chronos-sha256")),
+        ("git://h.example/c.git#v1", ("anybody's", "https:// or ssh://")),
+        ("http://h.example/c.git#v1", ("anybody's", "https:// or ssh://")),
+    ],
+)
+def test_chronos_is_not_built_of_what_anybody_could_have_sent(
+    bare: Bare, source: str, words: tuple[str, ...]
+) -> None:
+    bad(bare.join("--chronos-source", source), *words)
 
 
 @pytest.mark.slow

@@ -194,6 +194,52 @@ def test_a_token_is_one_machines(tokens: Provisioning, moment: Moment) -> None:
     assert tokens.redeemed_by(secret, "n1").leaving_at == moment.now
 
 
+def test_a_workers_node_is_taken_by_no_other_machine(tokens: Provisioning) -> None:
+    """Else its token would make somebody else's worker leave."""
+    mine, made = tokens.create(lifetime_s=60)
+    tokens.bind(mine, "machine-1", "gpu-1")
+    tokens.redeem(mine, "n1")
+    unbound, stolen = (tokens.create(lifetime_s=60)[0] for _ in range(2))
+    tokens.bind(stolen, "machine-2", "gpu-1")
+    for secret in (unbound, stolen):
+        for ask in (tokens.check, tokens.redeem):
+            with pytest.raises(Conflict, match="another token") as caught:
+                ask(secret, "n1")
+            assert f"revoke {made.token_id}" in str(caught.value.hint)
+        with pytest.raises(Conflict):
+            tokens.redeemed_by(secret, "n1")
+    again = tokens.create(lifetime_s=60)[0]
+    tokens.bind(again, "machine-1", "gpu-1")
+    assert tokens.redeem(again, "n1").node_id == "n1", "the machine itself, by a new token"
+    tokens.redeem(stolen, "n2")
+
+
+def test_the_join_token_is_due_for_all_who_know_it_and_are_none_of_ours(
+    tokens: Provisioning, tmp_path: Path, moment: Moment
+) -> None:
+    def bound(lifetime_s: float) -> str:
+        secret, made = tokens.create(lifetime_s=lifetime_s)
+        tokens.bind(secret, f"machine-{made.token_id}", "gpu")
+        return made.token_id
+
+    unused = tokens.create(lifetime_s=60)[1].token_id
+    waiting, revoked, late = bound(3600), bound(3600), bound(60)
+    assert tokens.rotation_due() == [], "a machine that is on its way needs it still"
+    tokens.revoke(unused)
+    tokens.revoke(revoked)
+    assert tokens.rotation_due() == [revoked], "nobody was told by the other"
+    moment.now += 61
+    tokens = Provisioning(tmp_path, moment)
+    assert tokens.rotation_due() == [late, revoked]
+    tokens.create(lifetime_s=60)
+    tokens.rotated(late, revoked)
+    assert tokens.rotation_due() == []
+    tokens.revoke(late)
+    assert tokens.rotation_due() == [], "it has been changed since"
+    tokens.revoke(waiting)
+    assert tokens.rotation_due() == [waiting]
+
+
 def test_a_workers_token_is_kept_for_as_long_as_it_is_one(
     tokens: Provisioning, moment: Moment
 ) -> None:
