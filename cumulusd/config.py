@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import attrs
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from cumulusd import tls
 from cumulusd.admin.token_file import FILE as TOKEN_FILE
@@ -42,13 +42,20 @@ class Log(Section):
     format: Literal["auto", "text", "json", "journal"] = "auto"
 
 
+def _endpoint(value: str, info: ValidationInfo) -> str:
+    """One of `listen`; judged one by one, so that each one's fault is told."""
+    folder: Path = (info.context or {}).get("folder", Path.cwd())
+    environ = (info.context or {}).get("environ") or {}
+    return read_endpoint(resolve_within(value, environ), folder)
+
+
 class Config(Section):
     """All of it. Paths are absolute."""
 
     #: Twisted endpoint descriptions of what to listen on.
     listen: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...],
-        Field(strict=False, min_length=1, max_length=16),
+        tuple[Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_endpoint)], ...],
+        Field(strict=False, max_length=16),
     ] = ("tcp:50051:interface=127.0.0.1",)
     #: Take tokens over connections that others on the network can read, too.
     allow_plain_tokens: bool = False
@@ -71,10 +78,11 @@ class Config(Section):
 
     @field_validator("listen")
     @classmethod
-    def _endpoints_parse(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        folder: Path = (info.context or {}).get("folder", Path.cwd())
-        environ = (info.context or {}).get("environ") or {}
-        return tuple(read_endpoint(resolve_within(one, environ), folder) for one in value)
+    def _listens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Not by min_length: that counts only those that are no fault of their own.
+        if not value:
+            raise ValueError("must name at least 1 endpoint")
+        return value
 
     @field_validator("state_dir")
     @classmethod

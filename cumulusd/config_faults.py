@@ -12,7 +12,7 @@ from cumulusd.config_file import Fault, KeyPath, Lines, key_text
 
 def fault_of(detail: ErrorDetails, lines: Lines, root: type[BaseModel]) -> Fault:
     """One of pydantic's errors in our words. `root`: what the whole file is read as."""
-    location: KeyPath = tuple(part for part in detail["loc"])
+    location = _in_the_file(detail["loc"])
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         message = _unknown(location, root)
@@ -20,6 +20,8 @@ def fault_of(detail: ErrorDetails, lines: Lines, root: type[BaseModel]) -> Fault
         message = "is required"
     elif kind == "model_type":
         message = "must be a section: keys and their values"
+    elif kind == "tuple_type":
+        message = f"must be a list: [first, second] (it is {given!r})"
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
     else:
@@ -27,6 +29,12 @@ def fault_of(detail: ErrorDetails, lines: Lines, root: type[BaseModel]) -> Fault
         if isinstance(given, str | int | float | bool | None):
             message += f" (it is {given!r})"
     return Fault(key=key_text(location), line=lines.of(location), message=message)
+
+
+def _in_the_file(location: tuple[int | str, ...]) -> KeyPath:
+    """The keys of that place; for a value that may be of several types pydantic puts the type it
+    tried between them (`literal['auto']`, `tuple[...]`), which is no key."""
+    return tuple(part for part in location if isinstance(part, int) or "[" not in part)
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:

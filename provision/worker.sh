@@ -163,8 +163,8 @@ check_options() {
         wrong "the provisioning token is missing" \
             "make one with \`cumulusd provision-token create\` where the daemon runs; give it by --token, --token-file or CUMULUS_PROVISION_TOKEN"
     [[ $token =~ ^cpt_[A-Za-z0-9_-]{16,200}$ ]] ||
-        wrong "that is no provisioning token: they begin with cpt_" \
-            "make one with \`cumulusd provision-token create\`"
+        wrong "that is no whole provisioning token: they begin with cpt_, and 43 characters follow" \
+            "copy all of it, or make one with \`cumulusd provision-token create\`"
     [[ -z $fingerprint || $fingerprint =~ ^sha256//[A-Za-z0-9+/]{43}=$ ]] ||
         wrong "--fingerprint takes sha256//… as \`cumulusd provision-token create\` prints it, not '$fingerprint'"
     [ -z "$ca_file" ] || [ -r "$ca_file" ] || wrong "--ca-file: $ca_file can't be read"

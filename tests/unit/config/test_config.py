@@ -158,9 +158,10 @@ agent_grace_s: true
         ("- 1\n", None, "", "mapping"),
         ("1: 2\n", 1, "", "must be a string"),
         ("listen: &a [x]\nstate_dir: *a\n", None, "state_dir", "aliases"),
-        ("listen: [bogus]\n", 1, "listen", "no endpoint"),
+        ("listen: [bogus]\n", 1, "listen[0]", "no endpoint"),
         ("listen: []\n", 1, "listen", "at least 1"),
-        ("listen: ['tcp:x:interface=127.0.0.1']\n", 1, "listen", "no endpoint"),
+        ("listen: ['tcp:x:interface=127.0.0.1']\n", 1, "listen[0]", "no endpoint"),
+        ("listen: tcp:1:interface=127.0.0.1\n", 1, "listen", "must be a list"),
         ("platform: {type: swarm}\n", 1, "platform", "needs the section `swarm`"),
         ("platform: {local: {python: nowhere}}\n", 1, "platform.local.python", "script/setup"),
         ("jobs: {ca_bundle: no.pem}\n", 1, "jobs.ca_bundle", "no file at"),
@@ -187,6 +188,16 @@ def test_a_fault(tmp_path: Path, text: str, line: int | None, key: str, words: s
     assert words in message
     if line is not None:
         assert found_line == line
+
+
+def test_each_listener_that_is_wrong_is_told(tmp_path: Path) -> None:
+    found = faults(tmp_path, "listen:\n  - bogus\n  - tcp:1:interface=127.0.0.1\n  - tcp:x\n")
+    assert [(line, key) for line, key, _ in found] == [(2, "listen[0]"), (4, "listen[2]")]
+
+
+def test_a_value_of_several_types_is_named_by_its_key(tmp_path: Path) -> None:
+    found = faults(tmp_path, "chronos: {tiers: [nvidia]}\n")
+    assert {key for _, key, _ in found} == {"chronos.tiers", "chronos.tiers[0]"}
 
 
 @pytest.mark.parametrize(
