@@ -34,7 +34,8 @@ class Listings:
 
     def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
         """The views of those jobs that this principal may see, newest first."""
-        records = self._table.live() if active else self._table.all()
+        # Newest first: of a long history most are then looked at once, and never kept.
+        records = self._table.live() if active else self._table.newest()
         seen = (
             record
             for record in records

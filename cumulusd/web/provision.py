@@ -86,6 +86,10 @@ class ProvisionPages:
             self._under_way += 1
             try:
                 return json_answer(await ask(cases, value))
+            except NotAuthenticated as error:
+                # Anybody may try, as often as they like: not to fill the log with.
+                self._log.debug("{path}: {why}", path=asked.head.path, why=error.message)
+                raise
             except CumulusError as error:
                 self._log.warn("{path} was refused: {why}", path=asked.head.path, why=error.message)
                 raise

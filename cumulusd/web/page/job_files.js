@@ -3,7 +3,7 @@
 import {fill, h} from "./dom.js";
 import {bytes, moment} from "./format.js";
 import {fetchFile} from "./job_end.js";
-import {DOWNLOAD_MAX_BYTES, jobPath} from "./job_http.js";
+import {DOWNLOAD_MAX_BYTES, downloadCommand, jobPath} from "./job_http.js";
 
 // `update(job)`.
 export function jobOutputs(jobId) {
@@ -21,7 +21,7 @@ export function jobOutputs(jobId) {
   let key = "";
 
   function row({name, size_bytes: size}) {
-    const byHand = `cumulus download ${jobId} ${quoted(name)}`;
+    const byHand = downloadCommand(jobId, name);
     const action =
       size > DOWNLOAD_MAX_BYTES
         ? h("code", {}, byHand)
@@ -150,9 +150,4 @@ function writtenAt(timestamp, now) {
   if (typeof timestamp === "number") return moment(timestamp, now);
   const parsed = Date.parse(timestamp ?? "");
   return Number.isNaN(parsed) ? String(timestamp ?? "–") : moment(parsed / 1000, now);
-}
-
-// For a POSIX shell.
-function quoted(name) {
-  return /^[\w./-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
 }

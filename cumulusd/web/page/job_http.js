@@ -19,6 +19,12 @@ export function jobPath(jobId, ...parts) {
   return ["/api/jobs", encodeURIComponent(jobId), ...rest].join("/");
 }
 
+// What fetches an output by hand, for a POSIX shell: the name is the job's to choose, whatever it is.
+export function downloadCommand(jobId, name) {
+  const quoted = /^[\w./-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
+  return `cumulus download ${name.startsWith("-") ? "-- " : ""}${jobId} ${quoted}`;
+}
+
 // Fetches `path` and has the browser save it as `name`. `byHand`: the command that does the same.
 // `onBytes(count)` tells how much is there. Rejects with DownloadFailed.
 export async function download(path, name, {byHand, signal, onBytes = () => {}}) {

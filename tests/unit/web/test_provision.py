@@ -9,6 +9,7 @@ import pytest_twisted
 from twisted.internet import endpoints, protocol, reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import LogLevel, capturedLogs
 from twisted.web.resource import Resource
 from web_relay import Jobs
 
@@ -360,3 +361,21 @@ async def until(true: Any) -> None:
             return
         await deferLater(reactor, 0.01)
     raise AssertionError("it never became true")
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [(NotAuthenticated("no such token"), 0), (Conflict("bound to another machine"), 1)],
+    ids=["guessed", "stolen"],
+)
+@pytest_twisted.ensureDeferred
+async def test_who_only_guesses_fills_no_log(
+    server: Server, error: CumulusError, lines: int
+) -> None:
+    """A token that is somebody's is another matter: that is to be seen."""
+    server.pool.raising = error
+    with capturedLogs() as logged:
+        status, _ = await server.ask(GOOD)
+    assert status == error.status
+    warned = [one for one in logged if one["log_level"] >= LogLevel.info and "why" in one]
+    assert len(warned) == lines

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
 
-import {DOWNLOAD_MAX_BYTES, download} from "#page/job_http.js";
+import {DOWNLOAD_MAX_BYTES, download, downloadCommand} from "#page/job_http.js";
 
 const asked = [];
 const saved = [];
@@ -91,4 +91,13 @@ test("what is refused or cut is told, and nothing of it is saved", async () => {
   answers([10, new TypeError("network error")]);
   await assert.rejects(download("/x", "f", options), /f came only in part: network error/);
   assert.deepEqual(saved, []);
+});
+
+test("the command to copy takes a hostile name for a name", () => {
+  assert.equal(downloadCommand("job_1", "a/b.txt"), "cumulus download job_1 a/b.txt");
+  assert.equal(downloadCommand("job_1", "-o.ssh"), "cumulus download -- job_1 -o.ssh");
+  assert.equal(
+    downloadCommand("job_1", "x; $(reboot) 'y"),
+    String.raw`cumulus download job_1 'x; $(reboot) '\''y'`,
+  );
 });
