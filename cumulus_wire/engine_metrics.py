@@ -73,7 +73,8 @@ class Sample:
 
 def read(line: str) -> Sample | None:
     """The sample in a line; None for what is none, or of no known family."""
-    if len(line) > MAX_LINE_CHARS:
+    # Half a surrogate pair, say, is no UTF-8: it would take the page of all workers with it.
+    if len(line) > MAX_LINE_CHARS or not line.isprintable():
         return None
     found = _SAMPLE.fullmatch(line)
     if found is None:

@@ -224,6 +224,8 @@ class Provisioning:
     def _change(
         self, secret: str, change: Callable[[ProvisionToken], ProvisionToken]
     ) -> ProvisionToken:
+        # Before the lock: who guesses holds up nobody, nor the daemon's threads.
+        self._find(self._load(), secret)
         with self._file.locked():
             tokens = self._load()
             token = self._find(tokens, secret)

@@ -172,6 +172,16 @@ def test_what_is_written_by_root_is_the_daemons(tmp_path: Path) -> None:
     assert {path.stat().st_uid for path in tmp_path.iterdir()} == {1234}
 
 
+def test_who_guesses_waits_for_no_lock(tokens: Provisioning, tmp_path: Path) -> None:
+    """Else guesses without end would hold the daemon's threads, each for as long as it waits."""
+    tokens.create(lifetime_s=60)
+    with StateFile(tmp_path / FILE, version=2, what="x").locked():
+        with pytest.raises(NotAuthenticated):
+            tokens.bind("cpt_guessed", "machine-1", "gpu-1")
+        with pytest.raises(NotAuthenticated):
+            tokens.redeem("cpt_guessed", "n1")
+
+
 def test_a_token_is_one_machines(tokens: Provisioning, moment: Moment) -> None:
     secret, made = tokens.create(lifetime_s=60)
     bound = tokens.bind(secret, "machine-1", "gpu-1")

@@ -30,6 +30,8 @@ BAD = [
     "process_open_fds one",
     "process_open_fds 1\r",
     "process_open_fds{} 1\nprocess_max_fds 2",
+    'process_open_fds{a="\ud800"} 1',
+    'process_open_fds{a="\x1b[2J"} 1',
     'process_open_fds{worker="another"} 1',
     'process_open_fds{__name__="cumulus_jobs"} 1',
     'process_open_fds{a="1",a="2"} 1',

@@ -84,6 +84,17 @@ def test_an_aged_answer_is_told_while_the_next_one_is_asked_for_and_then_no_more
     assert world.samples()["process_open_fds", "gpu 0"] == 20
 
 
+def test_a_worker_that_lies_keeps_no_other_from_the_page() -> None:
+    world = World(2)
+    world.page.text()
+    (_, first), (_, second) = world.calls
+    first.callback({"text": 'process_open_fds{a="\ud800"} 1\nprocess_max_fds 9', "why": None})
+    second.callback({"text": TEXT, "why": None})
+    found = world.samples()
+    assert found["process_open_fds", "gpu 1"] == 20
+    assert found["process_max_fds", "gpu 0"] == 9 and ("process_open_fds", "gpu 0") not in found
+
+
 def test_who_gives_none_is_named_with_the_reason() -> None:
     world = World(2)
     world.page.text()
