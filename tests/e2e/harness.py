@@ -76,7 +76,7 @@ platform:
             self.wait_healthy()
         return self
 
-    def wait_healthy(self, timeout_s: float = 30.0) -> None:
+    def wait_healthy(self, timeout_s: float = 90.0) -> None:
         """Returns once /health gives 200."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
