@@ -244,6 +244,32 @@ def test_times_are_shown_when_asked_for(daemon: Daemon, window: Windows) -> None
     assert (time.text_content() or "").count(":") == 2
 
 
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_long_run_fits_its_timeline(
+    daemon: Daemon, window: Windows, tmp_path: Path, width: int
+) -> None:
+    told = tmp_path / "say"
+    say(told, "began")
+    made = window(daemon, viewport={"width": width, "height": 900})
+    page = show(made, post(daemon, TALKS.format(path=str(told))))
+    running = page.locator('.stages li[data-stage="running"]')
+    expect(running).to_be_visible()
+    # As it stands there after such a time; measured before the next tick writes its own.
+    sticks_out, wider = running.evaluate(
+        """row => {
+          row.querySelector(".figure").textContent = "23 h 59 min so far";
+          const edge = row.parentElement.getBoundingClientRect().right + 1;
+          const page = document.documentElement;
+          return [[...row.children].some((part) => part.getBoundingClientRect().right > edge),
+                  page.scrollWidth > page.clientWidth];
+        }"""
+    )
+    assert not sticks_out
+    assert not wider
+    say(told, "END")
+    wait_ended(page)
+
+
 def test_a_job_that_is_not_there_says_so(daemon: Daemon, window: Windows) -> None:
     page = window(daemon).open("#/jobs/job_unknown%3Cb%3E").page
     expect(page.get_by_role("heading", level=1)).to_have_text("There is no such job")
