@@ -71,7 +71,7 @@ class FreeShare:
             return "nothing is free on any device"
         return (
             f"the largest free share is {share(self.units_free)} "
-            f"on {self.hostname}, {self.device_name} ({self.device_id})"
+            f"on {self.hostname}, {self.device_name}"  # its id is in the details
         )
 
 

@@ -109,7 +109,7 @@ def test_a_wait_says_position_need_what_is_free_and_until_when() -> None:
     wait = decide(jobs, views, busy).waits["j"]
     assert wait.message == (
         "Waiting for a free share: position 2 of 2, needs 0.5 of a GPU (5000 units); the largest "
-        "free share is 0.1 of a GPU (1000 units) on host-n2, Card b (b); a share that large frees "
+        "free share is 0.1 of a GPU (1000 units) on host-n2, Card b; a share that large frees "
         "by 1970-01-12 13:47:40 UTC at the latest"
     )
     assert dict(wait.details) == {
