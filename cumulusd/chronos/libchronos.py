@@ -134,6 +134,9 @@ class Libchronos:
         """What is booked is given back, within a bound: jobs go on, and so does the ledger."""
         # Who is called back out of `_run` cancels in vain a coroutine that doesn't wait just now.
         self._stopping = True
+        if self._fault is None:
+            # A request that is given up costs the process, and leaves locks of what it holds.
+            await wait_at_most(self._reactor, _LEAVE_S, self._one_at_a_time.acquire())
         await self._tasks.stop()
         child, self._child = self._child, None
         self._fault = "it was stopped"
@@ -250,6 +253,8 @@ class Libchronos:
                         why=answer["why"],
                     )
         for booking in list(self._wanted.values()):
+            if self._stopping:
+                return
             await self._create(child, booking)
 
     async def _create(self, child: LibchronosProcess, booking: Booking) -> None:

@@ -28,7 +28,8 @@ MAX_STDERR_BYTES = 1 << 20
 MAX_REFUSALS = 3
 _MAX_SECONDS = (1 << 31) - 1
 _PR_SET_PDEATHSIG = 1
-_LOCK = re.compile(r"gpu_(\d+)_(\d+)\.lock")
+#: Before 1.1 a lock is a share's, and shuts out all others of its size; since then a partition's.
+_LOCK = re.compile(r"gpu_(\d+)_(\d+)\.lock|partition_\w+\.lock")
 _ANSWERS = 3
 
 
@@ -52,27 +53,35 @@ class Refused(Exception):
 
 
 class Locks:
-    """The library's lock files: one per device and permille, which survive whoever made them."""
+    """The library's lock files, which survive whoever made them."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._host = socket.gethostname()
 
+    def sweep(self) -> None:
+        """Removes stale locks, before this process has made any: what bears its number is of
+        another that had it, as happens where a container starts anew."""
+        for match in self._matches():
+            self._removed(match[0], gone=os.getpid())
+
     def taken(self, device: int) -> set[int]:
         """The permilles that are locked on that device, stale locks removed."""
-        found: set[int] = set()
+        return {
+            int(match[2])
+            for match in self._matches()
+            if match[1] is not None and int(match[1]) == device and not self._removed(match[0])
+        }
+
+    def _matches(self) -> list[re.Match[str]]:
         try:
             names = os.listdir(self._folder)
         except OSError:
-            return found  # not made yet
-        for name in names:
-            match = _LOCK.fullmatch(name)
-            if match is not None and int(match[1]) == device and not self._removed(name):
-                found.add(int(match[2]))
-        return found
+            return []  # not made yet
+        return [match for match in map(_LOCK.fullmatch, names) if match is not None]
 
-    def _removed(self, name: str) -> bool:
-        """Only what is provably of a process of this machine that is gone."""
+    def _removed(self, name: str, gone: int | None = None) -> bool:
+        """Only what is provably of a process of this machine that is gone, as `gone` is."""
         path = os.path.join(self._folder, name)
         try:
             with open(path, "rb") as file:
@@ -83,7 +92,9 @@ class Locks:
             return False
         said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
         pid = said.get("pid", "")
-        if said.get("host") != self._host or not pid.isdigit() or not self._is_gone(int(pid)):
+        if said.get("host") != self._host or not pid.isdigit():
+            return False
+        if int(pid) != gone and not self._is_gone(int(pid)):
             return False
         try:
             os.unlink(path)
@@ -134,6 +145,7 @@ class Library:
             function = getattr(library, f"chronos_{name}")
             function.restype, function.argtypes = answer, arguments
         self._library = library
+        locks.sweep()
         self._handle = library.chronos_partitioner_create()
         if not self._handle:
             raise Refused(self._reason())

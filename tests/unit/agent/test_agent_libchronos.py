@@ -1,6 +1,5 @@
 """The agent's partitions in libchronos, beside its ledger."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,13 @@ def make_with(
 
 
 def locks(tmp_path: Path) -> list[str]:
-    return sorted(os.listdir(tmp_path / "double" / "locks"))
+    """The fraction that each of its locks is of."""
+    return sorted(
+        line.removeprefix("fraction: ")
+        for path in (tmp_path / "double" / "locks").iterdir()
+        for line in path.read_text().splitlines()
+        if line.startswith("fraction: ")
+    )
 
 
 async def until_devices(world: World, true: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -63,10 +68,10 @@ async def test_where_it_is_required_a_partition_is_booked_before_it_is_granted(
     answer = await until_devices(world, lambda answer: answer["fault"] is None)
     assert answer["chronos"] == {"backend": "libchronos", "fault": None}
     await world.prepare()
-    assert locks(tmp_path) == ["gpu_0_0250.lock"]
+    assert locks(tmp_path) == ["0.25"]
     await world.prepare()  # nothing is booked twice
     await world.prepare("job-2")
-    assert locks(tmp_path) == ["gpu_0_0249.lock", "gpu_0_0250.lock"]
+    assert locks(tmp_path) == ["0.25", "0.25"]
     # Its books end with the agent; the next one makes them anew, from the ledger.
     await world.stop_agent()
     assert locks(tmp_path) == []
@@ -129,7 +134,7 @@ async def test_elsewhere_what_it_refuses_is_shown_and_harms_no_job(
     assert (await world.router.call("release", job_id="job-1", attempt=1))["released"] is True
     await until_devices(world, lambda answer: answer["chronos"]["fault"] is None)
     await world.prepare()
-    await world.until(lambda: locks(tmp_path) == ["gpu_0_0250.lock"])
+    await world.until(lambda: locks(tmp_path) == ["0.25"])
 
 
 @pytest_twisted.ensureDeferred
@@ -145,4 +150,4 @@ async def test_the_library_that_a_worker_was_given_is_taken(
     await world.start()
     await until_devices(world, lambda answer: answer["fault"] is None)
     await world.prepare()
-    assert locks(tmp_path) == ["gpu_0_0250.lock"]
+    assert locks(tmp_path) == ["0.25"]

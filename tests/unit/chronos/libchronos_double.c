@@ -3,7 +3,9 @@
  * CHRONOS_DOUBLE names a folder that the test owns:
  *   devices        how many devices there are (a number; without it 0: every create fails)
  *   locks/         the lock files
+ *   share_locks    while there, a lock is of a device and a share, as before 1.1, not of a partition
  *   hang, crash    while there, the next call that creates hangs or aborts
+ *   slow           while there, what is released is answered half a second later
  *   calls          one line for each call
  *   expire         while there, the monitor thread expires all it holds
  *
@@ -18,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifdef CHRONOS_DOUBLE_FOLDER
@@ -85,15 +88,19 @@ static void note(const char *call) {
     fflush(stdout);
 }
 
-static const char *lock_of(int device, float fraction) {
+static const char *lock_of(const Partition *one) {
     static _Thread_local char name[128];
-    snprintf(name, sizeof name, "locks/gpu_%d_%04d.lock", device, (int)lroundf(fraction * 1000));
+    if (is_there("share_locks"))
+        snprintf(name, sizeof name, "locks/gpu_%d_%04d.lock", one->device,
+                 (int)lroundf(one->fraction * 1000));
+    else
+        snprintf(name, sizeof name, "locks/%s.lock", one->id);
     return path_of(name);
 }
 
 static void give_back(Partitioner *all, Partition *one) {
     all->available[one->device] += one->fraction;
-    unlink(lock_of(one->device, one->fraction)); /* whoever made it */
+    unlink(lock_of(one)); /* whoever made it */
     one->active = 0;
 }
 
@@ -131,7 +138,7 @@ void *chronos_partitioner_create(void) {
         fclose(file);
     }
     if (all->devices == 0)
-        fprintf(stderr, "Failed to get OpenCL platforms\n");
+        fprintf(stderr, "No OpenCL platforms found\n");
     for (int i = 0; i < MAX_DEVICES; i++)
         all->available[i] = 1.0f;
     mkdir(path_of("locks"), 0777);
@@ -147,9 +154,8 @@ void chronos_partitioner_destroy(void *handle) {
     free(handle);
 }
 
-static int refuse(const char *why, int device) {
-    fprintf(stderr, why, device);
-    fprintf(stderr, "\n");
+static int refuse(const char *why) {
+    fprintf(stderr, "%s\n", why);
     last_error = "Failed to create partition";
     return -1;
 }
@@ -169,33 +175,41 @@ int chronos_create_partition(void *handle, int device, float fraction, int secon
         abort();
     }
     if (device < 0 || device >= all->devices)
-        return refuse("Invalid device index: %d", device);
-    if (!(fraction > 0.0f && fraction <= 1.0f) || seconds <= 0)
-        return refuse("Invalid memory fraction or duration on device %d", device);
+        return refuse("Invalid device index");
+    if (!(fraction > 0.0f && fraction <= 1.0f))
+        return refuse("Invalid memory fraction. Must be between 0 and 1.");
+    if (seconds <= 0)
+        return refuse("Invalid duration. Must be positive.");
     pthread_mutex_lock(&all->mutex);
     if (fraction > all->available[device] + 1e-6f || all->count == MAX_PARTITIONS) {
         pthread_mutex_unlock(&all->mutex);
-        return refuse("Not enough available memory on device %d", device);
+        fprintf(stderr, "Not enough available memory on device %d\n", device);
+        return refuse("Cannot create partition: GPU portion is locked by another user");
     }
-    char host[256] = "", content[512];
-    gethostname(host, sizeof host - 1);
-    int length = snprintf(content, sizeof content,
-                          "pid: %d\nuser: %s\nhost: %s\ndevice: %d\nfraction: %g\n", (int)getpid(),
-                          user ? user : "me", host, device, fraction);
-    int lock = open(lock_of(device, fraction), O_CREAT | O_EXCL | O_WRONLY, 0644);
-    if (lock < 0 || write(lock, content, (size_t)length) != length) {
-        pthread_mutex_unlock(&all->mutex);
-        if (lock >= 0)
-            close(lock);
-        return refuse("Failed to create lock for GPU partition on device %d", device);
-    }
-    close(lock);
-    Partition *one = &all->partitions[all->count++];
-    snprintf(one->id, sizeof one->id, "partition_%04d", ++next_id);
+    Partition *one = &all->partitions[all->count];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    snprintf(one->id, sizeof one->id, "partition_%d_%lld_%04d", (int)getpid(),
+             now.tv_sec * 1000LL + now.tv_nsec / 1000000, ++next_id);
     one->device = device;
     one->fraction = fraction;
     one->seconds = seconds;
     snprintf(one->user, sizeof one->user, "%s", user ? user : "me");
+    char host[256] = "", content[1024];
+    gethostname(host, sizeof host - 1);
+    int length = snprintf(content, sizeof content,
+                          "pid: %d\nuser: %s\nhost: %s\ntime: 2026-01-01 00:00:00\ndevice: %d\n"
+                          "fraction: %g\npartition: %s\n",
+                          (int)getpid(), one->user, host, device, fraction, one->id);
+    int lock = open(lock_of(one), O_CREAT | O_EXCL | O_WRONLY, 0644);
+    if (lock < 0 || write(lock, content, (size_t)length) != length) {
+        pthread_mutex_unlock(&all->mutex);
+        if (lock >= 0)
+            close(lock);
+        return refuse("Failed to create lock for GPU partition");
+    }
+    close(lock);
+    all->count++;
     one->active = 1;
     all->available[device] -= fraction;
     snprintf(id_out, size, "%s", one->id);
@@ -216,6 +230,8 @@ int chronos_release_partition(void *handle, const char *id) {
             if (mine)
                 give_back(all, one);
             pthread_mutex_unlock(&all->mutex);
+            if (is_there("slow"))
+                usleep(500000);
             if (mine)
                 return 0;
             fprintf(stderr, "Permission denied: partition owned by %s\n", one->user);

@@ -60,6 +60,16 @@ class Double:
     def locks(self) -> list[str]:
         return sorted(os.listdir(self.folder / "locks"))
 
+    def locked(self) -> list[tuple[int, float]]:
+        """Device and fraction that each lock is of."""
+        return sorted(
+            (int(said["device"]), float(said["fraction"]))
+            for said in (
+                dict(line.split(": ", 1) for line in path.read_text().splitlines())
+                for path in (self.folder / "locks").iterdir()
+            )
+        )
+
     def lock(self, name: str, pid: int, host: str | None = None) -> Path:
         """One that somebody left."""
         (self.folder / "locks").mkdir(exist_ok=True)
@@ -132,13 +142,13 @@ async def test_what_is_wanted_is_booked_and_given_back(double: Double) -> None:
     await books.book("p-1")
     await books.book("p-1")  # it is there
     await books.book("p-2")
-    assert double.locks() == ["gpu_0_0500.lock", "gpu_1_0250.lock"]
+    assert double.locked() == [(0, 0.5), (1, 0.25)]
     (first, second) = double.calls("create")
     # For its own user, and for longer than the partition lasts.
     assert first.split()[1:] == ["create", "0", "0.500", "3661", "-"]
     assert second.split()[2:4] == ["1", "0.250"]
     books.want(wanted(("p-2", 1, 250)))
-    await until(lambda: double.locks() == ["gpu_1_0250.lock"], "it was not released")
+    await until(lambda: double.locked() == [(1, 0.25)], "it was not released")
     await books.stop()
     assert double.locks() == []
     assert double.calls("partitioner_destroy") == []
@@ -146,7 +156,30 @@ async def test_what_is_wanted_is_booked_and_given_back(double: Double) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_equal_shares_step_down_a_permille(double: Double) -> None:
+async def test_a_stop_waits_for_a_request_and_gives_the_rest_back(double: Double) -> None:
+    books = await up(double.start())
+    books.want(wanted(("p-1", 0, 500), ("p-2", 1, 250)))
+    await books.book("p-2")
+    await books.book("p-1")
+    double.order("slow")
+    books.want(wanted(("p-2", 1, 250)))
+    await until(lambda: double.locked() == [(1, 0.25)], "it was not released")
+    await books.stop()  # while the release is not answered yet
+    assert double.locks() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_equal_shares_are_booked_as_they_are(double: Double) -> None:
+    books = await up(double.start())
+    books.want(wanted(("p-1", 0, 333), ("p-2", 0, 333), ("p-3", 0, 333)))
+    await until(lambda: len(double.locks()) == 3, "they collide")
+    assert double.locked() == [(0, 0.333)] * 3
+    assert books.state == BackendState(backend=LIBCHRONOS, fault=None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_equal_shares_step_down_a_permille_where_a_lock_is_a_shares(double: Double) -> None:
+    double.order("share_locks")
     books = await up(double.start())
     books.want(wanted(("p-1", 0, 333), ("p-2", 0, 333), ("p-3", 0, 333)))
     await until(lambda: len(double.locks()) == 3, "they collide")
@@ -158,6 +191,7 @@ async def test_equal_shares_step_down_a_permille(double: Double) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_only_locks_of_the_provably_dead_are_removed(double: Double) -> None:
+    double.order("share_locks")
     stale = double.lock("gpu_0_0500.lock", dead_pid())
     living = double.lock("gpu_0_0499.lock", os.getpid())
     foreign = double.lock("gpu_0_0498.lock", dead_pid(), host="elsewhere")
@@ -170,11 +204,43 @@ async def test_only_locks_of_the_provably_dead_are_removed(double: Double) -> No
     await books.book("p-2")
     said = f"pid: {dead_pid()}"
     assert said not in stale.read_text()  # it is p-1's own now
-    assert living.exists() and foreign.exists() and nonsense.exists() and other.exists()
+    assert living.exists() and foreign.exists() and nonsense.exists() and not other.exists()
     assert (double.folder / "locks" / "gpu_0_0496.lock").exists()
     await books.stop()
     assert not stale.exists()
     assert living.exists() and foreign.exists() and nonsense.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_locks_of_dead_processes_partitions_go_at_the_start(double: Double) -> None:
+    stale = double.lock("partition_17_1795725570586_0001.lock", dead_pid())
+    living = double.lock("partition_1_1795725570586_0001.lock", os.getpid())
+    foreign = double.lock("partition_18_1795725570586_0001.lock", dead_pid(), host="elsewhere")
+    another = double.lock("not_a_partition.lock", dead_pid())
+    await up(double.start())
+    assert not stale.exists()
+    assert living.exists() and foreign.exists() and another.exists()
+
+
+def test_a_lock_with_the_own_number_is_of_one_that_had_it_before(double: Double) -> None:
+    """As in a container that starts anew, whose processes get the same numbers again."""
+    locks = double.folder / "locks"
+    locks.mkdir()
+    shell = (
+        'printf "pid: $$\\nhost: $2\\n" >"$1/partition_7_1795725570586_0001.lock"; ls "$1"; '
+        'exec 3>&1; shift 2; exec "$@"'
+    )
+    words = (locks, socket.gethostname(), sys.executable, "-I", CHILD, double.library, locks)
+    said = subprocess.run(
+        ["bash", "-c", shell, "bash", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.splitlines()
+    assert said == ["partition_7_1795725570586_0001.lock", '{"ok": true, "devices": 2}']
+    assert double.locks() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -211,7 +277,7 @@ async def test_a_crash_is_told_and_the_rest_is_booked_anew(double: Double) -> No
         lambda: len(double.calls("partitioner_create")) == 2 and "p-1" in str(books._held),
         "it was not booked anew",
     )
-    assert double.locks() == ["gpu_0_0500.lock"]
+    assert double.locked() == [(0, 0.5)]
     assert books.state.fault is not None and "p-2" in books.state.fault
     assert books.blocking_fault is None
     books.want(wanted(("p-1", 0, 500)))
@@ -258,7 +324,7 @@ async def test_what_expired_by_its_own_clock_is_booked_again(double: Double) -> 
     await books.book("p-1")
     double.order("expire")
     await until(lambda: len(double.calls("create")) == 2, "it was not booked again")
-    await until(lambda: double.locks() == ["gpu_0_0500.lock"], "it is not held")
+    await until(lambda: double.locked() == [(0, 0.5)], "it is not held")
     # Released after it has expired: the library says -1, which is no fault.
     double.order("expire")
     books.want({})
