@@ -167,7 +167,7 @@ def test_a_plain_token_from_outside(make_guarded: MakeGuarded, outside: str) -> 
     local = request("GET", "/api/jobs", host=host, authorization=bearer("client"))
     assert ask(daemon, local)[0] == 200, "loopback is this machine's"
     log = daemon.log_text()
-    assert "tokens that come there are refused" in log, "warned of at the start"
+    assert "tokens that come from them are refused" in log, "warned of at the start"
     assert bearer("client").split()[1] not in log and bearer("admin").split()[1] not in log
 
 
