@@ -1,4 +1,4 @@
-"""One browser for all these tests; windows and daemons of each test's own."""
+"""One browser for the tests of a file; windows and daemons of each test's own."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +13,10 @@ from tests.e2e.harness import Daemon
 __all__ = ["daemon", "make_daemon", "shared"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(private_tmp: Path) -> Iterator[Browser]:
-    """Chromium, without a window."""
+    """Chromium, without a window. Not for longer: while Playwright runs, so does its event loop,
+    and nobody else can have one in this thread."""
     with sync_playwright() as playwright:
         browser = launch(playwright)
         yield browser
