@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -103,6 +104,20 @@ def log_of(machine: BareMachine) -> str:
     """worker.sh's own log: what a failed test shows."""
     path = machine.root / LOG
     return path.read_text(errors="replace") if path.exists() else "no log"
+
+
+def begin_and_kill(machine: BareMachine, command: str, words: str) -> None:
+    """Runs it until it has logged `words`, and ends all of it at once, as a lost login would."""
+    unit = "rig-killed"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(machine.run, "bash", "-c", command, timeout_s=300, unit=unit)
+        deadline = time.monotonic() + 300
+        while not re.search(words, log_of(machine)):
+            assert not running.done(), log_of(machine)[-4000:]
+            assert time.monotonic() < deadline, log_of(machine)[-4000:]
+            time.sleep(0.1)
+        machine.kill_unit(unit)
+        assert running.result().returncode != 0
 
 
 def files_of(machine: BareMachine) -> set[str]:

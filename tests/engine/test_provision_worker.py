@@ -13,6 +13,7 @@ from tests.engine.provisioned import (
     CHRONOS_CALLS,
     WORKER_ROOT,
     ProvisioningDaemon,
+    begin_and_kill,
     files_of,
     give_chronos_source,
     log_of,
@@ -23,6 +24,9 @@ from tests.engine.swarm_daemon import on_cluster
 WHOLE_S = 300.0
 #: How long one step of it is waited for, however busy the machine.
 WAIT_S = 900.0
+
+#: The step that takes longest, in worker.sh's words.
+_IMAGES = r"\] the images"
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(2000)]
 
@@ -118,3 +122,25 @@ def test_provision_makes_a_bare_machine_a_worker_that_runs_a_job_and_leaves(
     assert files_of(machine) - before - stays == set()
     assert machine.run("which", "dockerd").returncode != 0, "--purge"
     assert "CUMULUS" not in machine.run("sh", "-c", "iptables-save 2>/dev/null").stdout
+
+
+def test_provision_goes_on_where_it_was_killed_and_may_be_repeated(
+    daemon: ProvisioningDaemon, bare_machine: BareMachine
+) -> None:
+    machine = bare_machine
+    source, command = give_chronos_source(machine), daemon.worker_command()
+    begin_and_kill(machine, f"{command} --cpu-opencl --chronos-source {source}", _IMAGES)
+    assert not (machine.root / "usr/local/lib/cumulus/firewall.sh").exists(), "it was done by then"
+    assert "is a worker of" in join(machine, command, source)
+
+    engine = machine.check("systemctl", "show", "--property=MainPID", "docker.service")
+    settings = (machine.root / "etc/docker/daemon.json").read_text()
+    assert "is a worker of" in join(machine, command, source)
+    again = machine.check("systemctl", "show", "--property=MainPID", "docker.service")
+    assert again == engine, "nothing changed, so no engine was restarted"
+    assert (machine.root / "etc/docker/daemon.json").read_text() == settings
+
+    machine.reboot()
+    run_job(daemon, machine)
+    leave(machine, command)
+    daemon.wait_forgotten(machine.name)
