@@ -11,6 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from cumulusd.config_platform import Section
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: The source archive of a package index.
+_PYPI = re.compile(
+    r"pypi:[0-9A-Za-z](?:[0-9A-Za-z._-]*[0-9A-Za-z])?==[0-9](?:[0-9A-Za-z._+!-]*[0-9A-Za-z])?"
+)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 _Texts = Annotated[
@@ -21,10 +25,10 @@ _Texts = Annotated[
 class ProvisioningSection(Section):
     """`provision/worker.sh` asks for all of this when it joins."""
 
-    #: Where workers get the Chronos library: https://…, or a path on them; "none": they get none;
-    #: None: the source that worker.sh itself names.
+    #: Where workers get the Chronos library: pypi:NAME==VERSION, https://…, or a path on them;
+    #: "none": they get none; None: the source that worker.sh itself names.
     chronos_source: Annotated[str, Field(max_length=1024)] | None = None
-    #: Of what is fetched there, 64 hex digits.
+    #: Of the archive that is fetched there, 64 hex digits.
     chronos_sha256: str | None = None
     #: Networks that workers keep job containers from, beside what is always denied.
     deny: _Texts = ()
@@ -46,7 +50,7 @@ class ProvisioningSection(Section):
             return None
         if any(sign.isspace() or not sign.isprintable() for sign in value):
             raise ValueError("there is a blank in it")
-        if value == "none":
+        if value == "none" or _PYPI.fullmatch(value):
             return value
         parts = urlsplit(value)
         if parts.scheme in ("https", "http") and parts.hostname:
@@ -54,7 +58,8 @@ class ProvisioningSection(Section):
         if PurePosixPath(value).is_absolute():
             return value
         raise ValueError(
-            f"{value!r} is neither https://…, an absolute path on the workers, nor none"
+            f"{value!r} is neither pypi:NAME==VERSION, https://…, an absolute path on the workers, "
+            "nor none"
         )
 
     @field_validator("chronos_sha256")
@@ -91,7 +96,10 @@ class ProvisioningSection(Section):
             raise ValueError("chronos_sha256 goes with chronos_source")
         if (self.chronos_source or "").startswith("http:") and self.chronos_sha256 is None:
             raise ValueError("a chronos_source that isn't https needs chronos_sha256")
-        is_archive = (self.chronos_source or "").endswith((".tar.gz", ".tgz"))
+        source = self.chronos_source or ""
+        is_archive = source.startswith("pypi:") or source.endswith((".tar.gz", ".tgz"))
         if self.chronos_sha256 is not None and not is_archive:
-            raise ValueError("chronos_sha256 is of a .tar.gz, and chronos_source names none")
+            raise ValueError(
+                "chronos_sha256 is of a .tar.gz or of pypi:…, and chronos_source names neither"
+            )
         return self

@@ -10,9 +10,11 @@ set -euo pipefail
 ORCHESTRATOR_URL=""  # filled in by the daemon that serves this script
 ORCHESTRATOR_FINGERPRINT=""  # filled in by the daemon that serves this script
 
-# Where Chronos is built from: a git URL with #tag or #commit, a .tar.gz (URL or file), a folder; or
-# `none`. --chronos-source, then the daemon's configuration, go before it.
-readonly CHRONOS_SOURCE="https://github.com/oabraham1/chronos.git#v1.0.1"
+# Where Chronos is built from: pypi:NAME==VERSION (the source archive of a package index), a git URL with
+# #tag or #commit, a .tar.gz (URL or file), a folder; or `none`; and what that archive must hash to.
+# --chronos-source, then the daemon's configuration, go before it. Its licence is Apache-2.0.
+readonly CHRONOS_SOURCE="pypi:chronos-gpu==1.1.0"
+readonly CHRONOS_SHA256=00827ff83329e1c491eacde746c3b2c5e632ff2837f04ec394780febcd3ec524
 # NVIDIA's packages for containers.
 readonly NVIDIA_REPOSITORY="https://nvidia.github.io/libnvidia-container"
 
@@ -45,9 +47,9 @@ usage: worker.sh --orchestrator URL --token TOKEN [options]
   --peer CIDR              other workers, which the Swarm's ports are opened to beside the manager
   --cpu-opencl             install PoCL, and offer the CPU as a device where there is no GPU
   --no-nvidia              leave NVIDIA's GPUs alone
-  --chronos-source SOURCE  build Chronos from a git URL (#tag or #commit), a .tar.gz, a folder; `none`:
-                           leave it out
-  --chronos-sha256 HEX     what that .tar.gz must hash to
+  --chronos-source SOURCE  build Chronos from pypi:NAME==VERSION, a git URL (#tag or #commit), a .tar.gz,
+                           a folder; `none`: leave it out
+  --chronos-sha256 HEX     what the archive of pypi:… or that .tar.gz must hash to
   --registry-mirror URL    a mirror for the engine to pull images from
   --remote-api FOLDER      serve the engine's API on port 2376, by TLS for clients with certificates
                            only; FOLDER has ca.pem, server-cert.pem and server-key.pem
@@ -57,7 +59,8 @@ usage: worker.sh --orchestrator URL --token TOKEN [options]
   --purge                  with --uninstall: remove the packages that this script installed, too
   --help                   this
 
-Proxies: curl and apt take http_proxy, https_proxy and no_proxy from the environment.
+Proxies: curl, apt and pip take http_proxy, https_proxy and no_proxy from the environment; pip, which
+fetches pypi:…, also PIP_INDEX_URL, PIP_CERT and its other variables.
 Log: /var/log/cumulus-worker.log. Exit code 0: the worker is ready; 1: a step failed; 2: wrong usage.
 END
 }
@@ -188,8 +191,12 @@ check_options() {
     done
     [[ -z $chronos_sha256 || $chronos_sha256 =~ ^[0-9a-f]{64}$ ]] ||
         wrong "--chronos-sha256 takes 64 hexadecimal digits"
-    if [ -n "$chronos" ] && [ "$chronos" != none ] && ! is_url "$chronos" && ! [ -e "$chronos" ]; then
-        wrong "--chronos-source: there is no $chronos" "a git URL, a .tar.gz, a folder, or none"
+    if [[ $chronos == pypi:* ]]; then
+        local word='[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?'
+        [[ $chronos =~ ^pypi:$word==[0-9]([A-Za-z0-9._+!-]*[A-Za-z0-9])?$ ]] ||
+            wrong "--chronos-source takes pypi:NAME==VERSION, not '$chronos'"
+    elif [ -n "$chronos" ] && [ "$chronos" != none ] && ! is_url "$chronos" && ! [ -e "$chronos" ]; then
+        wrong "--chronos-source: there is no $chronos" "pypi:NAME==VERSION, a git URL, a .tar.gz, a folder, or none"
     fi
     [[ -z $mirror || $mirror =~ ^https?://[^[:space:]\"\\]+$ ]] ||
         wrong "--registry-mirror takes a URL, not '$mirror'"
@@ -788,7 +795,9 @@ source, sha256 = (plan.get("chronos") or {}).get("source"), (plan.get("chronos")
 if sha256 is not None:
     text(sha256, r"[0-9a-f]{64}", "chronos.sha256")
 if source is not None:
-    text(source, r"none|/[!-~]+|https?://[0-9A-Za-z\[][!-~]*", "chronos.source")
+    word = r"[0-9A-Za-z](?:[0-9A-Za-z._-]*[0-9A-Za-z])?"
+    pypi = rf"pypi:{word}==[0-9](?:[0-9A-Za-z._+!-]*[0-9A-Za-z])?"
+    text(source, rf"none|/[!-~]+|https?://[0-9A-Za-z\[][!-~]*|{pypi}", "chronos.source")
 END
 }
 
@@ -1051,7 +1060,7 @@ chronos_source() {
     elif [ -n "$(json "$STATE/plan.json" chronos.source)" ]; then
         printf '%s\n%s\n' "$(json "$STATE/plan.json" chronos.source)" "$(json "$STATE/plan.json" chronos.sha256)"
     else
-        printf '%s\n\n' "$CHRONOS_SOURCE"
+        printf '%s\n%s\n' "$CHRONOS_SOURCE" "$CHRONOS_SHA256"
     fi
 }
 # What a build is of: the source, and what is in it where that may change.
@@ -1065,20 +1074,37 @@ chronos_key() {
     fi
     printf '%s %s' "$source" "$sha256"
 }
-# What is built runs as root: it comes by TLS, or is known by its hash. Only archives have one.
+# What is built runs as root: it comes by TLS, or is known by its hash. Only archives have one. pip sees
+# to the TLS of package indexes itself.
 refuse_unpinned() {
     case $1 in
+        pypi:*) ;;
         *.tar.gz | *.tgz)
             [[ $1 != *://* || $1 == https://* || -n $2 ]] ||
                 fail "Chronos from $1 could be anybody's" "that isn't https" "name its hash too, --chronos-sha256; $3"
             ;;
         *)
             [ -z "$2" ] ||
-                fail "Chronos from $1 can't be held to its sha256" "only a .tar.gz has one" "name one; or a git URL with #commit, and no sha256"
+                fail "Chronos from $1 can't be held to its sha256" "only pypi:… and a .tar.gz have one" \
+                    "name one; or a git URL with #commit, and no sha256"
             [[ ! $1 =~ ^(http|git|ftp):// ]] ||
                 fail "Chronos from $1 could be anybody's" "git over http:// proves nothing" "take https:// or ssh://; $3"
             ;;
     esac
+}
+# fetch_from_index NAME==VERSION SHA256 FOLDER: the source archive that pip gets, by its own settings.
+fetch_from_index() {
+    local pip=(python3 -m pip)
+    if ! "${pip[@]}" --version; then
+        install_packages python3-venv
+        python3 -m venv "$work/pip"
+        pip=("$work/pip/bin/python" -m pip)
+    fi
+    mkdir -p "$3"
+    printf '%s%s\n' "$1" "${2:+ --hash=sha256:$2}" >"$work/wanted.txt"
+    # Only of itself: what pip needs to look into it may well come built.
+    timeout 300 "${pip[@]}" download --no-input --no-deps --no-binary "${1%%==*}" ${2:+--require-hashes} \
+        --dest "$3" --requirement "$work/wanted.txt"
 }
 done_chronos() {
     [ -e "$STATE/plan.json" ] || return 1
@@ -1086,15 +1112,23 @@ done_chronos() {
         { marked chronos "$(chronos_key)" && [ -e "$R/usr/local/lib/libchronos.so" ]; }
 }
 do_chronos() {
-    local source sha256 ref='' tree=$work/chronos built
+    local source sha256 ref='' tree=$work/chronos built archive=''
     { read -r source; read -r sha256; } < <(chronos_source)
     rm -rf "$tree"
     mkdir -p "$tree"
     local opt_out="or leave it out: --chronos-source none"
     refuse_unpinned "$source" "$sha256" "$opt_out"
     case $source in
+        pypi:*)
+            rm -rf "$work/index"
+            fetch_from_index "${source#pypi:}" "$sha256" "$work/index" ||
+                fail "Chronos is not to be had from $source" "$(grep -E 'ERROR|HASHES' "$LOG" | tail -n 2 | tr '\n' ' ')" \
+                    "look at the network, https_proxy, PIP_INDEX_URL and PIP_CERT; name another by --chronos-source; $opt_out"
+            archive=$(find "$work/index" -name '*.tar.gz' | head -n 1)
+            [ -n "$archive" ] || fail "$source has no source archive" "" "name another by --chronos-source; $opt_out"
+            ;;
         *.tar.gz | *.tgz)
-            local archive=$source
+            archive=$source
             if is_url "$source"; then
                 archive=$work/chronos.tar.gz
                 # No way back to plain http, unless the hash says what it is.
@@ -1103,12 +1137,6 @@ do_chronos() {
                 curl --fail --silent --show-error --location --proto "$only" --retry 3 --max-time 300 --output "$archive" "$source" ||
                     fail "Chronos is not to be had from $source" "$(tail -n 1 "$LOG")" "name another by --chronos-source; $opt_out"
             fi
-            local found
-            found=$(sha256sum <"$archive" | cut -d' ' -f1)
-            [ -z "$sha256" ] || [ "$found" = "$sha256" ] ||
-                fail "Chronos from $source is not what was pinned" "its sha256 is $found, not $sha256" "look at who changed it"
-            tar -xzf "$archive" -C "$tree" --no-same-owner ||
-                fail "$source is no .tar.gz" "$(tail -n 1 "$LOG")" "name another by --chronos-source; $opt_out"
             ;;
         *)
             if [ -d "$source" ] && ! [ -d "$source/.git" ]; then
@@ -1125,6 +1153,14 @@ do_chronos() {
             fi
             ;;
     esac
+    if [ -n "$archive" ]; then
+        local found
+        found=$(sha256sum <"$archive" | cut -d' ' -f1)
+        [ -z "$sha256" ] || [ "$found" = "$sha256" ] ||
+            fail "Chronos from $source is not what was pinned" "its sha256 is $found, not $sha256" "look at who changed it"
+        tar -xzf "$archive" -C "$tree" --no-same-owner ||
+            fail "$source is no .tar.gz" "$(tail -n 1 "$LOG")" "name another by --chronos-source; $opt_out"
+    fi
     # An archive has its files in a folder, as a rule.
     if ! [ -e "$tree/CMakeLists.txt" ] && ! [ -e "$tree/Makefile" ]; then
         tree=$(find "$tree" -mindepth 2 -maxdepth 2 \( -name CMakeLists.txt -o -name Makefile \) -printf '%h\n' | head -n 1)
@@ -1133,8 +1169,10 @@ do_chronos() {
     install_packages gcc g++ libc6-dev make ocl-icd-opencl-dev
     if [ -e "$tree/CMakeLists.txt" ]; then
         install_packages cmake
-        # With its own C++ runtime, because the agent's image may have an older one.
+        # With its own C++ runtime, because the agent's image may have an older one; without yaml-cpp, which
+        # that has not; and never without OpenCL, in whose place it would put a device that is none.
         cmake -S "$tree" -B "$tree/build" -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTS=OFF -DBUILD_EXAMPLES=OFF \
+            -DCMAKE_REQUIRE_FIND_PACKAGE_OpenCL=ON -DCMAKE_DISABLE_FIND_PACKAGE_yaml-cpp=ON \
             -DCMAKE_SHARED_LINKER_FLAGS='-static-libstdc++ -static-libgcc' &&
             timeout 600 cmake --build "$tree/build" -j "$(nproc)"
     else

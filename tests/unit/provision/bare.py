@@ -10,6 +10,8 @@ from tests.unit.provision.fake_servers import TOKEN, FakeEngine, FakeOrchestrato
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "provision" / "worker.sh"
+#: What gcc is told to build a library with Chronos' interface.
+DOUBLE = ROOT / "tests/unit/chronos" / "libchronos_double.c -fPIC -pthread -lm"
 
 #: Those of this machine's own that the script may use.
 _REAL = (
@@ -212,7 +214,9 @@ class Bare:
             words = (*words, "--chronos-source", "none")
         return self.run_bare(*words, **variables)
 
-    def run_bare(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run_bare(
+        self, *words: str, timeout_s: float = 100, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """worker.sh with those words alone."""
         environment = {
             "PATH": str(self.fake / "bin"),
@@ -228,10 +232,28 @@ class Bare:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=timeout_s,
         )
 
     def join(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Makes it a worker."""
         variables.setdefault("CUMULUS_PROVISION_TOKEN", TOKEN)
         return self.run("--orchestrator", self.orchestrator.url, *words, **variables)
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+def good(done: Done) -> str:
+    """What it said on stderr, when it did what it should."""
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+def bad(done: Done, *words: str) -> str:
+    """What it said, when a step failed, with those words in it."""
+    assert done.returncode == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    return done.stderr

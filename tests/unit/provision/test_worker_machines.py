@@ -114,6 +114,10 @@ REFUSED: dict[str, tuple[Callable[[Bare], None], tuple[str, ...]]] = {
         _plan(chronos={"source": "https://h/c.git\n0", "sha256": None}),
         ("can't be used", "chronos.source"),
     ),
+    "a source that is an option": (
+        _plan(chronos={"source": "pypi:--index-url==1", "sha256": None}),
+        ("can't be used", "chronos.source"),
+    ),
     "words in an answer": (
         _plan(images=[{"name": "x; reboot", "id": "sha256:" + "a" * 64, "size_bytes": 1}]),
         ("can't be used", "x; reboot"),
@@ -190,6 +194,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
             ("--peer", "10.0.0.0/33", "takes an IPv4 network"),
             ("--advertise-addr", "10.0.0.1 x", "takes an address"),
             ("--chronos-source", "/nowhere", "there is no /nowhere"),
+            ("--chronos-source", "pypi:chronos-gpu", "pypi:NAME==VERSION"),
+            ("--chronos-source", "pypi:-r==1", "pypi:NAME==VERSION"),
             ("--chronos-sha256", "abc", "64 hexadecimal digits"),
             ("--registry-mirror", "mirror", "takes a URL"),
             ("--remote-api", "/nowhere", "never served without TLS"),

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.unit.provision.bare import Bare
+from tests.unit.provision.bare import DOUBLE, Bare, bad, good
 from tests.unit.provision.certificate import self_signed
 from tests.unit.provision.fake_servers import (
     AGENT_IMAGE,
@@ -19,23 +18,6 @@ from tests.unit.provision.fake_servers import (
     FakeOrchestrator,
     error,
 )
-
-Done = subprocess.CompletedProcess[str]
-
-
-def good(done: Done) -> str:
-    """What it said on stderr, when it did what it should."""
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    return done.stderr
-
-
-def bad(done: Done, *words: str) -> str:
-    """What it said, when a step failed, with those words in it."""
-    assert done.returncode == 1, done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
-    return done.stderr
 
 
 def test_a_fresh_machine_becomes_a_worker_and_leaves_no_trace(bare: Bare) -> None:
@@ -198,9 +180,6 @@ def test_it_goes_on_where_it_failed(bare: Bare) -> None:
     assert len(engine.joins) == 1
     assert engine.settings["default-runtime"] == "nvidia"
     assert (bare.root / "var/lib/cumulus/lib/libchronos.so").exists()
-
-
-DOUBLE = Path(__file__).parents[1] / "chronos" / "libchronos_double.c -fPIC -pthread -lm"
 
 
 @pytest.mark.slow
@@ -368,41 +347,6 @@ def test_the_file_with_the_token_is_roots_from_its_first_moment(bare: Bare) -> N
     bare.program("grep", f'{looks}exec {shutil.which("grep")} "$@"\n')
     good(bare.join())
     assert set((bare.fake / "modes").read_text().split()) == {"600"}
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("http://h.example/c.tar.gz", ("anybody's", "--chronos-sha256")),
-        ("git://h.example/c.git#v1", ("anybody's", "https:// or ssh://")),
-        ("http://h.example/c.git#v1", ("anybody's", "https:// or ssh://")),
-    ],
-)
-def test_chronos_is_not_built_of_what_anybody_could_have_sent(
-    bare: Bare, source: str, words: tuple[str, ...]
-) -> None:
-    bad(bare.join("--chronos-source", source), *words)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["right", "wrong", "none"])
-def test_chronos_from_an_archive_is_what_was_pinned(bare: Bare, kind: str) -> None:
-    bare.write("c-1.0/Makefile", f"all:\n\tgcc -shared -o libchronos.so {DOUBLE}\n")
-    archive = bare.root / "c.tar.gz"
-    subprocess.run(["tar", "-czf", archive, "-C", bare.root, "c-1.0"], check=True)
-    summed = subprocess.run(["sha256sum", archive], check=True, capture_output=True, text=True)
-    sha256 = summed.stdout.split()[0] if kind == "right" else "0" * 64
-    words = ("--chronos-source", str(archive))
-    if kind != "none":
-        words += ("--chronos-sha256", sha256)
-    done = bare.join(*words)
-    library = bare.root / "usr/local/lib/libchronos.so"
-    if kind == "wrong":
-        bad(done, "not what was pinned")
-        assert not library.exists()
-    else:
-        good(done)
-        assert library.exists()
 
 
 @pytest.mark.slow
