@@ -23,7 +23,7 @@ def texts(path: Path) -> set[str]:
 def test_each_reason_is_given_somewhere() -> None:
     sources = [path for path in PACKAGE.rglob("*.py") if path.name != "tallies.py"]
     given = set().union(*map(texts, sources))
-    assert set(REFUSALS) - given == {"other"}
+    assert set(REFUSALS) - {"other"} <= given
 
 
 def test_a_reason_without_a_name_makes_no_series_of_its_own() -> None:
