@@ -117,7 +117,7 @@ def test_the_configuration_has_it_checked(authority: Authority, tmp_path: Path) 
     assert config.listen == (f"ssl:50051:privateKey={tmp_path}/k.pem:certKey={tmp_path}/c.pem",)
     assert warnings(config) == []
     (tmp_path / "k.pem").unlink()
-    with pytest.raises(ConfigError, match=r"yaml:1: listen: .*k\.pem can't be read: No such"):
+    with pytest.raises(ConfigError, match=r"yaml:1: listen\[0\]: .*k\.pem can't be read: No such"):
         load_config(path, {})
 
 
