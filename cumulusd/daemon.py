@@ -17,14 +17,9 @@ from twisted.python.components import Componentized
 
 from cumulusd.config import Config, ConfigError, load_config
 from cumulusd.errors import CumulusError
+from cumulusd.exits import EXIT_CONFIG, EXIT_DAMAGED, EXIT_UNAVAILABLE
 from cumulusd.jobs.store_file import StoreDamaged
 from cumulusd.log import LevelFilter, is_journal, log_observer
-
-#: sysexits.h: the configuration is wrong; a part that is needed is not to be had; what is on disk
-#: is damaged (starting again doesn't help).
-EXIT_CONFIG = 78
-EXIT_UNAVAILABLE = 69
-EXIT_DAMAGED = 65
 
 
 class Options(usage.Options):

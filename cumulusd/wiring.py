@@ -1,4 +1,4 @@
-"""What each platform brings into the daemon. Of `tap`, which alone puts this to use."""
+"""What each platform brings into the daemon. Of `assembly`, which alone puts this to use."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What the configured S3 brings into the daemon, or that there is none. Of `tap`."""
+"""What the configured S3 brings into the daemon, or that there is none. Of `assembly`."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What the Swarm platform brings into the daemon. Of `tap`, which alone puts this to use."""
+"""What the Swarm platform brings into the daemon. Of `assembly`, which alone puts this to use."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One life of the daemon: the real parts, put together as `cumulusd.tap` does, on simulated ports.
+"""One life of the daemon: the real parts, put together as `assembly` does, on simulated ports.
 
 Real: everything in `cumulusd.jobs`, `AgentWorkers`, `SwarmPlatform`, the desk end of `/agent`,
 `Relay`. Modelled: the writer thread of `Store` (its transactions are real, on SQLite in memory),

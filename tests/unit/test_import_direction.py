@@ -97,8 +97,8 @@ OURS: dict[str, str] = {
     "cumulusd.cli_doctor": "cumulusd.config cumulusd.config_file cumulusd.doctor cumulusd.exits",
     "cumulusd.cli": "=cumulusd cumulusd.cli_config cumulusd.cli_doctor cumulusd.cli_provision"
     " cumulusd.cli_store cumulusd.cli_token cumulusd.config cumulusd.errors cumulusd.exits",
-    "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.jobs.store_file cumulusd.log"
-    " cumulusd.tap",
+    "cumulusd.daemon": "cumulusd.config cumulusd.errors cumulusd.exits cumulusd.jobs.store_file"
+    " cumulusd.log cumulusd.tap",
     "cumulusd.jobs": f"{_COMMON} cumulusd.jobs",
     "cumulusd.swarm": f"{_PORTS} cumulusd.swarm",
     "cumulusd.swarm.agent_services": f"{_PORTS} cumulusd.swarm cumulusd.identity",
@@ -147,7 +147,7 @@ OURS: dict[str, str] = {
     "cumulusd.service": "cumulus_wire cumulusd",  # of tap: the parts' life
     "cumulusd.assembly": "cumulus_wire cumulusd",  # of tap: the parts made
     "cumulusd.tap": "cumulus_wire cumulusd",
-    "cumulusd.wiring": "cumulus_wire cumulusd",  # of tap: what each platform brings
+    "cumulusd.wiring": "cumulus_wire cumulusd",  # of assembly: what each platform brings
     "cumulusd.wiring_swarm": "cumulus_wire cumulusd",
     "cumulusd.wiring_s3": "cumulus_wire cumulusd",
     "twisted.plugins": "",

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from twisted.internet.task import Clock
 
-from cumulusd import daemon, service
+from cumulusd import exits, service
 from cumulusd.config import Config
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +110,7 @@ class Unit(configparser.RawConfigParser):
 def test_the_unit_fits_the_daemon() -> None:
     unit = Unit(UNITS / "cumulusd.service")["Service"]
     refused = {int(code) for code in unit["RestartPreventExitStatus"].split()}
-    assert refused == {daemon.EXIT_DAMAGED, daemon.EXIT_CONFIG}
+    assert refused == {exits.EXIT_DAMAGED, exits.EXIT_CONFIG}
     made = service.Cumulusd(Config(), Clock(), Mock())
     steps = made._stop_steps(Mock())
     assert len(steps) > 10
