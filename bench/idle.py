@@ -1,4 +1,4 @@
-"""What the daemon does when there is nothing to do: `script/bench idle [--workers N] [--seconds N]`.
+"""What the daemon does with nothing to do: `script/bench idle [--workers N] [--seconds N]`.
 
 The real daemon process with an engine at the wire and simulated agents (tests/pool), no job. What
 counts is its own CPU, all threads, its memory, and what it asks of engine and agents meanwhile, by
