@@ -1,6 +1,8 @@
 """The jobs in memory: what every reader sees. Written by the supervisor only, after the disk."""
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import attrs
 from twisted.logger import Logger
@@ -23,6 +25,8 @@ class JobTable:
     def __init__(self) -> None:
         self._records: dict[str, JobRecord] = {}
         self._live: dict[str, JobRecord] = {}
+        #: (when it ended, job id) of those that have left their worker, in that order.
+        self._ends: list[tuple[float, str]] = []
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
         self._watchers: list[Watch] = []
@@ -50,6 +54,19 @@ class JobTable:
         """Those that may still have something on a worker, or wait."""
         return self._live.values()
 
+    @property
+    def ended_count(self) -> int:
+        """How many have ended, and left their worker."""
+        return len(self._ends)
+
+    def oldest_ends(self, count: int | None = None) -> list[JobRecord]:
+        """So many of those, all of them without a count, the oldest end first."""
+        return [self._records[job_id] for _, job_id in islice(self._ends, count)]
+
+    def ended_before(self, moment: float) -> list[JobRecord]:
+        """Those whose end was before that, in unix seconds, the oldest first."""
+        return self.oldest_ends(bisect_left(self._ends, (moment, "")))
+
     def by_key(self, owner: str, key: str) -> JobRecord | None:
         """The job that was submitted under this idempotency key."""
         job_id = self._keys.get((owner, key))
@@ -67,6 +84,7 @@ class JobTable:
         """Shows a record that is on disk."""
         before = self._records.get(record.job_id)
         self._records[record.job_id] = record
+        self._place_end(before, record)
         if record.phase is Phase.ENDED:
             self._live.pop(record.job_id, None)
         else:
@@ -90,6 +108,7 @@ class JobTable:
         """Drops a record that history no longer keeps."""
         record = self._records.pop(job_id, None)
         self._live.pop(job_id, None)
+        self._place_end(record, None)
         if record is not None and record.spec.idempotency_key is not None:
             self._keys.pop((record.owner, record.spec.idempotency_key), None)
         self.wake(job_id)
@@ -110,6 +129,15 @@ class JobTable:
         if signal is not None:
             signal.fire()
 
+    def _place_end(self, before: JobRecord | None, after: JobRecord | None) -> None:
+        was, now = _end_of(before), _end_of(after)
+        if was == now:
+            return
+        if was is not None:
+            del self._ends[bisect_left(self._ends, was)]
+        if now is not None:
+            insort(self._ends, now)
+
     def _tell(self, before: JobRecord | None, after: JobRecord) -> None:
         self.wake(after.job_id)
         for watcher in self._watchers:
@@ -118,3 +146,9 @@ class JobTable:
             except Exception:
                 # Who looks on must not keep a job, saved already, from what is to be done next.
                 self._log.failure("a watcher of the jobs failed", job_id=after.job_id)
+
+
+def _end_of(record: JobRecord | None) -> tuple[float, str] | None:
+    if record is None or record.phase is not Phase.ENDED:
+        return None
+    return record.ended_at or 0.0, record.job_id

@@ -335,7 +335,7 @@ def test_totals_count_journals_that_are_not_open(daemon: Daemon) -> None:
     assert daemon.journals.total_bytes == 1006
     daemon.crash()
     assert daemon.journals.total_bytes == 1006
-    assert daemon.journals.known() == ["a", "b"]
+    assert sorted(daemon.journals.known()) == ["a", "b"]
     assert daemon.journals.extent("a") == (0, 503)
     assert daemon.journals.extent("nobody") == (0, 0)
     assert daemon.journals._journals == {}
