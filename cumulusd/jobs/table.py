@@ -27,6 +27,7 @@ class JobTable:
         self._live: dict[str, JobRecord] = {}
         #: (when it ended, job id) of those that have left their worker, in that order.
         self._ends: list[tuple[float, str]] = []
+        self._of_owner: dict[str, dict[str, None]] = {}  #: job ids, oldest first
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
         self._watchers: list[Watch] = []
@@ -46,9 +47,11 @@ class JobTable:
         """Every record, oldest first."""
         return iter(self._records.values())
 
-    def newest(self) -> Iterator[JobRecord]:
-        """The same, newest first."""
-        return reversed(self._records.values())
+    def newest(self, owner: str | None = None) -> Iterator[JobRecord]:
+        """The same, newest first; with an owner, theirs."""
+        if owner is None:
+            return reversed(self._records.values())
+        return (self._records[job_id] for job_id in reversed(self._of_owner.get(owner, {})))
 
     def live(self) -> Iterable[JobRecord]:
         """Those that may still have something on a worker, or wait."""
@@ -84,6 +87,8 @@ class JobTable:
         """Shows a record that is on disk."""
         before = self._records.get(record.job_id)
         self._records[record.job_id] = record
+        if before is None:
+            self._of_owner.setdefault(record.owner, {})[record.job_id] = None
         self._place_end(before, record)
         if record.phase is Phase.ENDED:
             self._live.pop(record.job_id, None)
@@ -109,6 +114,11 @@ class JobTable:
         record = self._records.pop(job_id, None)
         self._live.pop(job_id, None)
         self._place_end(record, None)
+        if record is not None:
+            theirs = self._of_owner[record.owner]
+            del theirs[job_id]
+            if not theirs:
+                del self._of_owner[record.owner]
         if record is not None and record.spec.idempotency_key is not None:
             self._keys.pop((record.owner, record.spec.idempotency_key), None)
         self.wake(job_id)
