@@ -330,6 +330,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         views=lambda: relay.workers(DAEMON),
         publish=procedures.workers_changed,
+        is_heard=procedures.hears_of_workers,
     )
     workers.watch(lambda node_id: news.changed())
     table.watch(lambda before, after: procedures.job_changed(after))
