@@ -106,6 +106,10 @@ class Placing:
             views[node_id] = attrs.evolve(agent, devices=tuple(devices))
         return views
 
+    def python_versions(self) -> set[str | None]:
+        """Which Pythons jobs have on the workers that are present; None: the image's."""
+        return {agent.python_version for agent in self._workers.agents().values()}
+
     def is_gone(self, node_id: str) -> bool:
         """Whether the platform, which answers, doesn't know that node any more."""
         if self._observed_since is None or self.error is not None:
@@ -131,6 +135,8 @@ class Placing:
         if self._observed_since is None:
             return None
         agents = self._workers.agents()
+        if pool.fits_somewhere(spec, self.nodes, agents):
+            return None  # as nearly always: nothing is to be gone through for it
         return pool.could_ever_fit(spec, self.nodes, agents, overdue=self._overdue())
 
     def add(self, record: JobRecord) -> None:

@@ -28,6 +28,8 @@ class JobTable:
         #: (when it ended, job id) of those that have left their worker, in that order.
         self._ends: list[tuple[float, str]] = []
         self._of_owner: dict[str, dict[str, None]] = {}  #: job ids, oldest first
+        #: Node id -> ids of the jobs that hold, or may hold, a share there.
+        self._on_node: dict[str, dict[str, None]] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
         self._watchers: list[Watch] = []
@@ -90,6 +92,7 @@ class JobTable:
         if before is None:
             self._of_owner.setdefault(record.owner, {})[record.job_id] = None
         self._place_end(before, record)
+        self._place_on_node(before, record)
         if record.phase is Phase.ENDED:
             self._live.pop(record.job_id, None)
         else:
@@ -114,6 +117,7 @@ class JobTable:
         record = self._records.pop(job_id, None)
         self._live.pop(job_id, None)
         self._place_end(record, None)
+        self._place_on_node(record, None)
         if record is not None:
             theirs = self._of_owner[record.owner]
             del theirs[job_id]
@@ -128,6 +132,10 @@ class JobTable:
     def placed(self) -> list[JobRecord]:
         """Those that hold, or may hold, a share."""
         return [record for record in self._live.values() if record.phase in HOLDING]
+
+    def placed_on(self, node_id: str) -> list[JobRecord]:
+        """Those of them that are on that node."""
+        return [self._records[job_id] for job_id in self._on_node.get(node_id, ())]
 
     def signal(self, job_id: str) -> Signal:
         """Fires when the job's record or journal changed."""
@@ -148,6 +156,18 @@ class JobTable:
         if now is not None:
             insort(self._ends, now)
 
+    def _place_on_node(self, before: JobRecord | None, after: JobRecord | None) -> None:
+        was, now = _node_of(before), _node_of(after)
+        if was == now:
+            return
+        if before is not None and was is not None:
+            there = self._on_node[was]
+            del there[before.job_id]
+            if not there:
+                del self._on_node[was]
+        if after is not None and now is not None:
+            self._on_node.setdefault(now, {})[after.job_id] = None
+
     def _tell(self, before: JobRecord | None, after: JobRecord) -> None:
         self.wake(after.job_id)
         for watcher in self._watchers:
@@ -162,3 +182,10 @@ def _end_of(record: JobRecord | None) -> tuple[float, str] | None:
     if record is None or record.phase is not Phase.ENDED:
         return None
     return record.ended_at or 0.0, record.job_id
+
+
+def _node_of(record: JobRecord | None) -> str | None:
+    """Where it holds a share."""
+    if record is None or record.placement is None or record.phase not in HOLDING:
+        return None
+    return record.placement.node_id

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_values import record
 
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord, Phase, Placement
 from cumulusd.jobs.table import JobTable
 
 
@@ -61,3 +61,25 @@ def test_ends_stay_in_order_whatever_comes(steps: list[tuple[str, int | None]]) 
     assert ids(table.oldest_ends()) == sorted(
         expected, key=lambda job_id: (expected[job_id], job_id)
     )
+
+
+def placed(job_id: str, node_id: str, phase: Phase = Phase.RUNNING) -> JobRecord:
+    placement = Placement(node_id=node_id, hostname=node_id, device_id="d")
+    return attrs.evolve(record(job_id), phase=phase, placement=placement)
+
+
+def test_who_is_on_a_node_is_known_without_looking_at_all() -> None:
+    table = JobTable()
+    table.put(record("a"))
+    assert table.placed_on("n1") == []
+    for each in (placed("a", "n1", Phase.PREPARING), placed("b", "n2"), placed("c", "n1")):
+        table.put(each)
+    table.put(placed("a", "n1"))
+    assert ids(table.placed_on("n1")) == ["a", "c"]
+    assert table.placed_on("n1")[0].phase is Phase.RUNNING
+    table.put(placed("c", "n2"))  # its next attempt
+    table.put(placed("a", "n1", Phase.ENDED))
+    table.put(placed("b", "n2", Phase.PAUSED))
+    assert (ids(table.placed_on("n1")), ids(table.placed_on("n2"))) == ([], ["c"])
+    table.forget("c")
+    assert table.placed_on("n2") == [] == table.placed_on("never seen")
