@@ -16,9 +16,12 @@ from cumulusd.jobs.ports import AgentView, Clock, DelayedCall, Node, Platform, W
 from cumulusd.jobs.queue import JobQueue
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.table import JobTable
-from cumulusd.tasks import Tasks, sleep
+from cumulusd.tasks import Signal, Tasks, sleep, wait_at_most
 
 _NODES_INTERVAL_S = 2.0
+#: The same while there is no job that has not ended: platforms tell of changed nodes by themselves
+#: (`refresh`), and a job that comes is placed by what is known.
+_IDLE_INTERVAL_S = 10.0
 #: Longer than a look at the nodes may take, with its deadline.
 SILENT_S = 40.0
 
@@ -50,6 +53,7 @@ class Placing:
         self._reserved: dict[str, Placement] = {}
         self._pass: DelayedCall | None = None
         self._tasks = Tasks()
+        self._added = Signal()
         self._fates = Fates()
         self._away_since: dict[str, float] = {}
         self._stopped = False
@@ -142,6 +146,7 @@ class Placing:
     def add(self, record: JobRecord) -> None:
         """A job that waits."""
         self._line.push(record)
+        self._added.fire()
         self.soon()
 
     def changed(self, before: JobRecord, after: JobRecord) -> None:
@@ -266,4 +271,8 @@ class Placing:
             if self._line:
                 # Waits change with time alone: positions, what frees next, an agent's grace.
                 self.soon()
-            await sleep(self._clock, _NODES_INTERVAL_S)
+            is_idle = self.error is None and not self._table.live()
+            if is_idle:
+                await wait_at_most(self._clock, _IDLE_INTERVAL_S, self._added.wait())
+            else:
+                await sleep(self._clock, _NODES_INTERVAL_S)

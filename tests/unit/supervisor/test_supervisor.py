@@ -504,6 +504,28 @@ async def test_a_platform_that_answers_slowly_is_asked_less_often(world: World) 
     assert len(between) > 5 and all(5.9 < each < 6.5 for each in between[1:]), between
 
 
+@in_world
+async def test_nodes_are_asked_for_less_often_while_there_is_no_job(world: World) -> None:
+    answer, asked = world.platform.nodes, []
+
+    async def nodes() -> Any:
+        asked.append(world.clock.seconds())
+        return await answer()
+
+    world.platform.nodes = nodes  # type: ignore[method-assign]
+    world.supervisor.placing.start()
+    for _ in range(200):
+        world.pass_time(0.5)
+    assert 9 <= len(asked) <= 12, asked
+    asked.clear()
+    await running_job(world)
+    assert len(asked) >= 1, "a job came: they are asked for at once"
+    asked.clear()
+    for _ in range(40):
+        world.pass_time(0.5)
+    assert 9 <= len(asked) <= 12, asked
+
+
 @pytest.mark.parametrize("what", ["nodes", "containers", "packages"])
 @pytest_twisted.ensureDeferred
 async def test_a_stop_ends_a_watch_in_the_middle_of_a_question(tmp_path: Path, what: str) -> None:
