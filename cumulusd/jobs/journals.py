@@ -27,7 +27,7 @@ from cumulusd.jobs.store import StoreFailed
 
 __all__ = ["Chunk", "Journal", "JournalDamaged", "JournalHole", "Journals"]
 
-#: Journals whose file stays open for appending.
+#: Journals whose file stays open for appending, unless told otherwise.
 MAX_OPEN_FILES = 64
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _TRASH = ".trash-"
@@ -55,6 +55,7 @@ class Journals:
         cap_bytes: int,
         segment_bytes: int,
         sync_interval_s: float = 1.0,
+        max_open_files: int = MAX_OPEN_FILES,
         on_durable: Callable[[str, int], None],
     ) -> None:
         """`cap_bytes` is per journal: over it, middle segments are dropped. It counts whole
@@ -71,7 +72,7 @@ class Journals:
         self._segment_bytes = segment_bytes
         self._sync_interval_s = sync_interval_s
         self._on_durable = on_durable
-        self._files = OpenFiles(MAX_OPEN_FILES)
+        self._files = OpenFiles(max_open_files)
         self._journals: dict[str, Journal] = {}
         self._sizes: dict[str, int] = {}
         self._total_bytes = 0
