@@ -227,6 +227,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         run_in_thread=run_in_thread,
         cap_bytes=config.jobs.journal_cap_bytes,
         segment_bytes=min(_JOURNAL_SEGMENT_BYTES, config.jobs.journal_cap_bytes // 8),
+        max_open_files=open_files.for_journals,
         on_durable=acknowledge,
     )
     supervisor = Supervisor(
@@ -330,6 +331,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
         clock=reactor,
         views=lambda: relay.workers(DAEMON),
         publish=procedures.workers_changed,
+        is_heard=procedures.hears_of_workers,
     )
     workers.watch(lambda node_id: news.changed())
     table.watch(lambda before, after: procedures.job_changed(after))

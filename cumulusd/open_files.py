@@ -8,6 +8,9 @@ import resource
 WANTED = 65_536
 #: Kept free of connections; a quarter where there are few.
 RESERVED = 256
+#: What journals may have open: so many in any case, which `RESERVED` has room for, and at most.
+MIN_JOURNALS = 64
+MAX_JOURNALS = 4096
 
 
 def raise_limit() -> int:
@@ -26,7 +29,10 @@ class OpenFiles:
     def __init__(self, limit: int) -> None:
         """`limit`: as `raise_limit` gave it."""
         self.limit = limit
-        self.for_connections = limit - min(RESERVED, limit // 4)
+        #: Journals whose file stays open: of more jobs that print, each line opens it anew.
+        self.for_journals = max(MIN_JOURNALS, min(MAX_JOURNALS, limit // 16))
+        reserved = min(RESERVED, limit // 4) + self.for_journals - MIN_JOURNALS
+        self.for_connections = limit - reserved
 
     def has_room(self) -> bool:
         """May another connection be kept? Asked often: it costs two system calls."""

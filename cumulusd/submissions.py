@@ -214,8 +214,8 @@ class Submissions:
         """Raises InvalidArgument where every worker's Python is known to be another one."""
         if spec.needs_python is None:
             return
-        agents = self._supervisor.placing.agents().values()
-        versions = {agent.python_version or self._image_python() for agent in agents}
+        of_workers = self._supervisor.placing.python_versions()
+        versions = {version or self._image_python() for version in of_workers}
         known = {".".join(version.split(".")[:2]) for version in versions if version is not None}
         if not known or None in versions or spec.needs_python in known:
             return

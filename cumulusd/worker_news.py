@@ -21,11 +21,18 @@ class WorkerNews:
     _log = Logger()
 
     def __init__(
-        self, *, clock: Any, views: Callable[[], Views], publish: Callable[[Views], None]
+        self,
+        *,
+        clock: Any,
+        views: Callable[[], Views],
+        publish: Callable[[Views], None],
+        is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
+        """While nobody listens (`is_heard`) nothing is looked at."""
         self._clock = clock
         self._views = views
         self._publish = publish
+        self._is_heard = is_heard
         self._told: Any = None
         self._changed = False
         self._signal = Signal()
@@ -57,6 +64,9 @@ class WorkerNews:
             await sleep(self._clock, PAUSE_S)
 
     def _tell(self) -> None:
+        if not self._is_heard():
+            self._told = None  # who comes is told at the next look
+            return
         views = self._views()
         # Time runs for all of them: that alone is no news.
         lasting = [_without_time(view) for view in views]

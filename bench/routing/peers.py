@@ -22,7 +22,7 @@ _MASK = b"\x37\xfa\x21\x3d"  # as real clients mask, but always the same
 _READ_BYTES = 1 << 18
 _NORMAL_CLOSE = (1000).to_bytes(2, "big")
 
-HELLO, WELCOME, ABORT, GOODBYE, ERROR = 1, 2, 3, 6, 8
+HELLO, WELCOME, ABORT, CHALLENGE, AUTHENTICATE, GOODBYE, ERROR = 1, 2, 3, 4, 5, 6, 8
 PUBLISH, PUBLISHED, SUBSCRIBE, SUBSCRIBED, EVENT = 16, 17, 32, 33, 36
 CALL, RESULT, REGISTER, REGISTERED, INVOCATION, YIELD = 48, 50, 64, 65, 68, 70
 
@@ -103,7 +103,14 @@ class Loop:
 class Peer:
     """One session. `on_message(payload)` gets every message after WELCOME."""
 
-    def __init__(self, loop: Loop, port: int, codec: Codec, receive_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        port: int,
+        codec: Codec,
+        receive_bytes: int = 0,
+        ticket: str | None = None,
+    ) -> None:
         self.loop = loop
         self.codec = codec
         self.received = 0  #: messages
@@ -118,8 +125,12 @@ class Peer:
         self._socket.connect(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._upgrade(port)
-        self.send([HELLO, REALM, {"roles": _ROLES, "authmethods": ["anonymous"]}])
+        methods = ["anonymous"] if ticket is None else ["ticket"]
+        self.send([HELLO, REALM, {"roles": _ROLES, "authmethods": methods, "authid": "bench"}])
         welcome = self.read_message()
+        if ticket is not None and welcome[0] == CHALLENGE:
+            self.send([AUTHENTICATE, ticket, {}])
+            welcome = self.read_message()
         if welcome[0] != WELCOME:
             raise BenchError(f"not welcome: {welcome}")
         loop.add(self)

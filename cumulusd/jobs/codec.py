@@ -17,6 +17,7 @@ import attrs
 
 from cumulusd.jobs import versions
 from cumulusd.jobs.model import JobRecord
+from cumulusd.jobs.quick_decode import Odd, decoder
 
 
 class RecordUnreadable(ValueError):
@@ -54,7 +55,11 @@ def decode(value: Mapping[str, Any]) -> JobRecord:
         raise RecordUnreadable(
             f"a job record says it has version {version}, but isn't like one: {error!r}"
         ) from error
-    record: JobRecord = _decode_attrs(JobRecord, body, "record")
+    record: JobRecord
+    try:
+        record = decoder(JobRecord)(body)
+    except Odd:
+        record = _decode_attrs(JobRecord, body, "record")  # which says what is wrong
     return record
 
 

@@ -97,15 +97,13 @@ class History:
     async def _prune_by_time(self) -> None:
         now = self._wall_clock()
         before = now - self._settings.history_s
-        old = [record.job_id for record in self._ended() if (record.ended_at or 0.0) < before]
+        old = [record.job_id for record in self._table.ended_before(before)]
         await self._delete(old)
         if old:
             self._log.info("history: {count} job(s) pruned", count=len(old))
         # Journals of no record: the record was lost with a damaged store, or its deletion was cut
         # off between the two.
-        for job_id in self._journals.known():
-            if job_id in self._table:
-                continue
+        for job_id in [one for one in self._journals.known() if one not in self._table]:
             if self._journals.age_s(job_id, now) > self._settings.history_s:
                 await self._journals.delete(job_id)
                 self._log.info("history: the journal of no job {id} pruned", id=job_id)
@@ -117,8 +115,9 @@ class History:
                 self._log.info("history: the outputs of no job {id} pruned", id=job_id)
 
     async def _prune_by_count(self) -> None:
-        ended, bound = self._oldest_first(), self._settings.history_max_jobs
-        surplus = [record.job_id for record in ended[: max(0, len(ended) - bound)]]
+        bound = self._settings.history_max_jobs
+        count = max(0, self._table.ended_count - bound)
+        surplus = [record.job_id for record in self._table.oldest_ends(count)]
         await self._delete(surplus)
         if surplus:
             self._log.warn(
@@ -144,7 +143,7 @@ class History:
         bound = self._settings.outputs_history_max_bytes
         if self._outputs.total_bytes + size_bytes <= bound:
             return
-        for record in self._oldest_first():
+        for record in self._table.oldest_ends():
             if not self._outputs.size_bytes(record.job_id):
                 continue
             freed = await self._outputs.delete(record.job_id)
@@ -159,11 +158,15 @@ class History:
                 return
 
     async def _prune_by_size(self) -> None:
-        ended = self._oldest_first()
-        for record in ended:
-            await self._journals.fit(record.job_id, record.journal_start)
-        used = sum(self._journals.size_bytes(record.job_id) for record in ended)
+        for job_id in self._journals.over_cap():
+            large = self._table.get(job_id)
+            if large is not None and large.phase is Phase.ENDED:
+                await self._journals.fit(job_id, large.journal_start)
         bound = self._settings.history_max_bytes
+        if self._journals.total_bytes <= bound:
+            return  # those of the ended are less still: none of them need be looked at
+        ended = self._table.oldest_ends()
+        used = sum(self._journals.size_bytes(record.job_id) for record in ended)
         for keep_result in (True, False):
             for record in ended:
                 if used <= bound:
@@ -188,9 +191,3 @@ class History:
                 bound=self._settings.history_max_bytes,
             )
         return freed
-
-    def _oldest_first(self) -> list[JobRecord]:
-        return sorted(self._ended(), key=lambda record: (record.ended_at or 0.0, record.job_id))
-
-    def _ended(self) -> list[JobRecord]:
-        return [record for record in self._table.all() if record.phase is Phase.ENDED]

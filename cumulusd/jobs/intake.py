@@ -138,9 +138,8 @@ class Intake:
         self, node_id: str, sha256: str, offset: int, length: int
     ) -> tuple[bytes, int]:
         """A range of a package that a job on that node needs, and the package's size."""
-        for record in self._table.placed():
-            placed_here = record.placement is not None and record.placement.node_id == node_id
-            if placed_here and record.spec.package_sha256 == sha256:
+        for record in self._table.placed_on(node_id):
+            if record.spec.package_sha256 == sha256:
                 return await self._packages.read(sha256, offset, length)
         raise NotFound(f"No job on worker {node_id} has the package {sha256[:12]}…")
 

@@ -27,7 +27,7 @@ from cumulusd.jobs.store import StoreFailed
 
 __all__ = ["Chunk", "Journal", "JournalDamaged", "JournalHole", "Journals"]
 
-#: Journals whose file stays open for appending.
+#: Journals whose file stays open for appending, unless told otherwise.
 MAX_OPEN_FILES = 64
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _TRASH = ".trash-"
@@ -55,6 +55,7 @@ class Journals:
         cap_bytes: int,
         segment_bytes: int,
         sync_interval_s: float = 1.0,
+        max_open_files: int = MAX_OPEN_FILES,
         on_durable: Callable[[str, int], None],
     ) -> None:
         """`cap_bytes` is per journal: over it, middle segments are dropped. It counts whole
@@ -71,10 +72,11 @@ class Journals:
         self._segment_bytes = segment_bytes
         self._sync_interval_s = sync_interval_s
         self._on_durable = on_durable
-        self._files = OpenFiles(MAX_OPEN_FILES)
+        self._files = OpenFiles(max_open_files)
         self._journals: dict[str, Journal] = {}
         self._sizes: dict[str, int] = {}
         self._total_bytes = 0
+        self._over_cap: set[str] = set()
         self._dirty: set[str] = set()
         self._timer: DelayedCall | None = None
         self._syncing = False
@@ -112,7 +114,11 @@ class Journals:
 
     def known(self) -> list[str]:
         """Job ids of all journals on disk."""
-        return sorted(self._sizes)
+        return list(self._sizes)
+
+    def over_cap(self) -> list[str]:
+        """Job ids of those that are larger than the cap, for `fit`."""
+        return sorted(self._over_cap)
 
     def open(self, job_id: str) -> Journal:
         """The job's journal, made or loaded when it isn't open yet.
@@ -184,6 +190,7 @@ class Journals:
             # Renamed first: an interrupted removal must not look like a journal with gaps.
             os.rename(folder, trash)
             self._total_bytes -= self._sizes.pop(job_id)
+            self._over_cap.discard(job_id)
             await self._run_in_thread(lambda: shutil.rmtree(trash))
         except OSError as error:
             raise disk_error(job_id, "deleted", folder, error) from error
@@ -301,6 +308,10 @@ class Journals:
     def _resize(self, job_id: str, size_bytes: int) -> None:
         self._total_bytes += size_bytes - self._sizes.get(job_id, 0)
         self._sizes[job_id] = size_bytes
+        if size_bytes > self._cap_bytes:
+            self._over_cap.add(job_id)
+        else:
+            self._over_cap.discard(job_id)
 
     def _tick(self) -> None:
         self._timer = None

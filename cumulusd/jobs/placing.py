@@ -16,9 +16,12 @@ from cumulusd.jobs.ports import AgentView, Clock, DelayedCall, Node, Platform, W
 from cumulusd.jobs.queue import JobQueue
 from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.table import JobTable
-from cumulusd.tasks import Tasks, sleep
+from cumulusd.tasks import Signal, Tasks, sleep, wait_at_most
 
 _NODES_INTERVAL_S = 2.0
+#: The same while there is no job that has not ended: platforms tell of changed nodes by themselves
+#: (`refresh`), and a job that comes is placed by what is known.
+_IDLE_INTERVAL_S = 10.0
 #: Longer than a look at the nodes may take, with its deadline.
 SILENT_S = 40.0
 
@@ -50,6 +53,7 @@ class Placing:
         self._reserved: dict[str, Placement] = {}
         self._pass: DelayedCall | None = None
         self._tasks = Tasks()
+        self._added = Signal()
         self._fates = Fates()
         self._away_since: dict[str, float] = {}
         self._stopped = False
@@ -106,6 +110,10 @@ class Placing:
             views[node_id] = attrs.evolve(agent, devices=tuple(devices))
         return views
 
+    def python_versions(self) -> set[str | None]:
+        """Which Pythons jobs have on the workers that are present; None: the image's."""
+        return {agent.python_version for agent in self._workers.agents().values()}
+
     def is_gone(self, node_id: str) -> bool:
         """Whether the platform, which answers, doesn't know that node any more."""
         if self._observed_since is None or self.error is not None:
@@ -131,11 +139,14 @@ class Placing:
         if self._observed_since is None:
             return None
         agents = self._workers.agents()
+        if pool.fits_somewhere(spec, self.nodes, agents):
+            return None  # as nearly always: nothing is to be gone through for it
         return pool.could_ever_fit(spec, self.nodes, agents, overdue=self._overdue())
 
     def add(self, record: JobRecord) -> None:
         """A job that waits."""
         self._line.push(record)
+        self._added.fire()
         self.soon()
 
     def changed(self, before: JobRecord, after: JobRecord) -> None:
@@ -260,4 +271,8 @@ class Placing:
             if self._line:
                 # Waits change with time alone: positions, what frees next, an agent's grace.
                 self.soon()
-            await sleep(self._clock, _NODES_INTERVAL_S)
+            is_idle = self.error is None and not self._table.live()
+            if is_idle:
+                await wait_at_most(self._clock, _IDLE_INTERVAL_S, self._added.wait())
+            else:
+                await sleep(self._clock, _NODES_INTERVAL_S)

@@ -11,6 +11,16 @@ from cumulusd.jobs.ports import AgentView, Node
 NO_WORKERS = "No GPU workers available"
 
 
+def fits_somewhere(spec: JobSpec, nodes: Iterable[Node], agents: Mapping[str, AgentView]) -> bool:
+    """Whether a device that is there is large enough, busy or not: usually the first is."""
+    return any(
+        device.units_total >= spec.units
+        for node in nodes
+        if node.usable and (agent := agents.get(node.node_id)) is not None
+        for device in agent.devices
+    )
+
+
 def could_ever_fit(
     spec: JobSpec,
     nodes: Sequence[Node],

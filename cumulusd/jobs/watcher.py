@@ -17,6 +17,11 @@ from cumulusd.jobs.settings import Settings
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Tasks, sleep
 
+#: Between two looks pass so many times what the last one took, at most so long: with thousands of
+#: containers the platform's answers are megabytes, and the reactor does nothing else meanwhile.
+_REST = 5.0
+_MAX_REST_S = 10.0
+
 
 class Watcher:
     """Asks the platform for its containers in a steady pace, and looks into what is missing."""
@@ -65,8 +70,10 @@ class Watcher:
 
     async def _watch(self) -> None:
         while True:
+            began_s, took_s = self._clock.seconds(), 0.0
             try:
                 await self._look()
+                took_s = self._clock.seconds() - began_s
                 if self._is_time_to_reap():
                     self._reaped_at = self._clock.seconds()
                     await self.reap()
@@ -80,7 +87,8 @@ class Watcher:
                 # One bad look must not end the watch; the next one comes.
                 self.platform_error = repr(error)
                 self._log.failure("watching containers failed, going on")
-            await sleep(self._clock, self._settings.watch_interval_s)
+            rest_s = min(_REST * took_s, _MAX_REST_S)
+            await sleep(self._clock, max(self._settings.watch_interval_s, rest_s))
 
     def _changed(self, before: JobRecord | None, after: JobRecord) -> None:
         # Clearing takes away what its last attempt kept; those before may have been elsewhere.

@@ -206,6 +206,10 @@ class Broker:
             effects.append(Send(session_id, wamp.Published(message.request, publication)))
         return effects
 
+    def is_heard(self, topic: str) -> bool:
+        """Whether anybody would get an event of that topic."""
+        return bool(self._subscriptions.matching(topic))
+
     def announce(self, topic: str, args: list[Any]) -> list[Effect]:
         """An event of the router's own, to all who listen."""
         subscriptions = self._subscriptions.matching(topic)

@@ -33,6 +33,9 @@ class Wire(Protocol):
     def is_in_flight(self, callee_id: int, invocation: int) -> bool:
         """Does a caller still wait for that invocation?"""
 
+    def is_heard(self, topic: str) -> bool:
+        """Whether anybody listens to that topic."""
+
     def end_topic(self, uri: str) -> None:
         """Nobody listens to that topic any more."""
 
@@ -156,6 +159,10 @@ class LocalSession:
         self._wire.route(
             self.session_id, wamp.Publish(self._next_request(), topic, kwargs=as_kwargs(kwargs))
         )
+
+    def is_heard(self, topic: str) -> bool:
+        """Whether anybody listens to that topic: else its event need not be made."""
+        return self._wire.is_heard(topic)
 
     def end_topic(self, topic: str) -> None:
         """What the topic was about is no more: its subscriptions end, without a word."""

@@ -84,9 +84,17 @@ class Procedures:
 
     def job_changed(self, record: JobRecord) -> None:
         """Tells the subscribers of this job and of all jobs."""
+        topics = (uris.TOPIC_JOBS, uris.job_status_topic(record.job_id))
+        heard = [topic for topic in topics if self._session.is_heard(topic)]
+        if not heard:
+            return  # as for most jobs: each change of a wait would make a view of it for nobody
         event = {"job": self._relay.view(record)}
-        self._session.publish(uris.TOPIC_JOBS, event)
-        self._session.publish(uris.job_status_topic(record.job_id), event)
+        for topic in heard:
+            self._session.publish(topic, event)
+
+    def hears_of_workers(self) -> bool:
+        """Whether anybody is told by `workers_changed`."""
+        return self._session.is_heard(uris.TOPIC_WORKERS)
 
     def workers_changed(self, views: Sequence[Mapping[str, Any]]) -> None:
         """Tells who listens to the workers: `admin` and `viewer`, who may see all of this."""

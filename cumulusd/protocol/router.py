@@ -305,6 +305,10 @@ class Router:
             raise CancelledError()
         await session.outbox.drained()
 
+    def is_heard(self, topic: str) -> bool:
+        """Whether anybody listens to that topic."""
+        return self._broker.is_heard(topic)
+
     def end_topic(self, uri: str) -> None:
         """Nobody listens to that topic any more; who has a pattern goes on."""
         over, effects = self._broker.end_topic(uri)

@@ -85,6 +85,8 @@ class AgentServices:
         self._woken = False
         self._pool_told = False
         self._said: dict[str, str] = {}
+        #: Node id -> (what its service was made of, its payload).
+        self._payloads: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}
         #: What keeps all agents from being looked after; None when nothing does.
         self.error: str | None = NOT_YET
 
@@ -155,9 +157,11 @@ class AgentServices:
         running = agent_plan.agent_services(seen, settings.instance_id)
         members = agent_plan.members(seen.nodes, settings.instance_id)
         held: dict[str, str] = {}
+        # Once for all: there are as many as nodes.
+        own = {one.name: one for one in agent_plan.own_secrets(seen, settings.instance_id)}
         for node in members:
             try:
-                use = await self._keep_token(node, seen)
+                use = await self._keep_token(node, seen, own)
                 await self._keep_service(node, running.get(node.node_id), image, [use, *files])
                 self._tokens.retire(node.node_id)
                 self._say(node.node_id, None)
@@ -171,6 +175,8 @@ class AgentServices:
             if node_id not in ids:
                 await self._engine.remove_service(service.service_id)
                 self._log.info("node {node_id} is no worker any more", node_id=node_id)
+        for node_id in self._payloads.keys() - ids:
+            del self._payloads[node_id]
         for node_id in self._tokens.node_ids():
             # Its token goes a look after its service: until its container has ended, it clears what
             # jobs have just left.
@@ -247,16 +253,15 @@ class AgentServices:
     def _mark(self) -> dict[str, str | None]:
         return {labels.WORKER: "true", labels.INSTANCE: self._settings.instance_id}
 
-    async def _keep_token(self, node: NodeInfo, seen: Seen) -> SecretUse:
+    async def _keep_token(
+        self, node: NodeInfo, seen: Seen, own: Mapping[str, SecretInfo]
+    ) -> SecretUse:
         """The secret with the node's token; a new one when the token's hash or the secret is
-        lost."""
-        own = agent_plan.own_secrets(seen, self._settings.instance_id)
+        lost. `own`: our secrets by name."""
         known = self._tokens.get(node.node_id)
-        for secret in own:
-            if known is not None and secret.name == known.secret_name:
-                return SecretUse(
-                    secret_id=secret.secret_id, secret_name=secret.name, file=TOKEN_FILE
-                )
+        secret = None if known is None else own.get(known.secret_name)
+        if secret is not None:
+            return SecretUse(secret_id=secret.secret_id, secret_name=secret.name, file=TOKEN_FILE)
         name = agent_plan.next_secret_name(node.node_id, seen.secrets)
         # On disk before it is in the Swarm: an agent never holds a token that we don't know.
         token = self._tokens.rotate(node.node_id, name)
@@ -292,13 +297,7 @@ class AgentServices:
         image: str,
         secrets: Sequence[SecretUse],
     ) -> None:
-        payload = agent_service(
-            self._settings,
-            node_id=node.node_id,
-            hostname=node.hostname,
-            image=image,
-            secrets=secrets,
-        )
+        payload = self._payload(node, image, tuple(secrets))
         if service is None:
             await self._engine.create_service(payload)
             self._log.info("{hostname} gets an agent", hostname=node.hostname, node_id=node.node_id)
@@ -311,6 +310,24 @@ class AgentServices:
                 hostname=node.hostname,
                 node_id=node.node_id,
             )
+
+    def _payload(
+        self, node: NodeInfo, image: str, secrets: tuple[SecretUse, ...]
+    ) -> Mapping[str, Any]:
+        """The node's service as it is to be: made and hashed once for as long as it is the same,
+        for it is looked at every few seconds."""
+        of = (node.hostname, image, secrets)
+        known = self._payloads.get(node.node_id)
+        if known is None or known[0] != of:
+            payload = agent_service(
+                self._settings,
+                node_id=node.node_id,
+                hostname=node.hostname,
+                image=image,
+                secrets=secrets,
+            )
+            self._payloads[node.node_id] = known = (of, payload)
+        return known[1]
 
     async def _remove_unused(
         self, seen: Seen, held: Mapping[str, str], files: Sequence[str]

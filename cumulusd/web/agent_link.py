@@ -54,7 +54,7 @@ class AgentDesk(Protocol):
 class LinkLimits:
     """Bounds of one link."""
 
-    max_links: int = 1000
+    max_links: int = 10_000  #: those too that are about to be one, or no longer
     max_gets: int = 32  #: ranges asked for and not yet answered
     read_timeout_s: float = 30.0  #: for reading one range
     outbox_bytes: int = 1 << 20  #: answers that a peer which doesn't read may pile up

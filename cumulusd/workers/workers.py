@@ -37,6 +37,8 @@ class Timeouts:
     release_s: float = 30.0
     ask_s: float = 15.0
     refresh_s: float = 10.0  #: how often a present agent is asked for its devices again
+    #: The same for one that holds no share, and tells nothing new: with the next job it tells all.
+    refresh_idle_s: float = 30.0
     refresh_faulty_s: float = 5.0  #: the same for one with which something is wrong
 
 
@@ -286,8 +288,13 @@ class AgentWorkers:
         while True:
             pause_s = self._timeouts.refresh_s
             try:
+                before = self._agents.get(node_id)
                 answer = await self._ask(node_id, "devices", self._timeouts.ask_s)
                 self._learn_answer(node_id, answer)
+                view = self._agents[node_id]
+                free = all(one.units_free == one.units_total for one in view.devices)
+                if view == before and free and not self._shares[node_id]:
+                    pause_s = max(pause_s, self._timeouts.refresh_idle_s)
             except CumulusError as error:
                 # Whatever it is, it is asked again: the agent is connected, and would stay unused.
                 self._log.warn(

@@ -139,7 +139,7 @@ class World:
         )
 
     def _run(self) -> None:
-        faults_until = max(fault.at + fault.lasts_s for fault in self.plan.faults)
+        faults_until = max((fault.at + fault.lasts_s for fault in self.plan.faults), default=0.0)
         work_s = sum(
             (job.duration_s + job.setup_timeout_s + 12.0) * (1 + job.retries + 2 * len(job.pauses))
             for job in self.plan.jobs

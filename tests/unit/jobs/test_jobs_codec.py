@@ -28,6 +28,7 @@ from cumulusd.jobs.model import (
     ResultInfo,
     Wait,
 )
+from cumulusd.jobs.quick_decode import Odd, decoder
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(), max_size=8)  # lone surrogates too: file names can hold them
@@ -147,6 +148,58 @@ def test_round_trip_is_exact(record: JobRecord) -> None:
     assert codec.loads(text) == record
     assert text.isascii()
     assert codec.dumps(codec.loads(text)) == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(records)
+def test_the_quick_way_gives_what_the_exact_one_gives(record: JobRecord) -> None:
+    value = json.loads(codec.dumps(record))
+    del value["version"]
+    quick = decoder(JobRecord)(value)
+    assert quick == codec._decode_attrs(JobRecord, value, "record") == record
+    # 1 equals 1.0 and True: what is taken keeps its type.
+    assert codec.dumps(quick) == codec.dumps(record)
+
+
+@settings(max_examples=300, deadline=None)
+@given(records, st.data())
+def test_the_quick_way_takes_nothing_more_than_the_exact_one(
+    record: JobRecord, data: st.DataObject
+) -> None:
+    value = json.loads(codec.dumps(record))
+    del value["version"]
+    place = value
+    while True:  # some value anywhere in it is changed for another, or its key for another
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            break
+        key = data.draw(st.sampled_from(keys))
+        if isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
+            place = place[key]
+            continue
+        if isinstance(place, dict) and data.draw(st.booleans()):
+            place["surprise" if data.draw(st.booleans()) else "note"] = place.pop(key)
+        else:
+            place[key] = data.draw(json_values)
+        break
+    try:
+        exact = codec._decode_attrs(JobRecord, value, "record")
+    except codec.RecordUnreadable:
+        with pytest.raises(Odd):
+            decoder(JobRecord)(value)
+    else:
+        assert decoder(JobRecord)(value) == exact
+
+
+def test_a_history_is_read_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start-up is bounded by it: nothing that the daemon writes falls back to the exact way."""
+
+    def slow(*arguments: Any) -> Any:
+        raise AssertionError("the exact way was taken")
+
+    text = codec.dumps(full_record())
+    monkeypatch.setattr(codec, "_decode_attrs", slow)
+    assert codec.loads(text) == full_record()
 
 
 def golden_of(version: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, InsufficientResources, NoWorkers
 from cumulusd.jobs import scheduler
 from cumulusd.jobs.model import EndedAttempt, JobRecord, Phase
-from cumulusd.jobs.pool import could_ever_fit
+from cumulusd.jobs.pool import could_ever_fit, fits_somewhere
 from cumulusd.jobs.ports import AgentView, Node
 from cumulusd.jobs.scheduler import Decision
 
@@ -552,3 +552,15 @@ def test_a_worker_being_cleared_for_another_attempt_has_no_known_bound() -> None
     held = [running("r", "n1", "d0", 1.0, phase=Phase.RETRYING)]
     wait = decide([record("j", 0.5)], agents(n1=(device(),)), held).waits["j"]
     assert wait.details["frees_by"] is None
+
+
+@pytest.mark.parametrize("total", [5000, 10_000])
+@pytest.mark.parametrize("availability", ["active", "drain"])
+@pytest.mark.parametrize("present", [True, False])
+def test_what_fits_somewhere_is_never_refused(total: int, availability: str, present: bool) -> None:
+    nodes = [node(availability=availability)]
+    views = agents(n1=(device(total=total, free=0),)) if present else {}
+    fits = fits_somewhere(spec(1.0), nodes, views)
+    assert fits == (total == 10_000 and availability == "active" and present)
+    if fits:
+        assert could_ever_fit(spec(1.0), nodes, views) is None

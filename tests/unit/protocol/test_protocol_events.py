@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.types import SubscribeOptions
 from twisted.internet.task import deferLater
 from wamp_peers import (
     CLIENT,
@@ -68,3 +69,20 @@ async def test_a_jobs_topic_is_for_its_owner() -> None:
                 await client.subscribe(lambda **kwargs: None, topic)
             assert caught.value.error == "wamp.error.not_authorized"
             assert caught.value.kwargs["code"] == "not_authorized"
+
+
+@pytest_twisted.ensureDeferred
+async def test_whether_anybody_listens_is_known_whatever_they_asked_for() -> None:
+    async with serving() as server:
+        local = server.router.local()
+        assert not local.is_heard("cumulus.workers")
+        client = await server.join()
+        subscription = await client.subscribe(lambda **kwargs: None, "cumulus.workers")
+        assert local.is_heard("cumulus.workers") and not local.is_heard("cumulus.jobs")
+        await subscription.unsubscribe()
+        assert not local.is_heard("cumulus.workers")
+        options = SubscribeOptions(match="wildcard")
+        await client.subscribe(lambda **kwargs: None, "cumulus.job..status", options)
+        assert local.is_heard("cumulus.job.j1.status") and not local.is_heard("cumulus.job.j1")
+        await client.leave()
+        await until(lambda: not local.is_heard("cumulus.job.j1.status"))

@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from wamp_peers import SelfSigned, reactor, until, with_tokens
 
 from cumulusd.metrics import Metrics, MetricsSnapshot
-from cumulusd.open_files import RESERVED, WANTED, OpenFiles
+from cumulusd.open_files import MAX_JOURNALS, MIN_JOURNALS, RESERVED, WANTED, OpenFiles
 from cumulusd.web.site import make_site
 from tests.raw_websocket import RawPeer
 
@@ -43,7 +43,12 @@ def test_some_files_stay_free_of_connections(many: list[int]) -> None:
 
 def test_a_quarter_is_kept_of_few_and_a_fixed_number_of_many() -> None:
     assert OpenFiles(400).for_connections == 300
-    assert OpenFiles(65_536).for_connections == 65_536 - RESERVED
+    assert OpenFiles(400).for_journals == OpenFiles(1024).for_journals == MIN_JOURNALS
+    assert OpenFiles(1024).for_connections == 1024 - RESERVED
+    many = OpenFiles(65_536)
+    assert many.for_journals == MAX_JOURNALS
+    # What journals may have open beyond those few is kept free for them, too.
+    assert many.for_connections == 65_536 - RESERVED - (MAX_JOURNALS - MIN_JOURNALS)
 
 
 @pytest.mark.parametrize(

@@ -1,69 +1,89 @@
-"""Searching for jobs and looking at workers, each as its asker may."""
+"""Listings look at what they show, however long the history is."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import attrs
-import pytest_twisted
-from test_relay import ANN, BOB, Office, office
+import pytest
 
-from cumulus_wire.journal import Kind, Record
+from cumulus_wire.states import JobState
 from cumulusd.identity import Principal, Role
-from cumulusd.job_search import Search
 from cumulusd.jobs.log_tails import LogTails
+from cumulusd.jobs.model import End, JobRecord, Phase
+from cumulusd.jobs.table import JobTable
+from cumulusd.listings import Listings
+from tests.unit.supervisor.world import new_record
 
-__all__ = ["office"]  # the fixture
-
-OPS = Principal(name="ops", owner="ops", role=Role.VIEWER)
-
-
-def search(**changes: Any) -> Search:
-    return attrs.evolve(Search(), **changes)
-
-
-@pytest_twisted.ensureDeferred
-async def test_each_finds_what_it_may_see(office: Office) -> None:
-    first = await office.submit(ANN, name="one")
-    second = await office.submit(BOB, name="two")
-    found = office.relay.search(OPS, search())
-    assert [job["job_id"] for job in found["jobs"]] == [second, first]
-    assert found["counts"] == {"starting": 1, "pending": 1} and found["next"] is None
-    assert found["now"] == office.world.clock.seconds()
-    mine = office.relay.search(ANN, search())
-    assert [job["job_id"] for job in mine["jobs"]] == [first]
-    assert mine["counts"] == {"starting": 1}
-    line = office.relay.search(BOB, search(order="queue"))
-    assert [job["job_id"] for job in line["jobs"]] == [second]
+ANN = Principal(name="ann", owner="ann", role=Role.CLIENT)
+NEW = Principal(name="new", owner="new", role=Role.CLIENT)
+ADMIN = Principal(name="root", owner="root", role=Role.ADMIN)
+AGENT = Principal(name="n1", owner="n1", role=Role.AGENT)
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_job_that_has_not_ended_is_shown_with_its_last_line(office: Office) -> None:
-    job_id = await office.submit(ANN)
-    tails = LogTails()
-    office.relay._listings._tails = tails
-    assert office.relay.search(ANN, search())["jobs"][0]["last_line"] is None
-    tails.feed(job_id, Record(Kind.STDOUT, b"epoch 1\nepoch 2\n", 0, 0, 1))
-    assert office.relay.search(ANN, search())["jobs"][0]["last_line"] == "epoch 2"
+class NoJournals:
+    def extent(self, job_id: str) -> tuple[int, int]:
+        return 0, 0
 
 
-@pytest_twisted.ensureDeferred
-async def test_whose_a_partition_is_only_who_may_see_the_job_is_told(office: Office) -> None:
-    job_id = await office.submit(ANN)
-    (worker,) = office.relay.workers(OPS)
-    held = {
-        "partition_id": "p1",
-        "job_id": job_id,
-        "device_id": worker["devices"][0]["device_id"],
-        "units": 6000,
-        "gpu_memory_bytes": 600,
-        "state": "active",
-        "remaining_s": 12.5,
-    }
-    stranger = {**held, "partition_id": "p2", "job_id": "job-of-nobody", "device_id": "gone"}
-    office.relay._partitions = lambda node_id: [held, stranger]
+class Looked(JobTable):
+    """Counts the records that are looked at."""
 
-    def shown(who: Principal) -> Any:
-        return office.relay.workers(who)[0]["devices"][0]["partitions"]
+    seen = 0
 
-    told = {key: held[key] for key in held if key not in ("job_id", "device_id")}
-    assert shown(OPS) == shown(ANN) == [{**told, "job_id": job_id, "owner": ANN.owner}]
-    assert shown(BOB) == [{**told, "job_id": None, "owner": None}]
+    def newest(self, owner: str | None = None) -> Iterator[JobRecord]:
+        for record in super().newest(owner):
+            self.seen += 1
+            yield record
+
+
+@pytest.fixture
+def table() -> Looked:
+    table = Looked()
+    for number in range(200):
+        owner = "ann" if number % 50 == 0 else "bob"
+        record = attrs.evolve(new_record(f"j{number:03}", 1000.0 + number), owner=owner)
+        end = End(state=JobState.COMPLETED, reason=None, message="")
+        table.put(attrs.evolve(record, phase=Phase.ENDED, end=end, ended_at=2000.0))
+    return table
+
+
+def ids_of(table: JobTable, who: Principal, limit: int) -> list[str]:
+    listings = Listings(
+        table=table,
+        journals=NoJournals(),  # type: ignore[arg-type]
+        tails=LogTails(),
+        wall_clock=lambda: 3000.0,
+        progress=lambda job_id: None,
+    )
+    return [view["job_id"] for view in listings.list(who, False, limit)]
+
+
+def test_the_newest_are_listed_and_the_rest_is_not_looked_at(table: Looked) -> None:
+    assert ids_of(table, ADMIN, 3) == ["j199", "j198", "j197"]
+    assert table.seen == 3
+
+
+def test_an_owner_s_own_are_found_without_a_look_at_others(table: Looked) -> None:
+    assert ids_of(table, ANN, 10) == ["j150", "j100", "j050", "j000"]
+    assert table.seen == 4
+    assert ids_of(table, NEW, 10) == []
+    assert table.seen == 4
+
+
+def test_who_may_see_none_sees_none(table: Looked) -> None:
+    assert ids_of(table, AGENT, 10) == []
+    assert ids_of(table, ADMIN, -1) == ids_of(table, ADMIN, 0) == []
+
+
+def test_those_of_one_moment_s_saves_are_in_the_order_of_their_making(table: Looked) -> None:
+    for job_id, at in (("late", 5000.0), ("early", 4000.0)):
+        table.put(new_record(job_id, at))
+    assert ids_of(table, ADMIN, 3) == ["late", "early", "j199"]
+
+
+def test_what_is_forgotten_is_listed_no_more(table: Looked) -> None:
+    for job_id in ("j150", "j100", "j050", "j000"):
+        table.forget(job_id)
+    assert ids_of(table, ANN, 10) == []
+    table.put(attrs.evolve(new_record("again", 9000.0), owner="ann"))
+    table.put(attrs.evolve(new_record("again", 9000.0), owner="ann", phase=Phase.RUNNING))
+    assert ids_of(table, ANN, 10) == ["again"]

@@ -68,3 +68,25 @@ def test_a_bad_look_does_not_end_it(pool: Pool) -> None:
     pool.news.changed()
     pool.clock.advance(PAUSE_S)
     assert len(pool.told) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_looked_at_for_nobody_and_who_comes_is_told() -> None:
+    heard, looks, told = False, [], list[Any]()
+    clock = Clock()
+
+    def views() -> list[dict[str, Any]]:
+        looks.append(clock.seconds())
+        return []
+
+    news = WorkerNews(clock=clock, views=views, publish=told.append, is_heard=lambda: heard)
+    news.start()
+    for _ in range(20):
+        news.changed()
+        clock.advance(1.0)
+    assert (looks, told) == ([], [])
+    heard = True
+    clock.pump([1.0] * int(LOOK_S + PAUSE_S))
+    assert looks and told == [[]]
+    await news.stop()
+    assert not clock.getDelayedCalls()

@@ -1,6 +1,7 @@
 """The supervisor with the real scheduler, intake and journals, on a test clock."""
 
 import errno
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -24,6 +25,7 @@ from cumulusd.jobs.placing import Placing
 from cumulusd.jobs.ports import Disagreement
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.watcher import Watcher
+from cumulusd.tasks import sleep
 from tests.unit.supervisor.test_job_machine import GRANT, PLACEMENT
 from tests.unit.supervisor.world import (
     BEGIN_US,
@@ -482,6 +484,46 @@ async def test_an_agent_that_comes_back_is_reconciled_with_at_once(world: World)
     world.workers.changed()
     world.pass_time(world.settings.watch_interval_s)
     assert set(world.workers.partitions) == {"a"}
+
+
+@in_world
+async def test_a_platform_that_answers_slowly_is_asked_less_often(world: World) -> None:
+    """Its answers grow with the jobs there are."""
+    await running_job(world)
+    answer, looks = world.platform.containers, []
+
+    async def containers() -> Any:
+        looks.append(world.clock.seconds())
+        await sleep(world.clock, 1.0)
+        return await answer()
+
+    world.platform.containers = containers  # type: ignore[method-assign]
+    for _ in range(300):
+        world.pass_time(0.2)
+    between = [later - before for before, later in itertools.pairwise(looks)]
+    assert len(between) > 5 and all(5.9 < each < 6.5 for each in between[1:]), between
+
+
+@in_world
+async def test_nodes_are_asked_for_less_often_while_there_is_no_job(world: World) -> None:
+    answer, asked = world.platform.nodes, []
+
+    async def nodes() -> Any:
+        asked.append(world.clock.seconds())
+        return await answer()
+
+    world.platform.nodes = nodes  # type: ignore[method-assign]
+    world.supervisor.placing.start()
+    for _ in range(200):
+        world.pass_time(0.5)
+    assert 9 <= len(asked) <= 12, asked
+    asked.clear()
+    await running_job(world)
+    assert len(asked) >= 1, "a job came: they are asked for at once"
+    asked.clear()
+    for _ in range(40):
+        world.pass_time(0.5)
+    assert 9 <= len(asked) <= 12, asked
 
 
 @pytest.mark.parametrize("what", ["nodes", "containers", "packages"])

@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from cumulusd.errors import Conflict, CumulusError, InternalError, NotFound, Unavailable
 from cumulusd.identity import Authenticator, Principal, Role
-from cumulusd.swarm import labels
+from cumulusd.swarm import agent_plan, agent_services, labels
 from cumulusd.swarm.agent_services import INTERVAL_S, NOT_YET, AgentServices
 from cumulusd.swarm.agent_spec import CA_BUNDLE_FILE, AgentSettings
 from cumulusd.swarm.agent_tokens import AgentTokens
@@ -108,6 +108,38 @@ async def test_what_is_well_is_left_alone(tmp_path: Path) -> None:
     pool.changes()
     await daemon.agents.reconcile()
     assert pool.changes() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_look_at_what_is_well_makes_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes every few seconds, and nodes may be a thousand."""
+    made: list[str] = []
+    looked: list[int] = []
+    real_service, real_own = agent_services.agent_service, agent_plan.own_secrets
+
+    def agent_service(settings: Any, **of: Any) -> Any:
+        made.append(of["node_id"])
+        return real_service(settings, **of)
+
+    def own_secrets(*seen: Any) -> Any:
+        looked.append(1)
+        return real_own(*seen)
+
+    monkeypatch.setattr(agent_services, "agent_service", agent_service)
+    monkeypatch.setattr(agent_plan, "own_secrets", own_secrets)
+    names = [f"gpu-{number}" for number in range(20)]
+    pool = Pool(*(node(f"n{name}", name) for name in names))
+    daemon = Daemon(pool, tmp_path, *names)
+    await daemon.agents.reconcile()
+    assert len(made) == 20
+    looked.clear()
+    await daemon.agents.reconcile()
+    assert len(made) == 20 and len(looked) <= 3
+    pool.images[IMAGE] = attrs.evolve(pool.images[IMAGE], image_id="sha256:" + "2" * 64)
+    await daemon.agents.reconcile()
+    assert len(made) == 40, "another image is another service"
 
 
 @pytest_twisted.ensureDeferred

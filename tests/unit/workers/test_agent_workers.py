@@ -27,6 +27,14 @@ DEVICE = {
     "units_free": 10_000,
     "tier": "advisory",
 }
+PARTITION = {
+    "partition_id": "p",
+    "job_id": "a",
+    "units": 5_000,
+    "gpu_memory_bytes": 1,
+    "state": "draining",
+    "remaining_s": None,
+}
 
 
 @pytest_twisted.ensureDeferred
@@ -248,3 +256,35 @@ async def test_a_verb_that_agents_may_lack_makes_none_present_or_away() -> None:
             workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, there)
         assert "n1" in workers.agents() and len(asked) == 1
     await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_that_has_nothing_to_tell_is_asked_less_often() -> None:
+    told: dict[str, Any] = {"hostname": "one", "devices": [DEVICE]}
+    clock, asked = Clock(), list[float]()
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        asked.append(clock.seconds())
+        return told
+
+    def asked_in(seconds: int) -> int:
+        asked.clear()
+        clock.pump([1.0] * seconds)
+        return len(asked)
+
+    workers = AgentWorkers(call, clock, environment={})
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    asked_in(50)
+    assert asked_in(300) == 10
+    told["fault"] = "its disk is full"
+    asked_in(40)
+    assert asked_in(300) == 60, "one with a fault is asked often"
+    told["fault"] = None
+    asked_in(20)
+    for busy in ({"units_free": 5_000}, {"partitions": [PARTITION]}):
+        told["devices"] = [{**DEVICE, **busy}]
+        asked_in(60)
+        assert asked_in(300) == 30, busy
+    await workers.stop()
+    assert not clock.getDelayedCalls()
