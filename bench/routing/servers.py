@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from routing.peers import BenchError, Codec, Loop, Peer
+from bench.parts.errors import BenchError
+from bench.routing.peers import Codec, Loop, Peer
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "var/bench-crossbar"
