@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +13,26 @@ _KIB = 1024
 
 
 @contextlib.contextmanager
-def started(daemon: Daemon) -> Iterator[Daemon]:
-    """Serves; in the end no job of it is left, and it is stopped."""
+def started(daemon: Daemon, *, abandon: bool = False) -> Iterator[Daemon]:
+    """Serves; in the end no job of it is left, and it is stopped.
+
+    With `abandon`, for a local one with many jobs, those that run are killed behind its back.
+    """
     try:
         yield daemon.start()
     finally:
+        left: list[int] = []
         try:
             if daemon.process is not None and daemon.process.poll() is None:
-                daemon.cancel_all()
+                if abandon:
+                    left = descendants(daemon.process.pid)
+                else:
+                    daemon.cancel_all()
         finally:
             daemon.stop()
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def pid_of(daemon: Daemon) -> int:
