@@ -66,6 +66,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _leave)  # what was begun is undone on the way out
+    # What is measured has its bytecode, as it has once installed.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.module:
         return measure(options)
     if options.document:

@@ -1,9 +1,9 @@
 """The limit for bulk data: the same messages in the same frames from one process to another, hashed
 on both sides and written to a file, and nothing else.
 
-Run as `python -m bench.parts.framing FILE [sync]`: listens, says its port, takes one stream of WebSocket
-frames with CBOR messages `[type, id, {}, [], {"offset", "data"}]` until an empty one, and answers
-with the SHA-256 of what it has on disk.
+Run as `python -m bench.parts.framing FILE [sync]`: listens, says its port, takes one stream of
+WebSocket frames with CBOR messages `[type, id, {}, [], {"offset", "data"}]` until an empty one, and
+answers with the SHA-256 of what came.
 """
 
 import hashlib
