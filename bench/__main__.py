@@ -5,6 +5,7 @@ table; without a name all of it, within 25 minutes. What is measured and how sta
 bench/NAME.py. Rows that have a goal say `met` or `not met`. The results are kept in var/bench, as
 JSON; `--document` writes the last ones into a document, between its marks, and measures nothing.
 
+Peers are installed at first use, from PyPI, into var/bench-*, which counts as time of the run.
 Cases on a Swarm need root: the one that `script/swarm` keeps, or one that is made for this run.
 Exit code 0: every goal is met; 1: one isn't; 3: something could not be measured.
 """
@@ -23,11 +24,12 @@ from pathlib import Path
 from types import FrameType
 
 from bench import plan
-from bench.parts import swarm
+from bench.parts import ray, swarm
 from bench.parts.errors import BenchError
 from bench.parts.machine import machine
 from bench.parts.run import Run
 from bench.report import Report, written_into
+from bench.routing.servers import install_crossbar
 from bench.table import Met, Row, markdown, not_measured, row_of
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,8 @@ def measure(options: argparse.Namespace) -> int:
             words=tuple(word for word in options.cases.split(",") if word),
         )
         for row in module.rows(run):
+            if not run.wants(row.case):
+                continue
             file.write(json.dumps(row.as_json()) + "\n")
             file.flush()
             say(f"{' | '.join(cell for cell in row.cells() if cell)} ({run.left_s:.0f} s left)")
@@ -140,6 +144,7 @@ def _run_modules(options: argparse.Namespace, begun: float, rows: list[Row]) -> 
     to_come = list(options.names)
     on_swarm = [name for name in to_come if name in plan.ON_SWARM]
     with contextlib.ExitStack() as stack:
+        prepare(to_come, has_swarm=not options.no_swarm)
         if on_swarm and not options.no_swarm:
             why = stack.enter_context(swarm.held())
             if why:
@@ -150,6 +155,18 @@ def _run_modules(options: argparse.Namespace, begun: float, rows: list[Row]) -> 
             left_s = options.seconds - plan.SPARE_S - (time.monotonic() - begun)
             seconds = plan.share_s(to_come[0], to_come, left_s)
             rows += run_module(to_come.pop(0), seconds, options)
+
+
+def prepare(names: list[str], *, has_swarm: bool) -> None:
+    """Installs the peers before any module's time begins. One that can't be is told of by its
+    module."""
+    if "requirements" in names or ("start" in names and has_swarm):
+        ray.python()
+    if "router" in names:
+        try:
+            install_crossbar()
+        except BenchError as error:
+            say(str(error))
 
 
 def run_module(name: str, seconds: float, options: argparse.Namespace) -> list[Row]:

@@ -49,7 +49,7 @@ BURST = f"burst: {JOBS} trivial jobs on 2 workers, to all done"
 BURST_GOALS = [ratio_at_most(1.15)]
 CREATORS = 16
 ALL_DONE_S = 180.0
-SUBMITS = 1000
+SUBMITS = 500
 IN_FLIGHT = 64
 SUBMITS_GOAL_PER_S = 500.0
 WAITING, FEWER_WAITING = 20_000, 2_000
@@ -61,16 +61,16 @@ QUEUES = "jobs:\n  max_queued: 100000\n  max_queued_per_owner: 100000\n"
 
 
 def rows(run: Run) -> Iterator[Row]:
-    """The rows."""
-    if run.wants("burst: scheduling pass"):
-        yield from passes(run)
-    if run.wants("burst: submits acknowledged"):
-        yield from submits(run)
+    """The rows: first those of a Swarm, which take longest."""
     if run.wants(BURST):
         if run.swarm is None:
             yield not_measured(BURST, run.why_no_swarm, unit="s", goals=BURST_GOALS)
         else:
             yield burst(run, run.swarm)
+    if run.wants("burst: scheduling pass"):
+        yield from passes(run)
+    if run.wants("burst: submits acknowledged"):
+        yield from submits(run)
 
 
 # -- the burst
@@ -93,7 +93,7 @@ def burst(run: Run, swarm: KeptSwarm) -> Row:
             lambda: burst_of_jobs(client),
             lambda: burst_of_services(services),
             rounds=5,
-            until=run.until(0.9),
+            until=run.until(0.6),
             least=1 if run.quick else 2,
             warm_up=False,
         )
@@ -147,7 +147,7 @@ def submits(run: Run) -> Iterator[Row]:
             lambda: client_rate(daemon, count),
             lambda: call_rate(daemon, package, count),
             rounds=5,
-            until=run.until(0.35),
+            until=run.until(0.8),
         )
         committed = [commits.rate(count) for _ in bare_calls]
         commits.close()
@@ -291,7 +291,7 @@ def passes(run: Run) -> Iterator[Row]:
             lambda: slowest_ms(many),  # of this turn
             lambda: slowest_ms(fewer),
             rounds=3 if run.quick else 15,
-            until=run.until(0.1 / (len(kinds) - number)),
+            until=run.until(0.4 / (len(kinds) - number)),
         )
         yield measured(
             f"burst: scheduling pass with {WAITING:,} waiting, {kind}",

@@ -18,7 +18,7 @@ FOLDER = ROOT / "var/bench-ray"
 REQUIREMENT = "ray[default]>=2.9"
 _START_S = 180.0
 _ASK_S = 120.0
-_INSTALL_S = 900.0
+_INSTALL_S = 300.0
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -30,12 +30,11 @@ def python() -> tuple[Path | None, str]:
     look = [str(found), "-c", "import ray"]
     if subprocess.run(look, capture_output=True, timeout=_ASK_S).returncode:
         print(f"installing {REQUIREMENT} into {FOLDER}", file=sys.stderr)
-        done = subprocess.run(
-            [found, "-m", "pip", "install", "--quiet", REQUIREMENT],
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_S,
-        )
+        install = [found, "-m", "pip", "install", "--quiet", REQUIREMENT]
+        try:
+            done = subprocess.run(install, capture_output=True, text=True, timeout=_INSTALL_S)
+        except subprocess.TimeoutExpired:
+            return None, f"Ray was not installed within {_INSTALL_S:.0f} s"
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
             return None, f"Ray can't be installed here: {said[0]}"
