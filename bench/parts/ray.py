@@ -30,7 +30,7 @@ def python() -> tuple[Path | None, str]:
     look = [str(found), "-c", "import ray"]
     if subprocess.run(look, capture_output=True, timeout=_ASK_S).returncode:
         print(f"installing {REQUIREMENT} into {FOLDER}", file=sys.stderr)
-        install = [found, "-m", "pip", "install", "--quiet", REQUIREMENT]
+        install = [str(found), "-m", "pip", "install", "--quiet", REQUIREMENT]
         try:
             done = subprocess.run(install, capture_output=True, text=True, timeout=_INSTALL_S)
         except subprocess.TimeoutExpired:

@@ -162,7 +162,7 @@ def install_crossbar() -> str:
         print(f"installing {CROSSBAR} into {FOLDER.relative_to(ROOT)}/venv", file=sys.stderr)
         uv = Path(sys.executable).with_name("uv")
         subprocess.run([uv, "venv", "--quiet", "--clear", FOLDER / "venv"], check=True, timeout=120)
-        install = [uv, "pip", "install", "--quiet", "--python", python, CROSSBAR]
+        install = [str(uv), "pip", "install", "--quiet", "--python", str(python), CROSSBAR]
         try:
             done = subprocess.run(install, capture_output=True, text=True, timeout=INSTALL_S)
         except subprocess.TimeoutExpired:
