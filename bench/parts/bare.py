@@ -135,18 +135,26 @@ class _Following:
 
     def __init__(self, path: Path, target: str, timeout_s: float) -> None:
         self._connection = http.client.HTTPConnection("docker", timeout=timeout_s)
-        self._connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._connection.sock.settimeout(timeout_s)
         self._path = path
         self._target = target
+        self._timeout_s = timeout_s
 
     def __enter__(self) -> Iterator[bytes]:
+        try:
+            return self._chunks(self._asked())
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _asked(self) -> http.client.HTTPResponse:
+        self._connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connection.sock.settimeout(self._timeout_s)
         self._connection.sock.connect(str(self._path))
         self._connection.request("GET", self._target)
         answer = self._connection.getresponse()
         if answer.status != 200:
             raise BenchError(f"GET {self._target}: {answer.status} {answer.read(2000)!r}")
-        return self._chunks(answer)
+        return answer
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.parts.errors import BenchError
@@ -74,7 +75,7 @@ class Sink(io.TextIOBase):
         self.bytes += len(data)
         self.crc = zlib.crc32(data, self.crc)
 
-    def rate_mb_s(self, wanted: "dict[str, float]") -> float:
+    def rate_mb_s(self, wanted: Mapping[str, float]) -> float:
         """From the first byte here to the last one. Raises BenchError unless it is all of that."""
         if self.bytes != wanted["bytes"] or self.crc != wanted["crc"]:
             raise BenchError(f"{self.bytes} bytes came, CRC {self.crc}, of {wanted}")
