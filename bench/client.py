@@ -1,31 +1,19 @@
-"""What the client itself costs: `script/bench client`.
+"""What the client itself costs: importing it, as what `import cumulus_client` takes in fresh
+processes, and packing a call by source and by value."""
 
-Importing it, as the median over fresh processes of what `import cumulus_client` takes in them;
-packing a call by source and by value; and a job that is sent an array of 100 MB and gives one back,
-on the local platform, beside one that is sent a number: their difference is what the bytes cost.
-"""
-
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-
-from cumulus_client import CumulusClient  # noqa: E402
-from cumulus_client.packaging import package_function  # noqa: E402
-from tests.e2e.harness import Daemon  # noqa: E402
+from bench.parts.daemons import ROOT
+from bench.parts.run import Run, alone
+from bench.table import Row, at_most, measured
+from cumulus_client.packaging import package_function
 
 ROUNDS = 15
-JOB_ROUNDS = 3
-IMPORT_GOAL_S = 0.15
+IMPORT_GOAL_MS = 150.0
 IMPORT = (
     "import time; begun = time.perf_counter(); import cumulus_client; "
     "print(time.perf_counter() - begun)"
@@ -37,56 +25,33 @@ def helper(value: Any) -> Any:
 
 
 def echo(value: Any) -> Any:
-    """What the jobs run."""
+    """What is packed."""
     return helper(value)
 
 
-def main() -> None:
-    """Prints the table."""
-    print("| | s | goal |")
-    print("|---|---|---|")
-    row("import cumulus_client", [imported() for _ in range(ROUNDS)], IMPORT_GOAL_S)
-    row("packing a function", timed(lambda: package_function(echo, [1]), ROUNDS))
-    row("packing a lambda", timed(lambda: package_function(lambda: echo(1)), ROUNDS))
-    folder = Path(tempfile.mkdtemp(prefix="cumulus-bench-"))
-    daemon = Daemon(folder).start()
-    try:
-        with CumulusClient(daemon.url) as client:
-            numbers = np.arange(12_500_000, dtype="f8")
+def rows(run: Run) -> Iterator[Row]:
+    """The rows."""
+    rounds = 3 if run.quick else ROUNDS
 
-            def job(value: Any) -> None:
-                client.run(echo, args=[value], gpu_memory=0.1, duration=120)
+    def times(measure: Callable[[], float], part: float) -> list[float]:
+        return alone(measure, rounds=rounds, until=run.until(part))
 
-            job(1)
-            row("a job with a number", timed(lambda: job(1), JOB_ROUNDS))
-            row("a job with 100 MB there and back", timed(lambda: job(numbers), JOB_ROUNDS))
-    finally:
-        daemon.stop()
+    yield measured(
+        "import cumulus_client", "ms", times(imported_ms, 0.5), goals=[at_most(IMPORT_GOAL_MS)]
+    )
+    by_source = times(lambda: took_ms(lambda: package_function(echo, [1])), 0.5)
+    yield measured("packing a function", "ms", by_source)
+    by_value = times(lambda: took_ms(lambda: package_function(lambda: echo(1))), 1.0)
+    yield measured("packing a lambda", "ms", by_value)
 
 
-def imported() -> float:
+def imported_ms() -> float:
     command = [sys.executable, "-c", IMPORT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    return float(done.stdout) * 1e3
 
 
-def timed(call: Callable[[], object], rounds: int) -> list[float]:
-    found = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - begun)
-    return found
-
-
-def row(name: str, values: list[float], goal_s: float | None = None) -> None:
-    """Median and, in brackets, quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    goal = ""
-    if goal_s is not None:
-        goal = f"at most {goal_s:g}: " + ("met" if middle <= goal_s else "not met")
-    print(f"| {name} | {middle:.3f} [{low:.3f} {high:.3f}] | {goal} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def took_ms(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun) * 1e3

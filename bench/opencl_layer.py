@@ -8,10 +8,14 @@ that what the machine does beside it falls on both.
 import os
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from bench.parts.errors import BenchError
+from bench.parts.run import Run, paired
+from bench.table import Peer, Row, at_most, measured
+from cumulus_wire.grant import OPENCL_USAGE_BYTES
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 12
@@ -22,24 +26,24 @@ QUOTA_BYTES = 1 << 30
 GOALS_NS = {"create + release a buffer": 1000.0, "enqueue": 200.0}
 
 
-def main() -> None:
-    """Prints the table."""
-    with tempfile.TemporaryDirectory(prefix="cumulus-bench-") as name:
-        folder = Path(name)
-        program, library = build(folder)
-        write_grant(folder)
-        measured = [(run(program, None), run(program, library)) for _ in range(PAIRS)]
-    print("| call | without the layer, ns | with it, ns | the layer's cost, ns | goal |")
-    print("|---|---|---|---|---|")
+def rows(run: Run) -> Iterator[Row]:
+    """The rows."""
+    pairs = 3 if run.quick else PAIRS
+    program, library = build(run.folder)
+    write_grant(run.folder)
+    having, without = paired(
+        lambda: run_once(program, library),
+        lambda: run_once(program, None),
+        rounds=pairs,
+        until=run.until(1.0),
+    )
+    peer = Peer(name="without the layer", command=f"{program.name} {ROUNDS} on PoCL, no LD_PRELOAD")
     for column, (what, goal_ns) in enumerate(GOALS_NS.items()):
-        without = [pair[0][column] for pair in measured]
-        having = [pair[1][column] for pair in measured]
-        cost = statistics.median(b - a for a, b in zip(without, having, strict=True))
-        met = f"at most {goal_ns:g}" + ("" if cost <= goal_ns else ": not met")
-        print(
-            f"| {what} | {statistics.median(without):.0f} | {statistics.median(having):.0f} "
-            f"| {cost:.0f} | {met} |"
-        )
+        ours = [pair[column] for pair in having]
+        theirs = [pair[column] for pair in without]
+        yield measured(f"OpenCL layer: {what}", "ns", ours, peer, theirs)
+        added = [b - a for a, b in zip(theirs, ours, strict=True)]
+        yield measured(f"OpenCL layer: {what}, added", "ns", added, goals=[at_most(goal_ns)])
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -57,9 +61,6 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 def write_grant(folder: Path) -> None:
     """For this machine's PoCL, and long enough."""
-    sys.path.insert(0, str(ROOT))
-    from cumulus_wire.grant import OPENCL_USAGE_BYTES
-
     named = subprocess.run(
         [ROOT / ".venv-job/bin/python", "-c", _NAME],
         check=True,
@@ -83,7 +84,7 @@ print(platform.name.strip(), platform.get_devices()[0].name.strip(), sep="\\n")
 """
 
 
-def run(program: Path, library: Path | None) -> tuple[float, float]:
+def run_once(program: Path, library: Path | None) -> tuple[float, float]:
     """Nanoseconds for a buffer and for an enqueue: the medians of some rounds."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp")}
     if library is not None:
@@ -101,9 +102,5 @@ def run(program: Path, library: Path | None) -> tuple[float, float]:
         statistics.median(column) for column in zip(*rounds, strict=True)
     )
     if (device_bytes == QUOTA_BYTES) != (library is not None):
-        raise SystemExit(f"opencl_layer: the device shows {device_bytes:g} bytes: {done.stderr}")
+        raise BenchError(f"the device shows {device_bytes:g} bytes: {done.stderr}")
     return created, enqueued
-
-
-if __name__ == "__main__":
-    main()

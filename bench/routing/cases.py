@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 
-from routing.peers import (
+from bench.parts.errors import BenchError
+from bench.routing.peers import (
     CALL,
     ERROR,
     EVENT,
@@ -16,7 +17,6 @@ from routing.peers import (
     RESULT,
     SUBSCRIBE,
     YIELD,
-    BenchError,
     Codec,
     Loop,
     Peer,

@@ -16,6 +16,8 @@ from typing import Any
 
 import cbor2
 
+from bench.parts.errors import BenchError
+
 WAIT_S = 60.0
 REALM = "cumulus"
 _MASK = b"\x37\xfa\x21\x3d"  # as real clients mask, but always the same
@@ -25,10 +27,6 @@ _NORMAL_CLOSE = (1000).to_bytes(2, "big")
 HELLO, WELCOME, ABORT, CHALLENGE, AUTHENTICATE, GOODBYE, ERROR = 1, 2, 3, 4, 5, 6, 8
 PUBLISH, PUBLISHED, SUBSCRIBE, SUBSCRIBED, EVENT = 16, 17, 32, 33, 36
 CALL, RESULT, REGISTER, REGISTERED, INVOCATION, YIELD = 48, 50, 64, 65, 68, 70
-
-
-class BenchError(Exception):
-    """A router did what it must not; the measurement is void."""
 
 
 class Codec:

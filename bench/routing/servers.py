@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from routing.peers import BenchError, Codec, Loop, Peer
+from bench.parts.errors import BenchError
+from bench.routing.peers import Codec, Loop, Peer
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "var/bench-crossbar"
 CROSSBAR = "crossbar>=26,<27"
 START_S = 120.0
+INSTALL_S = 300.0
 _OPEN_FILES = 16_384
 
 
@@ -160,12 +162,11 @@ def install_crossbar() -> str:
         print(f"installing {CROSSBAR} into {FOLDER.relative_to(ROOT)}/venv", file=sys.stderr)
         uv = Path(sys.executable).with_name("uv")
         subprocess.run([uv, "venv", "--quiet", "--clear", FOLDER / "venv"], check=True, timeout=120)
-        done = subprocess.run(
-            [uv, "pip", "install", "--quiet", "--python", python, CROSSBAR],
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        install = [str(uv), "pip", "install", "--quiet", "--python", str(python), CROSSBAR]
+        try:
+            done = subprocess.run(install, capture_output=True, text=True, timeout=INSTALL_S)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{CROSSBAR} was not installed within {INSTALL_S:.0f} s") from None
         if done.returncode:
             raise BenchError(
                 f"{CROSSBAR} can't be installed; is the package index reachable from here?\n"

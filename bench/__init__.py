@@ -1,0 +1,1 @@
+"""What Cumulus costs beside what a user would take instead: `script/bench`."""
