@@ -23,8 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pool.client import PoolClient  # noqa: E402
-
+from bench.pool.client import PoolClient  # noqa: E402
 from tests.pool.rig import Pool, running  # noqa: E402
 
 START_GOAL_S = 3.0

@@ -5,8 +5,8 @@ import itertools
 import time
 from typing import Any
 
-from routing.peers import CALL, ERROR, BenchError, Codec, Loop, Peer
-
+from bench.parts.errors import BenchError
+from bench.routing.peers import CALL, ERROR, Codec, Loop, Peer
 from tests.pool.agents import RUN_S
 
 PACKAGE = b"PK\x05\x06" + bytes(18)  # a zip that holds nothing

@@ -83,19 +83,27 @@ def test_a_pause_that_nobody_asked_for_is_an_error(new_job: NewJob) -> None:
 
 
 def test_a_pause_is_withdrawn(new_job: NewJob) -> None:
-    source = ending("while (control / 'pause').exists(): time.sleep(0.01)\n    return 'on'")
+    source = ending(
+        "for turn in (1, 2):\n"
+        "        while not (control / 'pause').exists(): time.sleep(0.01)\n"
+        "        print('asked', turn, flush=True)\n"
+        "        while (control / 'pause').exists(): time.sleep(0.01)\n"
+        "        print('withdrawn', turn, flush=True)\n"
+        "    return 'on'"
+    )
     job = new_job().function(source)
     with fake_agent(job) as agent:
         process = job.start()
         agent.accept()
         until(job.said(b"ready"), "the job runs")
-        agent.pause(True)
-        agent.pause(True)
-        agent.pause(False)
-        agent.pause(False)
-        agent.pause(True)
-        until((job.path / "scratch/.cumulus/control/pause").exists, "it is asked")
-        agent.pause(False)
+        for turn in (b"1", b"2"):  # each step is seen by the job before the next is sent
+            agent.pause(True)
+            agent.pause(True)
+            until(job.said(b"asked " + turn), "it is asked")
+            agent.pause(False)
+            agent.pause(False)
+            if turn == b"1":
+                until(job.said(b"withdrawn 1"), "it is withdrawn")
         job.finish(process)
     assert job.exit()["outcome"] == "completed"
 
