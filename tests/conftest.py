@@ -28,7 +28,7 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-pytest_plugins = ["pytester", "tests.engine.plugin", "tests.torch_python"]
+pytest_plugins = ["pytester", "tests.engine.plugin", "tests.failures", "tests.torch_python"]
 
 KINDS = ("errors", "delayed_calls", "descriptors", "processes", "temporary_files")
 #: How long the reactor may turn until closed sockets and reaped children are gone.
