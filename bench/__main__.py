@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench import plan
-from bench.parts import ray, swarm
+from bench.parts import leftovers, ray, swarm
 from bench.parts.errors import BenchError
 from bench.parts.machine import machine
 from bench.parts.run import Run
@@ -57,6 +57,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--document", type=Path, metavar="FILE")
     parser.add_argument("--module", help=argparse.SUPPRESS)  # one of them, in this process
     parser.add_argument("--rows-to", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         options.names = plan.chosen(options.names)
@@ -68,6 +69,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _leave)  # what was begun is undone on the way out
+    leftovers.adopt_orphans()
     # What is measured has its bytecode, as it has once installed.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.module:
@@ -84,16 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> int:
     """Its rows go to the file, each as soon as it is there."""
+    leftovers.end_with_parent(signal.SIGTERM)
     kept, why = (None, "--no-swarm") if options.no_swarm else swarm.kept()
     module = importlib.import_module(f"bench.{options.module}")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=f"{options.module}-", dir=FOLDER) as folder,
-        open(options.rows_to, "a") as file,
-    ):
+    with open(options.rows_to, "a") as file:
         run = Run(
             seconds=options.seconds,
-            folder=Path(folder),
+            folder=options.folder,
             quick=options.quick,
             swarm=kept,
             why_no_swarm=why,
@@ -120,7 +119,6 @@ def measure_all(options: argparse.Namespace, words: list[str]) -> int:
         _run_modules(options, begun, rows)
     except KeyboardInterrupt:
         interrupted = True
-        say("interrupted: what is not in the table was not measured")
     report = Report(
         began_at=began_at,
         took_s=time.monotonic() - begun,
@@ -152,7 +150,7 @@ def _run_modules(options: argparse.Namespace, begun: float, rows: list[Row]) -> 
         while to_come:
             if to_come[0] not in plan.ON_SWARM:
                 stack.close()  # its engines would only be in the way
-            left_s = options.seconds - plan.SPARE_S - (time.monotonic() - begun)
+            left_s = plan.usable_s(options.seconds) - (time.monotonic() - begun)
             seconds = plan.share_s(to_come[0], to_come, left_s)
             rows += run_module(to_come.pop(0), seconds, options)
 
@@ -172,15 +170,22 @@ def prepare(names: list[str], *, has_swarm: bool) -> None:
 def run_module(name: str, seconds: float, options: argparse.Namespace) -> list[Row]:
     """Its rows; what it could not measure is a row too."""
     say(f"{name}, within {seconds:.0f} s")
-    with tempfile.NamedTemporaryFile("r", prefix=f"cumulus-bench-{name}-") as file:
+    ours = leftovers.below()  # the Swarm that is held
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as temporary,
+        tempfile.TemporaryDirectory(prefix=f"{name}-", dir=FOLDER) as folder,
+        tempfile.NamedTemporaryFile("r", prefix="rows-", dir=FOLDER) as file,
+    ):
         child = subprocess.Popen(
             [
                 *(sys.executable, "-m", "bench", "--module", name, "--rows-to", file.name),
-                *("--seconds", str(seconds), "--cases", options.cases),
+                *("--folder", folder, "--seconds", str(seconds), "--cases", options.cases),
                 *(["--quick"] * options.quick + ["--no-swarm"] * options.no_swarm),
             ],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": temporary},
             start_new_session=True,
         )
         fault = ""
@@ -189,8 +194,14 @@ def run_module(name: str, seconds: float, options: argparse.Namespace) -> list[R
                 fault = f"bench/{name}.py failed ({child.returncode}); it said why on stderr"
         except subprocess.TimeoutExpired:
             fault = f"it was not done after {seconds + plan.GRACE_S:.0f} s"
+        except KeyboardInterrupt:
+            say("interrupted: taking down what runs; what is not in the table was not measured")
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise
         finally:
             end(child)
+            if left := leftovers.end_below(os.getpid(), ours):
+                say(f"{name}: it had left {len(left)} processes")
         rows = [row_of(json.loads(line)) for line in file]
     if fault:
         say(f"{name}: {fault}")
@@ -199,13 +210,12 @@ def run_module(name: str, seconds: float, options: argparse.Namespace) -> list[R
 
 
 def end(child: "subprocess.Popen[bytes]") -> None:
-    """Lets it take down what it started; then all that is left of its session goes."""
+    """Lets it take down what it started; then it goes."""
     if child.poll() is None:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_END_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
     child.wait()
 
 

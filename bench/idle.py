@@ -1,85 +1,66 @@
-"""What the daemon does with nothing to do: `script/bench idle [--workers N] [--seconds N]`.
+"""What the daemon does with nothing to do: 100 workers of 4 devices, no job.
 
-The real daemon process with an engine at the wire and simulated agents (tests/pool), no job. What
-counts is its own CPU, all threads, its memory, and what it asks of engine and agents meanwhile, by
-kind: whatever polls shows there.
-
-Exits 0 when all goals are met; the last line is one JSON object.
+The real daemon process with an engine at the wire and simulated agents (tests/pool). What counts is
+its own CPU, all threads, its memory, and what it asks of engine and agents meanwhile, by kind:
+whatever polls shows there.
 """
 
-import argparse
-import json
-import os
-import platform
-import sys
 import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from bench.parts.daemons import cpu_s, pid_of
+from bench.parts.run import Run
+from bench.table import Row, at_most, measured
+from tests.pool.rig import running
 
-from tests.pool.rig import running  # noqa: E402
+WORKERS, DEVICES = 100, 4
+CPU_GOAL_PERCENT = 0.5
+MEMORY_GOAL_MB = 120.0
+#: Agents have just come, and what adapts has to have done so.
+SETTLE_S, SETTLE_QUICK_S = 30.0, 10.0
+WINDOWS = 3
+WINDOW_S, WINDOW_QUICK_S = 20.0, 10.0
+COUNTED = ("cumulus_router_messages_total", "cumulus_store_commits")
 
-CPU_GOAL = 0.5  #: percent of a core
-MEMORY_GOAL_BYTES = 120_000_000
-SETTLE_S = 10.0  #: agents have just come
 
-
-def main() -> int:
-    """Prints the table; 0 when all goals are met."""
-    options = argparse.ArgumentParser(description="The daemon without a job.")
-    options.add_argument("--workers", type=int, default=100)
-    options.add_argument("--devices", type=int, default=4)
-    options.add_argument("--seconds", type=float, default=60.0)
-    chosen = options.parse_args()
-    print(
-        f"{chosen.workers} workers of {chosen.devices} devices, no job; Python "
-        f"{platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores\n"
-    )
-    with running(chosen.workers, chosen.devices, 0) as (pool, _):
-        time.sleep(SETTLE_S)
-        before, (asked, sent) = pool.used(), pool.engine_requests()
-        metrics = pool.daemon.metrics()
-        time.sleep(chosen.seconds)
-        after, (asked_after, sent_after) = pool.used(), pool.engine_requests()
+def rows(run: Run) -> Iterator[Row]:
+    """The rows."""
+    window_s = WINDOW_QUICK_S if run.quick else WINDOW_S
+    with running(WORKERS, DEVICES, 0) as (pool, _):
+        pid = pid_of(pool.daemon)
+        time.sleep(SETTLE_QUICK_S if run.quick else SETTLE_S)
+        began, (asked, sent), metrics = pool.used(), pool.engine_requests(), pool.daemon.metrics()
+        cpu_percent, memory_mb = [], []
+        for _ in range(WINDOWS):
+            before_s, begun = cpu_s(pid), time.monotonic()
+            time.sleep(window_s)
+            cpu_percent.append(100 * (cpu_s(pid) - before_s) / (time.monotonic() - begun))
+            memory_mb.append(pool.used().rss_bytes / 1e6)
+        ended, (asked_after, sent_after) = pool.used(), pool.engine_requests()
         metrics_after = pool.daemon.metrics()
-    took_s = after.at - before.at
-    minutes = took_s / 60
-    cpu = 100 * (after.cpu_s - before.cpu_s) / took_s
-    rows = [
-        ("CPU, % of a core", cpu, f"under {CPU_GOAL:g}", cpu < CPU_GOAL),
-        (
-            "memory, MB",
-            after.rss_bytes / 1e6,
-            f"under {MEMORY_GOAL_BYTES / 1e6:g}",
-            after.rss_bytes < MEMORY_GOAL_BYTES,
-        ),
-        ("engine's answers, KiB a minute", (sent_after - sent) / 1024 / minutes, "", None),
-        (
-            "written to files, KiB a minute",
-            (after.written_bytes - before.written_bytes) / 1024 / minutes,
-            "",
-            None,
-        ),
-    ]
-    rows += [
-        (f"{kind}, a minute", (asked_after[kind] - asked.get(kind, 0)) / minutes, "", None)
-        for kind in sorted(asked_after)
-        if asked_after[kind] > asked.get(kind, 0)
-    ]
-    rows += [
-        (f"{key}, a minute", (value - metrics.get(key, 0.0)) / minutes, "", None)
-        for key, value in metrics_after.items()
-        if key.startswith(("cumulus_router_messages_total", "cumulus_store_commits"))
-    ]
-    print("| the daemon | | goal |")
-    print("|---|---|---|")
-    for what, value, goal, met in rows:
-        verdict = "" if met is None else f": {'met' if met else 'not met'}"
-        print(f"| {what} | {value:.4g} | {goal}{verdict} |")
-    print(json.dumps({"rows": [[what, value, met] for what, value, _, met in rows]}))
-    return 0 if all(met is not False for *_, met in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    case = f"idle, {WORKERS} workers"
+    goals = [at_most(CPU_GOAL_PERCENT)]
+    yield measured(f"{case}: CPU", "% of a core", cpu_percent, goals=goals)
+    yield measured(f"{case}: memory", "MB", memory_mb, goals=[at_most(MEMORY_GOAL_MB)])
+    minutes = (ended.at - began.at) / 60
+    counted = {
+        "written to files, KiB": (ended.written_bytes - began.written_bytes) / 1024,
+        "the engine's answers, KiB": (sent_after - sent) / 1024,
+        **dict(sorted((Counter(asked_after) - Counter(asked)).items())),
+        **{
+            key: value - metrics.get(key, 0.0)
+            for key, value in metrics_after.items()
+            if key.startswith(COUNTED)
+        },
+    }
+    yield measured(
+        f"{case}: requests to the engine",
+        "a minute",
+        [(sum(asked_after.values()) - sum(asked.values())) / minutes],
+        more={"a minute": {what: value / minutes for what, value in counted.items()}},
+    )
+    messages = sum(
+        value for key, value in counted.items() if key.startswith("cumulus_router_messages_total")
+    )
+    yield measured(f"{case}: WAMP messages", "a minute", [messages / minutes])

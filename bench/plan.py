@@ -11,11 +11,13 @@ PARTS: Mapping[str, float] = {
     "data": 140,
     "client": 40,
     "opencl_layer": 40,
-    "router": 200,
+    "router": 170,
+    "idle": 100,
+    "scale": 240,
 }
 ON_SWARM = frozenset({"start", "burst", "relay", "requirements"})
 TOTAL_S = 25 * 60.0
-#: Of that, for ending things: engines, and a module that is over its time.
+#: Of that, at most, for ending things: engines, and a module that is over its time.
 SPARE_S = 120.0
 #: How long a module may be over its time before it is ended.
 GRACE_S = 30.0
@@ -27,6 +29,11 @@ def chosen(names: Sequence[str]) -> list[str]:
         if name not in PARTS:
             raise KeyError(name)
     return [name for name in PARTS if not names or name in names]
+
+
+def usable_s(total_s: float) -> float:
+    """What all modules together get of that."""
+    return total_s - min(SPARE_S, total_s / 10)
 
 
 def share_s(name: str, to_come: Sequence[str], left_s: float) -> float:

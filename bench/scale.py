@@ -1,159 +1,157 @@
-"""How the daemon grows: `script/bench scale [--workers N] [--devices N] [--jobs N] [--history N]`.
+"""How the daemon grows: 1,000 workers of 4 devices, 5,000 running jobs that print a line a second,
+100,000 jobs of history.
 
 The real daemon process, an engine at the wire and simulated agents (tests/pool), once with a tenth
-of everything and once with all of it: so many workers, jobs that run and print a line a second,
-and jobs of history. What counts is the daemon's own: CPU and memory (all threads), how long it
-takes to answer a submit and a listing while all of that runs, how far its event loop is behind
-(its own metric), its start. The growth from the one to the other is the last column: 10 is in
-proportion, more is what breaks first.
-
-Exits 0 when all goals are met; the last line is one JSON object.
+of everything and once with all of it. What counts is the daemon's own: its start, CPU and memory
+(all threads), what it asks and writes, how long it takes to answer a submit and a listing while all
+of that runs, how far its event loop is behind (its own metric). The peer is the tenth: a ratio of
+10 is growth in proportion, what has more breaks first.
 """
 
-import argparse
-import json
 import math
-import os
-import platform
-import sys
+import statistics
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from bench.parts.errors import BenchError
+from bench.parts.run import Run
+from bench.pool.client import PoolClient
+from bench.table import Goal, Peer, Row, at_most, measured
+from tests.pool.rig import Pool, Used, running
 
-from bench.pool.client import PoolClient  # noqa: E402
-from tests.pool.rig import Pool, running  # noqa: E402
-
-START_GOAL_S = 3.0
 SHARE = 0.25  #: of a device, for each job
-SAMPLES = 200
+STARTS = 3
+START_GOAL_S = 3.0
+STEADY_S, STEADY_QUICK_S = 30.0, 10.0
+SAMPLES, SAMPLES_QUICK = 200, 50
+ALL_RUN_S = 300.0
 LAG = "cumulus_event_loop_lag_seconds"
 MIB = 1 << 20
 
-Row = tuple[str, float, str]  # what, how much, unit
 
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Of a pool and what it does."""
 
-def main() -> int:
-    """Prints the table; 0 when all goals are met."""
-    options = argparse.ArgumentParser(description="The daemon with many workers and jobs.")
-    options.add_argument("--workers", type=int, default=1000)
-    options.add_argument("--devices", type=int, default=4)
-    options.add_argument("--jobs", type=int, default=5000)
-    options.add_argument("--history", type=int, default=100_000)
-    options.add_argument("--seconds", type=float, default=30.0, help="of measuring, each time")
-    options.add_argument("--samples", type=int, default=SAMPLES, help="submits and listings")
-    options.add_argument("--once", action="store_true", help="only with all of it")
-    chosen = options.parse_args()
-    room = int(chosen.workers * chosen.devices / SHARE)
-    if chosen.jobs + chosen.samples > room:
-        options.error(f"{chosen.workers} workers have room for {room} jobs only")
-    print(
-        f"{chosen.workers} workers of {chosen.devices} devices, {chosen.jobs} jobs running, "
-        f"{chosen.history} of history; Python {platform.python_version()}, Linux "
-        f"{platform.release()}, {os.cpu_count()} cores\n"
-    )
-    small: list[Row] = []
-    if not chosen.once:
-        small = measured(chosen, 10)
-    large = measured(chosen, 1)
-    print("| the daemon | a tenth | all | growth | goal |")
-    print("|---|---|---|---|---|")
-    met = True
-    for number, (what, value, unit) in enumerate(large):
-        before = small[number][1] if small else math.nan
-        growth = f"{value / before:.1f}" if before else "-"
-        goal = ""
-        if what == "start with the history":
-            met = value <= START_GOAL_S
-            goal = f"at most {START_GOAL_S:g}: {'met' if met else 'not met'}"
-        print(f"| {what}, {unit} | {before:.3g} | {value:.3g} | {growth} | {goal} |")
-    print(
-        json.dumps(
-            {"rows": [dict(zip(("what", "value", "unit"), row, strict=True)) for row in large]}
+    workers: int
+    devices: int
+    jobs: int
+    history: int
+
+    def tenth(self) -> "Size":
+        return Size(
+            workers=self.workers // 10,
+            devices=self.devices,
+            jobs=self.jobs // 10,
+            history=self.history // 10,
         )
-    )
-    return 0 if met else 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.workers:,} workers of {self.devices} devices, {self.jobs:,} running jobs, "
+            f"{self.history:,} jobs of history"
+        )
 
 
-def measured(chosen: argparse.Namespace, part: int) -> list[Row]:
-    """The rows for one part of it all, in the same order always."""
-    workers, jobs = max(1, chosen.workers // part), max(1, chosen.jobs // part)
-    rows: list[Row] = []
-    with running(workers, chosen.devices, chosen.history // part) as (
-        pool,
-        (answered_s, started_s),
-    ):
-        rows.append(("start with the history", answered_s, "s"))
-        rows.append(("start until all is well", started_s, "s"))
-        idle_mib = pool.used().rss_bytes / MIB
-        rows.append(("memory without jobs", idle_mib, "MiB"))
+FULL = Size(workers=1000, devices=4, jobs=5000, history=100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One thing that was measured of a size."""
+
+    what: str
+    unit: str
+    values: list[float]
+    goals: list[Goal] = field(default_factory=list)
+
+
+def rows(run: Run) -> Iterator[Row]:
+    """The rows: the tenth runs first, and they come as those of all of it do."""
+    size = FULL.tenth() if run.quick else FULL
+    steady_s, samples = (STEADY_QUICK_S, SAMPLES_QUICK) if run.quick else (STEADY_S, SAMPLES)
+    small = {each.what: each.values for each in figures(size.tenth(), steady_s / 2, samples)}
+    peer = Peer(name="a tenth of it", command=f"the same daemon with {size.tenth()}")
+    for each in figures(size, steady_s, samples):
+        yield measured(
+            f"scale: {each.what}",
+            each.unit,
+            each.values,
+            peer,
+            small[each.what],
+            goals=each.goals,
+            more={"size": str(size)},
+        )
+
+
+def figures(size: Size, steady_s: float, samples: int) -> Iterator[Figure]:
+    """Of one pool, each as soon as it is there, in the same order always."""
+    with running(size.workers, size.devices, size.history, starts=STARTS) as (pool, starts):
+        yield Figure(
+            what="start with all of the history, until it answers",
+            unit="s",
+            values=starts,
+            goals=[at_most(START_GOAL_S)],
+        )
+        idle_bytes = pool.used().rss_bytes
+        yield one("memory with the history and no running job", "MiB", idle_bytes / MIB)
         client = PoolClient(pool.daemon.port, pool.daemon.token)
-        began = time.monotonic()
-        client.submit_many(jobs, run_s=1e9, share=SHARE)
-        rows.append(("submits of the running jobs", jobs / (time.monotonic() - began), "1/s"))
-        until(lambda: running_jobs(pool) >= jobs, 600.0, "jobs running")
-        rows.append(("from the first submit to all running", time.monotonic() - began, "s"))
-        rows += steady(pool, jobs, chosen.seconds)
-        rows += asked(pool, client, chosen.samples)
-        rows.append(("memory a job", (pool.used().rss_bytes / MIB - idle_mib) * 1024 / jobs, "KiB"))
+        begun = time.monotonic()
+        client.submit_many(size.jobs, run_s=1e9, share=SHARE)
+        yield one("submits of the jobs that run", "/s", size.jobs / (time.monotonic() - begun))
+        until(lambda: running_jobs(pool) >= size.jobs, ALL_RUN_S, f"{size.jobs:,} jobs running")
+        yield one("from the first submit to all running", "s", time.monotonic() - begun)
+        yield from steady(pool, size.jobs, steady_s)
+        yield from asked(client, samples)
+        grown_bytes = pool.used().rss_bytes - idle_bytes
+        yield one("memory of a running job", "KiB", grown_bytes / 1024 / size.jobs)
         client.close()
-    return rows
 
 
-def steady(pool: Pool, jobs: int, seconds: float) -> list[Row]:
+def one(what: str, unit: str, value: float) -> Figure:
+    return Figure(what=what, unit=unit, values=[value])
+
+
+def steady(pool: Pool, jobs: int, seconds: float) -> Iterator[Figure]:
     """While nothing is asked: what running jobs cost by themselves."""
-    before, lag, (requests, sent) = pool.used(), lag_of(pool), pool.engine_requests()
-    metrics = pool.daemon.metrics()
+    metrics, before, (requests, sent) = pool.daemon.metrics(), pool.used(), pool.engine_requests()
     time.sleep(seconds)
-    after, lag_after, (requests_after, sent_after) = (
-        pool.used(),
-        lag_of(pool),
-        pool.engine_requests(),
-    )
-    took_s = after.at - before.at
+    after, (requests_after, sent_after) = pool.used(), pool.engine_requests()
     now = pool.daemon.metrics()
-    return [
-        ("CPU, jobs printing a line a second", 100 * (after.cpu_s - before.cpu_s) / took_s, "%"),
-        ("CPU a job", 1e6 * (after.cpu_s - before.cpu_s) / took_s / jobs, "µs/s"),
-        ("memory", after.rss_bytes / MIB, "MiB"),
-        ("written to disk", (after.written_bytes - before.written_bytes) / took_s / 1024, "KiB/s"),
-        (
-            "journal bytes in",
-            grown("cumulus_journal_received_bytes_total", metrics, now) / took_s / 1024,
-            "KiB/s",
-        ),
-        ("WAMP messages", grown("cumulus_router_messages_total", metrics, now) / took_s, "1/s"),
-        (
-            "engine requests",
-            (sum(requests_after.values()) - sum(requests.values())) / took_s,
-            "1/s",
-        ),
-        ("engine answers", (sent_after - sent) / took_s / 1024, "KiB/s"),
-        ("event loop late, mean", 1000 * lag_mean(lag, lag_after), "ms"),
-        ("event loop late, p99 at most", 1000 * lag_p99(lag, lag_after), "ms"),
-    ]
+    took_s = after.at - before.at
+    cpu = (after.cpu_s - before.cpu_s) / took_s
+
+    def rate(name: str) -> float:
+        return grown(name, metrics, now) / took_s
+
+    yield one("CPU while all print a line a second", "% of a core", 100 * cpu)
+    yield one("CPU of a job", "µs a second", 1e6 * cpu / jobs)
+    yield one("memory while all run", "MiB", after.rss_bytes / MIB)
+    yield one("written to files", "KiB/s", written(before, after) / took_s / 1024)
+    received = rate("cumulus_journal_received_bytes_total")
+    yield one("journal bytes in", "KiB/s", received / 1024)
+    yield one("WAMP messages", "/s", rate("cumulus_router_messages_total"))
+    asked_engine = sum(requests_after.values()) - sum(requests.values())
+    yield one("requests to the engine", "/s", asked_engine / took_s)
+    yield one("the engine's answers", "KiB/s", (sent_after - sent) / took_s / 1024)
+    yield one("event loop is late, mean", "ms", 1000 * lag_mean(metrics, now))
+    yield one("event loop is late, 99th percentile at most", "ms", 1000 * lag_p99(metrics, now))
 
 
-def asked(pool: Pool, client: PoolClient, samples: int) -> list[Row]:
+def asked(client: PoolClient, samples: int) -> Iterator[Figure]:
     """While all of that runs: how long a client waits."""
-    return [
-        ("submit, p50", 1000 * percentile(found := client.submits(samples, SHARE), 0.5), "ms"),
-        ("submit, p99", 1000 * percentile(found, 0.99), "ms"),
-        ("list of 50, p99", 1000 * percentile(client.lists(samples, limit=50), 0.99), "ms"),
-        (
-            "list of 1000, p99",
-            1000 * percentile(client.lists(samples // 10, limit=1000), 0.99),
-            "ms",
-        ),
-        (
-            "list of active, p99",
-            1000 * percentile(client.lists(samples // 10, limit=50, active=True), 0.99),
-            "ms",
-        ),
-        ("search, p99", 1000 * percentile(client.searches(samples // 10), 0.99), "ms"),
-    ]
+    few = max(1, samples // 10)
+    submitted = client.submits(samples, SHARE)
+    yield one("submit, median", "ms", 1000 * statistics.median(submitted))
+    yield one("submit, 99th percentile", "ms", 1000 * percentile(submitted, 0.99))
+    for what, took in (
+        ("list of 50", client.lists(samples, limit=50)),
+        ("list of 1,000", client.lists(few, limit=1000)),
+        ("list of 50 that are active", client.lists(few, limit=50, active=True)),
+        ("search for 50", client.searches(few)),
+    ):
+        yield one(f"{what}, 99th percentile", "ms", 1000 * percentile(took, 0.99))
 
 
 def running_jobs(pool: Pool) -> int:
@@ -161,16 +159,21 @@ def running_jobs(pool: Pool) -> int:
 
 
 def until(wanted: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Returns when it is so. Raises BenchError."""
     deadline = time.monotonic() + timeout_s
     while not wanted():
         if time.monotonic() > deadline:
-            raise SystemExit(f"not within {timeout_s:g} s: {what}")
+            raise BenchError(f"not within {timeout_s:g} s: {what}")
         time.sleep(0.25)
 
 
 def percentile(values: list[float], share: float) -> float:
     """The value that so many of them are at or below."""
     return sorted(values)[min(len(values) - 1, math.ceil(share * len(values)) - 1)]
+
+
+def written(before: Used, after: Used) -> int:
+    return after.written_bytes - before.written_bytes
 
 
 def grown(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> float:
@@ -182,23 +185,16 @@ def grown(name: str, before: Mapping[str, float], after: Mapping[str, float]) ->
     )
 
 
-def lag_of(pool: Pool) -> dict[str, float]:
-    return {key: value for key, value in pool.daemon.metrics().items() if key.startswith(LAG)}
-
-
 def lag_mean(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """In seconds."""
     count = after[f"{LAG}_count"] - before[f"{LAG}_count"]
     return (after[f"{LAG}_sum"] - before[f"{LAG}_sum"]) / max(1.0, count)
 
 
 def lag_p99(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """The bound of the bucket that holds it."""
+    """The bound of the bucket that holds it, in seconds."""
     count = after[f"{LAG}_count"] - before[f"{LAG}_count"]
     for key, value in after.items():
         if key.startswith(f"{LAG}_bucket") and value - before.get(key, 0.0) >= 0.99 * count:
             return float(key.split('"')[1])
     return math.inf
-
-
-if __name__ == "__main__":
-    sys.exit(main())

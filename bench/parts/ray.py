@@ -2,15 +2,15 @@
 
 import contextlib
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.parts.errors import BenchError
+from bench.parts.leftovers import end_below
+from bench.parts.peer_python import installed, version_of
 from tests.e2e.harness import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -18,27 +18,15 @@ FOLDER = ROOT / "var/bench-ray"
 REQUIREMENT = "ray[default]>=2.9"
 _START_S = 180.0
 _ASK_S = 120.0
-_INSTALL_S = 300.0
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def python() -> tuple[Path | None, str]:
     """The interpreter that has Ray, installed if need be; or why there is none."""
-    found = FOLDER / "bin/python"
-    if not found.exists():
-        subprocess.run([sys.executable, "-m", "venv", FOLDER], check=True, timeout=300)
-    look = [str(found), "-c", "import ray"]
-    if subprocess.run(look, capture_output=True, timeout=_ASK_S).returncode:
-        print(f"installing {REQUIREMENT} into {FOLDER}", file=sys.stderr)
-        install = [str(found), "-m", "pip", "install", "--quiet", REQUIREMENT]
-        try:
-            done = subprocess.run(install, capture_output=True, text=True, timeout=_INSTALL_S)
-        except subprocess.TimeoutExpired:
-            return None, f"Ray was not installed within {_INSTALL_S:.0f} s"
-        if done.returncode:
-            said = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            return None, f"Ray can't be installed here: {said[0]}"
-    return found, ""
+    try:
+        return installed(FOLDER, REQUIREMENT), ""
+    except BenchError as error:
+        return None, str(error)
 
 
 class Node:
@@ -72,9 +60,7 @@ class Node:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise BenchError(f"Ray did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.5)
-        ask = [str(self.python), "-c", "import ray; print(ray.__version__)"]
-        done = subprocess.run(ask, check=True, capture_output=True, text=True, timeout=_ASK_S)
-        self.version = done.stdout.strip()
+        self.version = version_of(self.python, "ray")
 
     def start(self, log: Path) -> "subprocess.Popen[bytes]":
         """Its process, a session of its own."""
@@ -109,10 +95,7 @@ def node(python: Path, *, dashboard: bool = False) -> Iterator[Node]:
             made.wait_up(process, log)
             yield made
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(30)
+            # It would take half a minute to end by itself, and leave workers for a while.
+            end_below(process.pid)
+            process.kill()
+            process.wait(30)

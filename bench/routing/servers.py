@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.parts.errors import BenchError
+from bench.parts.peer_python import installed, version_of
 from bench.routing.peers import Codec, Loop, Peer
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "var/bench-crossbar"
 CROSSBAR = "crossbar>=26,<27"
 START_S = 120.0
-INSTALL_S = 300.0
 _OPEN_FILES = 16_384
 
 
@@ -155,26 +155,8 @@ class Crossbar(Server):
 
 
 def install_crossbar() -> str:
-    """Crossbar in an environment of its own, from PyPI; its version."""
-    python = FOLDER / "venv/bin/python"
-    if not (FOLDER / "venv/bin/crossbar").exists():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        print(f"installing {CROSSBAR} into {FOLDER.relative_to(ROOT)}/venv", file=sys.stderr)
-        uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "venv", "--quiet", "--clear", FOLDER / "venv"], check=True, timeout=120)
-        install = [str(uv), "pip", "install", "--quiet", "--python", str(python), CROSSBAR]
-        try:
-            done = subprocess.run(install, capture_output=True, text=True, timeout=INSTALL_S)
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"{CROSSBAR} was not installed within {INSTALL_S:.0f} s") from None
-        if done.returncode:
-            raise BenchError(
-                f"{CROSSBAR} can't be installed; is the package index reachable from here?\n"
-                f"{done.stderr[-2000:]}"
-            )
-    ask = "import importlib.metadata as m; print(m.version('crossbar'))"
-    found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
-    return found.stdout.strip()
+    """Crossbar in an environment of its own, from PyPI; its version. Raises BenchError."""
+    return version_of(installed(FOLDER / "venv", CROSSBAR), "crossbar")
 
 
 def children(pid: int) -> list[int]:

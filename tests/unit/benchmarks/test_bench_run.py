@@ -19,7 +19,7 @@ NEVER = float("inf")
 
 def test_there_is_a_part_for_every_module() -> None:
     modules = {path.stem for path in (ROOT / "bench").glob("*.py")}
-    apart = {"__init__", "__main__", "plan", "report", "table", "scale", "idle"}
+    apart = {"__init__", "__main__", "plan", "report", "table"}
     assert modules - apart == set(plan.PARTS)
     assert set(plan.PARTS) >= plan.ON_SWARM
 
@@ -36,13 +36,14 @@ def test_names_are_taken_in_the_order_of_the_plan() -> None:
 
 
 def test_all_of_it_ends_in_time() -> None:
-    left_s, to_come = plan.TOTAL_S - plan.SPARE_S, plan.chosen([])
+    left_s, to_come = plan.usable_s(plan.TOTAL_S), plan.chosen([])
     while to_come:
         left_s -= plan.share_s(to_come[0], to_come, left_s)
         to_come = to_come[1:]
     assert left_s >= -1e-6
     # One may be over its time by its grace, at the very end.
-    assert plan.GRACE_S < plan.SPARE_S
+    assert plan.TOTAL_S - plan.usable_s(plan.TOTAL_S) > plan.GRACE_S
+    assert plan.usable_s(100.0) == 90.0
 
 
 def test_what_one_module_leaves_is_the_others() -> None:
