@@ -1,4 +1,4 @@
-"""script/bench [NAME...] [--quick] [--cases WORD,...] [--no-swarm] [--document FILE]
+"""script/bench [NAME...] [--quick] [--case TEXT]... [--no-swarm] [--document FILE]
 
 Measures Cumulus beside what a user would take instead, always by turns in one run, and prints one
 table; without a name all of it, within 25 minutes. What is measured and how stands in
@@ -51,7 +51,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(plan.PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds")
-    parser.add_argument("--cases", default="", metavar="WORD,WORD", help="rows with one of these")
+    parser.add_argument(
+        "--case",
+        dest="cases",
+        default=[],
+        action="append",
+        metavar="TEXT",
+        help="only rows that have this in their name (or another --case)",
+    )
     parser.add_argument("--no-swarm", action="store_true", help="start and use none")
     parser.add_argument("--seconds", type=float, default=plan.TOTAL_S, help="for all of it (1500)")
     parser.add_argument("--document", type=Path, metavar="FILE")
@@ -96,7 +103,7 @@ def measure(options: argparse.Namespace) -> int:
             quick=options.quick,
             swarm=kept,
             why_no_swarm=why,
-            words=tuple(word for word in options.cases.split(",") if word),
+            words=tuple(options.cases),
         )
         for row in module.rows(run):
             if not run.wants(row.case):
@@ -180,7 +187,8 @@ def run_module(name: str, seconds: float, options: argparse.Namespace) -> list[R
         child = subprocess.Popen(
             [
                 *(sys.executable, "-m", "bench", "--module", name, "--rows-to", file.name),
-                *("--folder", folder, "--seconds", str(seconds), "--cases", options.cases),
+                *("--folder", folder, "--seconds", str(seconds)),
+                *(word for case in options.cases for word in ("--case", case)),
                 *(["--quick"] * options.quick + ["--no-swarm"] * options.no_swarm),
             ],
             cwd=ROOT,

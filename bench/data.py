@@ -42,17 +42,44 @@ def rows(run: Run) -> Iterator[Row]:
         started(Daemon(run.folder / "data", extra=LIMITS), abandon=True) as daemon,
         CumulusClient(daemon.url) as client,
     ):
-        yield result_row(run, client)
+        if run.wants(result_case(run)):
+            yield result_row(run, client)
         sizes = QUICK_SIZES if run.quick else SIZES
-        for number, size_bytes in enumerate(sizes):
-            until = run.until(0.4 / (len(sizes) - number))
+        down = [
+            size for size in sizes if run.wants(down_case(size), *memory_cases(down_case(size)))
+        ]
+        for number, size_bytes in enumerate(down):
+            until = run.until(0.4 / (len(down) - number))
             yield from downloads(run, daemon, client, size_bytes, until)
+        up = [size for size in sizes if run.wants(up_case(size), *memory_cases(up_case(size)))]
+        if not up:
+            return
         holder = client.submit(rest, gpu_memory=1.0, duration=1500)
         while not holder.running():
             time.sleep(0.05)
-        for number, size_bytes in enumerate(sizes):
-            until = run.until(0.8 / (len(sizes) - number))
+        for number, size_bytes in enumerate(up):
+            until = run.until(0.8 / (len(up) - number))
             yield from uploads(run, daemon, client, size_bytes, until)
+
+
+def up_case(size_bytes: int) -> str:
+    return f"data: package of {size_bytes / 1e6:,.0f} MB up"
+
+
+def down_case(size_bytes: int) -> str:
+    return f"data: output of {size_bytes / 1e6:,.0f} MB down"
+
+
+def result_case(run: Run) -> str:
+    return f"data: a result of {result_bytes(run) / 1e6:.0f} MB adds"
+
+
+def result_bytes(run: Run) -> int:
+    return RESULT_BYTES // 10 if run.quick else RESULT_BYTES
+
+
+def memory_cases(case: str) -> list[str]:
+    return [f"{case}, memory of {whose}" for whose in ("the daemon", "the client")]
 
 
 class Memory:
@@ -98,7 +125,7 @@ def uploads(
     run: Run, daemon: Daemon, client: CumulusClient, size_bytes: int, until: float
 ) -> Iterator[Row]:
     """No share is free, so that the worker doesn't fetch what was uploaded meanwhile."""
-    case = f"data: package of {size_bytes / 1e6:,.0f} MB up"
+    case = up_case(size_bytes)
     source, memory = file_of(run.folder, size_bytes), Memory(daemon)
 
     def upload_mb_s() -> float:
@@ -152,7 +179,7 @@ def leave(size_bytes: int, block_bytes: int) -> None:
 def downloads(
     run: Run, daemon: Daemon, client: CumulusClient, size_bytes: int, until: float
 ) -> Iterator[Row]:
-    case = f"data: output of {size_bytes / 1e6:,.0f} MB down"
+    case = down_case(size_bytes)
     job = client.submit(leave, args=[size_bytes, BLOCK_BYTES], gpu_memory=1.0, duration=300)
     if job.wait(300) != "completed":
         raise BenchError(f"the job that leaves a file has ended as {job.view()['end']}")
@@ -209,11 +236,10 @@ def result_row(run: Run, client: CumulusClient) -> Row:
             raise BenchError(f"the result has {len(found)} of {size_bytes} bytes")
         return took_s
 
-    size_bytes = RESULT_BYTES // 10 if run.quick else RESULT_BYTES
+    size_bytes = result_bytes(run)
     having, without = paired(
         lambda: run_s(size_bytes), lambda: run_s(1), rounds=5, until=run.until(0.15)
     )
     added = [a - b for a, b in zip(having, without, strict=True)]
-    case = f"data: a result of {size_bytes / 1e6:.0f} MB adds"
     more = {"with_s": having, "without_s": without}
-    return measured(case, "s", added, goals=[at_most(RESULT_GOAL_S)], more=more)
+    return measured(result_case(run), "s", added, goals=[at_most(RESULT_GOAL_S)], more=more)

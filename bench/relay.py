@@ -42,7 +42,9 @@ BULKS = (
     ("1,000,000 lines of 100 B", 100_000_000, 100, 40.0, 10.0),
     ("200 MB of 16 KiB lines", 200_000_000 // 16_384 * 16_384, 16_384, 120.0, 4.0),
 )
+SWARM, LOCAL, AGENTS = "relay, Swarm", "relay, local", "daemon and agents"
 TICKS, TICK_S = 3000, 0.001
+AGES = ("median", "99th percentile")
 AGE_GOAL_MS = 5.0
 GROWTH_GOAL_MIB = 16.0
 JOBS, JOB_BYTES = 50, 2_000_000
@@ -58,15 +60,15 @@ LOG = Peer(name="Swarm log API", command=bare.PEER.command)
 def rows(run: Run) -> Iterator[Row]:
     """The rows: first those of a Swarm, which take longest."""
     if run.swarm is None:
+        why = run.why_no_swarm
         for name, _, _, rate, ratio in BULKS:
             goals = [at_least(rate), ratio_at_least(ratio)]
-            yield not_measured(f"relay, Swarm: {name}", run.why_no_swarm, unit="MB/s", goals=goals)
-    else:
+            yield not_measured(f"{SWARM}: {name}", why, unit="MB/s", goals=goals)
+        for case in age_cases(SWARM):
+            yield not_measured(case, why, unit="ms", goals=[at_most(AGE_GOAL_MS)])
+    elif run.wants(*bulk_cases(run, SWARM, AGENTS), *age_cases(SWARM)):
         yield from on_swarm(run, run.swarm)
-    with (
-        started(Daemon(run.folder / "relay")) as daemon,
-        CumulusClient(daemon.url) as client,
-    ):
+    with started(Daemon(run.folder / "relay")) as daemon, CumulusClient(daemon.url) as client:
         yield from on_local(run, daemon, client)
 
 
@@ -79,11 +81,27 @@ def sizes(run: Run) -> Iterator[tuple[str, int, int, float, float]]:
             yield name, total, line, rate, ratio
 
 
+def bulk_cases(run: Run, where: str, whose: str) -> list[str]:
+    """Rates, and growth, of all sizes."""
+    names = [name for name, *_ in sizes(run)]
+    return [
+        *(f"{where}: {name}" for name in names),
+        *(f"{where}: memory of {whose}, {name}" for name in names),
+    ]
+
+
+def age_cases(where: str) -> list[str]:
+    return [f"{where}: age of a line at 1,000 a second, {what}" for what in AGES]
+
+
 def on_swarm(run: Run, swarm: KeptSwarm) -> Iterator[Row]:
     with started(KeptDaemon(swarm)) as daemon, CumulusClient(daemon.url, swarm.token) as client:
         assert isinstance(daemon, KeptDaemon)
         api, image = swarm.cluster.api(), swarm.job_image
         for number, (name, total, line, rate, ratio) in enumerate(sizes(run)):
+            case, memory_case = f"{SWARM}: {name}", f"{SWARM}: memory of {AGENTS}, {name}"
+            if not run.wants(case, memory_case):
+                continue
             growth = Growth([pid_of(daemon), *daemon.agents()])
             with bare.BareServices(api, image, file_of(f"say({total}, {line})")) as services:
                 ours, theirs = paired(
@@ -96,8 +114,10 @@ def on_swarm(run: Run, swarm: KeptSwarm) -> Iterator[Row]:
                 )
             rates = [rate for rate, _ in ours]
             goals = [at_least(rate), ratio_at_least(ratio)]
-            yield measured(f"relay, Swarm: {name}", "MB/s", rates, LOG, theirs, goals=goals)
-            yield growth.row(f"relay, Swarm: memory of daemon and agents, {name}", ours)
+            yield measured(case, "MB/s", rates, LOG, theirs, goals=goals)
+            yield growth.row(memory_case, ours)
+        if not run.wants(*age_cases(SWARM)):
+            return
         with bare.BareServices(api, image, file_of(f"tick({TICKS}, {TICK_S})")) as services:
             aged, aged_log = paired(
                 lambda: ages(client),
@@ -107,14 +127,15 @@ def on_swarm(run: Run, swarm: KeptSwarm) -> Iterator[Row]:
                 least=1,
                 warm_up=False,
             )
-        yield from age_rows("relay, Swarm", aged, LOG, aged_log)
+        yield from age_rows(SWARM, aged, LOG, aged_log)
 
 
 def on_local(run: Run, daemon: Daemon, client: CumulusClient) -> Iterator[Row]:
     growth = Growth([pid_of(daemon)])
+    memory = f"{LOCAL}: memory of the daemon"
     for name, total, line, rate, _ in sizes(run):
-        case = f"relay, local: {name}"
-        if not run.wants(case):
+        case = f"{LOCAL}: {name}"
+        if not run.wants(case, f"{memory}, {name}"):
             continue
         ours, limit = paired(
             lambda: growth.of(lambda: run_mb_s(client, total, line)),  # noqa: B023
@@ -124,19 +145,21 @@ def on_local(run: Run, daemon: Daemon, client: CumulusClient) -> Iterator[Row]:
         )
         rates = [each for each, _ in ours]
         yield measured(case, "MB/s", rates, PIPE, limit, goals=[at_least(rate)])
-        yield growth.row(f"relay, local: memory of the daemon, {name}", ours)
-    if run.wants("relay, local: age"):
+        yield growth.row(f"{memory}, {name}", ours)
+    if run.wants(*age_cases(LOCAL)):
         aged = alone(lambda: ages(client), rounds=2, until=run.until(0.25), least=1, warm_up=False)
-        yield from age_rows("relay, local", aged)
+        yield from age_rows(LOCAL, aged)
     total = STALLED_BYTES // 10 if run.quick else STALLED_BYTES
-    if run.wants("relay, local: memory of the daemon, a stalled reader"):
+    case = f"{memory}, a stalled reader"
+    if run.wants(case):
         found = growth.of(lambda: print_to_stalled(daemon, client, total))
-        yield growth.row("relay, local: memory of the daemon, a stalled reader", [found])
-    if run.wants(f"relay, local: {JOBS} jobs print at a time"):
+        yield growth.row(case, [found])
+    case, memory_case = f"{LOCAL}: {JOBS} jobs print at a time", f"{memory}, {JOBS} jobs print"
+    if run.wants(case, memory_case):
         size = JOB_BYTES // 10 if run.quick else JOB_BYTES
         many = growth.of(lambda: many_mb_s(client, size))
-        yield measured(f"relay, local: {JOBS} jobs print at a time", "MB/s", [many[0]])
-        yield growth.row(f"relay, local: memory of the daemon, {JOBS} jobs print", [many])
+        yield measured(case, "MB/s", [many[0]])
+        yield growth.row(memory_case, [many])
 
 
 class Growth:
@@ -219,9 +242,10 @@ def age_rows(
 ) -> Iterator[Row]:
     """Of each round the median, and what 99 of 100 lines stay under."""
     goals: list[Goal] = [at_most(AGE_GOAL_MS)]
-    for what, part in (("median", statistics.median), ("99th percentile", percentile_99)):
+    parts: list[Callable[[list[float]], float]] = [statistics.median, percentile_99]
+    for case, part in zip(age_cases(where), parts, strict=True):
         yield measured(
-            f"{where}: age of a line at 1,000 a second, {what}",
+            case,
             "ms",
             [part(each) for each in ours],
             peer,

@@ -43,10 +43,11 @@ class Report:
     def summary(self) -> str:
         """How many rows met their goals, in words."""
         met = [row.met for row in self.rows]
+        unknown = sum(row.met is Met.UNKNOWN or bool(row.why_not) for row in self.rows)
         words = [
             f"{met.count(Met.YES)} goals met",
             f"{met.count(Met.NO)} not met",
-            f"{met.count(Met.UNKNOWN)} not measured",
+            f"{unknown} not measured",
         ]
         return f"{', '.join(words)}, in {self.took_s / 60:.0f} min"
 

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,26 +93,46 @@ class Begun:
         return (self.returned - self.function_ended) * 1e3
 
 
+#: Rows, and what they are of.
+BEGINS = (
+    "start, {}: first byte",
+    "end, {}: run() returns",
+    *(f"start, {{}}, of that: {what}" for *_, what in PHASES),
+)
+SHARES = "end, {}: the share is the next job's"
+BY_SHELL = ("start, Swarm: `cumulus run`, first line", "end, Swarm: `cumulus run`, to its exit")
+
+
 def rows(run: Run) -> Iterator[Row]:
     """The rows: on a Swarm, beside Ray, on the local platform."""
     rounds = 3 if run.quick else ROUNDS
     if run.swarm is None:
         for case, goal in (
-            ("start, Swarm: first byte", BEGIN_GOAL),
-            ("end, Swarm: run() returns", at_most(END_GOAL_MS)),
-            ("end, Swarm: the share is the next job's", at_most(SHARE_GOAL_MS)),
-            ("start, Swarm: `cumulus run`, first line", RAY_GOAL),
+            (BEGINS[0], BEGIN_GOAL),
+            (BEGINS[1], at_most(END_GOAL_MS)),
+            (SHARES, at_most(SHARE_GOAL_MS)),
+            (BY_SHELL[0], RAY_GOAL),
         ):
+            case = case.format("Swarm")
             yield not_measured(case, run.why_no_swarm, unit="ms", goals=[goal])
-    else:
+    elif run.wants(*of(BEGINS, "Swarm"), SHARES.format("Swarm"), *BY_SHELL):
         with started(KeptDaemon(run.swarm)) as daemon:
             yield from on_swarm(run, run.swarm, daemon, rounds)
-            yield from beside_ray(run, daemon, run.swarm.token, rounds)
+            if run.wants(*BY_SHELL):
+                yield from beside_ray(run, daemon, run.swarm.token, rounds)
+    if not run.wants(*of(BEGINS, "local"), SHARES.format("local")):
+        return
     with started(Daemon(run.folder / "start")) as daemon, CumulusClient(daemon.url) as client:
-        found = alone(lambda: begin(client), rounds=rounds, until=run.until(0.5))
-        yield from of_jobs("local", found)
-        root = daemon.state_dir / "worker"
-        yield shares("local", run, client, [root], rounds)
+        if run.wants(*of(BEGINS, "local")):
+            found = alone(lambda: begin(client), rounds=rounds, until=run.until(0.5))
+            yield from of_jobs("local", found)
+        if run.wants(SHARES.format("local")):
+            root = daemon.state_dir / "worker"
+            yield shares("local", run, client, [root], rounds)
+
+
+def of(cases: Iterable[str], where: str) -> list[str]:
+    return [case.format(where) for case in cases]
 
 
 def of_jobs(where: str, found: list[Begun]) -> Iterator[Row]:
@@ -156,36 +176,35 @@ def begin(client: CumulusClient) -> Begun:
 
 
 def on_swarm(run: Run, swarm: KeptSwarm, daemon: Daemon, rounds: int) -> Iterator[Row]:
-    source = file_source()
-    with (
-        CumulusClient(daemon.url, swarm.token) as client,
-        bare.BareServices(swarm.cluster.api(), swarm.job_image, source) as services,
-    ):
-        ours, theirs = paired(
-            lambda: begin(client),
-            lambda: begin_bare(services),
-            rounds=rounds,
-            until=run.until(0.35),
-        )
-        yield measured(
-            "start, Swarm: first byte",
-            "ms",
-            [one.first_byte_ms for one in ours],
-            bare.PEER,
-            [first_ms for first_ms, _ in theirs],
-            goals=[BEGIN_GOAL],
-        )
-        yield from phases("Swarm", ours)
-        yield measured(
-            "end, Swarm: run() returns",
-            "ms",
-            [one.end_ms for one in ours],
-            Peer(name="GET /tasks", command="the bare service's task polled until it is over"),
-            [end_ms for _, end_ms in theirs],
-            goals=[at_most(END_GOAL_MS)],
-        )
-        roots = [swarm.cluster.layout.worker_root(node) for node in swarm.cluster.workers]
-        yield shares("Swarm", run, client, roots, rounds)
+    with CumulusClient(daemon.url, swarm.token) as client:
+        if run.wants(*of(BEGINS, "Swarm")):
+            with bare.BareServices(swarm.cluster.api(), swarm.job_image, file_source()) as services:
+                ours, theirs = paired(
+                    lambda: begin(client),
+                    lambda: begin_bare(services),
+                    rounds=rounds,
+                    until=run.until(0.35),
+                )
+            yield measured(
+                "start, Swarm: first byte",
+                "ms",
+                [one.first_byte_ms for one in ours],
+                bare.PEER,
+                [first_ms for first_ms, _ in theirs],
+                goals=[BEGIN_GOAL],
+            )
+            yield from phases("Swarm", ours)
+            yield measured(
+                "end, Swarm: run() returns",
+                "ms",
+                [one.end_ms for one in ours],
+                Peer(name="GET /tasks", command="the bare service's task polled until it is over"),
+                [end_ms for _, end_ms in theirs],
+                goals=[at_most(END_GOAL_MS)],
+            )
+        if run.wants(SHARES.format("Swarm")):
+            roots = [swarm.cluster.layout.worker_root(node) for node in swarm.cluster.workers]
+            yield shares("Swarm", run, client, roots, rounds)
 
 
 def begin_bare(services: bare.BareServices) -> tuple[float, float]:
@@ -216,7 +235,7 @@ def file_source(end: str = "print(repr(said()), flush=True)") -> str:
 
 def beside_ray(run: Run, daemon: Daemon, token: str, rounds: int) -> Iterator[Row]:
     """Each is started from a shell, and is over when its process is."""
-    case = "start, Swarm: `cumulus run`, first line"
+    case, whole_case = BY_SHELL
     python, why = ray.python()
     if python is None:
         yield not_measured(case, why, unit="ms", goals=[RAY_GOAL])
@@ -245,7 +264,7 @@ def beside_ray(run: Run, daemon: Daemon, token: str, rounds: int) -> Iterator[Ro
         goals=[RAY_GOAL],
     )
     yield measured(
-        "end, Swarm: `cumulus run`, to its exit",
+        whole_case,
         "ms",
         [whole for _, whole in ours],
         peer,
@@ -299,7 +318,7 @@ def shares(where: str, run: Run, client: CumulusClient, roots: list[Path], round
         until=run.until(0.4),
         warm_up=False,
     )
-    case = f"end, {where}: the share is the next job's"
+    case = SHARES.format(where)
     return measured(case, "ms", found, goals=[at_most(SHARE_GOAL_MS)])
 
 

@@ -41,9 +41,9 @@ class Run:
         """The moment, monotonic, at which that part of what is left is over."""
         return time.monotonic() + self.left_s * part
 
-    def wants(self, case: str) -> bool:
-        """Whether that row was asked for."""
-        return not self.words or any(word in case for word in self.words)
+    def wants(self, *cases: str) -> bool:
+        """Whether one of those rows was asked for."""
+        return not self.words or any(word in case for case in cases for word in self.words)
 
 
 def paired(
