@@ -52,7 +52,12 @@ ALL_DONE_S = 180.0
 SUBMITS = 500
 IN_FLIGHT = 64
 SUBMITS_GOAL_PER_S = 500.0
+SUBMITTED = (
+    "burst: submits acknowledged, by the client",
+    "burst: submits acknowledged, bare calls",
+)
 WAITING, FEWER_WAITING = 20_000, 2_000
+PASS = f"burst: scheduling pass with {WAITING:,} waiting, {{}}"
 PASS_GOAL_MS = 5.0
 #: Of ten times the queue: noise, and what grows with its logarithm.
 GROWTH_GOAL = 1.5
@@ -66,11 +71,11 @@ def rows(run: Run) -> Iterator[Row]:
         if run.swarm is None:
             yield not_measured(BURST, run.why_no_swarm, unit="s", goals=BURST_GOALS)
         else:
-            yield burst(run, run.swarm)
-    if run.wants("burst: scheduling pass"):
-        yield from passes(run)
-    if run.wants("burst: submits acknowledged"):
-        yield from submits(run)
+            yield from run.part(BURST, burst(run, run.swarm))
+    if run.wants(*(PASS.format(kind) for kind in KINDS)):
+        yield from run.part("burst: scheduling pass", passes(run))
+    if run.wants(*SUBMITTED):
+        yield from run.part("burst: submits acknowledged", submits(run))
 
 
 # -- the burst
@@ -81,7 +86,7 @@ def trivial(number: int) -> int:
     return number
 
 
-def burst(run: Run, swarm: KeptSwarm) -> Row:
+def burst(run: Run, swarm: KeptSwarm) -> Iterator[Row]:
     """By turns; both begin with an idle Swarm."""
     source = "print(1)\n"
     with (
@@ -97,7 +102,7 @@ def burst(run: Run, swarm: KeptSwarm) -> Row:
             least=1 if run.quick else 2,
             warm_up=False,
         )
-    return measured(BURST, "s", ours, bare.PEER, theirs, goals=BURST_GOALS)
+    yield measured(BURST, "s", ours, bare.PEER, theirs, goals=BURST_GOALS)
 
 
 def burst_of_jobs(client: CumulusClient) -> float:
@@ -158,9 +163,8 @@ def submits(run: Run) -> Iterator[Row]:
         command="BEGIN IMMEDIATE; INSERT OR REPLACE; COMMIT for each record, WAL, synchronous=FULL",
     )
     goals: list[Goal] = [at_least(SUBMITS_GOAL_PER_S)]
-    case = "burst: submits acknowledged"
-    yield measured(f"{case}, by the client", "/s", through_client, goals=goals, more=more)
-    yield measured(f"{case}, bare calls", "/s", bare_calls, peer, committed, goals=goals, more=more)
+    yield measured(SUBMITTED[0], "/s", through_client, goals=goals, more=more)
+    yield measured(SUBMITTED[1], "/s", bare_calls, peer, committed, goals=goals, more=more)
 
 
 def hold() -> None:
@@ -277,12 +281,7 @@ def passes(run: Run) -> Iterator[Row]:
         name=f"with {FEWER_WAITING:,} waiting",
         command=f"the same pass, {FEWER_WAITING:,} jobs in the queue",
     )
-    kinds: dict[str, Callable[[FullPool], list[float]]] = {
-        "nothing changed": FullPool.tick,
-        "a job was submitted": submitted,
-        "a share came free": freed,
-    }
-    for number, (kind, change) in enumerate(kinds.items()):
+    for number, (kind, change) in enumerate(KINDS.items()):
 
         def slowest_ms(pool: FullPool, change: Callable[[FullPool], list[float]] = change) -> float:
             return max(change(pool)) * 1e3
@@ -291,10 +290,10 @@ def passes(run: Run) -> Iterator[Row]:
             lambda: slowest_ms(many),  # of this turn
             lambda: slowest_ms(fewer),
             rounds=3 if run.quick else 15,
-            until=run.until(0.4 / (len(kinds) - number)),
+            until=run.until(0.4 / (len(KINDS) - number)),
         )
         yield measured(
-            f"burst: scheduling pass with {WAITING:,} waiting, {kind}",
+            PASS.format(kind),
             "ms",
             ours,
             peer,
@@ -315,3 +314,11 @@ def freed(pool: FullPool) -> list[float]:
     if pool.placed == placed:
         raise BenchError("a share came free, and no job was placed")
     return took
+
+
+#: What changed, and how it is made to.
+KINDS: dict[str, Callable[[FullPool], list[float]]] = {
+    "nothing changed": FullPool.tick,
+    "a job was submitted": submitted,
+    "a share came free": freed,
+}

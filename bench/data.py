@@ -43,14 +43,16 @@ def rows(run: Run) -> Iterator[Row]:
         CumulusClient(daemon.url) as client,
     ):
         if run.wants(result_case(run)):
-            yield result_row(run, client)
+            yield from run.part("data: results", result_rows(run, client))
         sizes = QUICK_SIZES if run.quick else SIZES
         down = [
             size for size in sizes if run.wants(down_case(size), *memory_cases(down_case(size)))
         ]
         for number, size_bytes in enumerate(down):
             until = run.until(0.4 / (len(down) - number))
-            yield from downloads(run, daemon, client, size_bytes, until)
+            yield from run.part(
+                down_case(size_bytes), downloads(run, daemon, client, size_bytes, until)
+            )
         up = [size for size in sizes if run.wants(up_case(size), *memory_cases(up_case(size)))]
         if not up:
             return
@@ -59,7 +61,9 @@ def rows(run: Run) -> Iterator[Row]:
             time.sleep(0.05)
         for number, size_bytes in enumerate(up):
             until = run.until(0.8 / (len(up) - number))
-            yield from uploads(run, daemon, client, size_bytes, until)
+            yield from run.part(
+                up_case(size_bytes), uploads(run, daemon, client, size_bytes, until)
+            )
 
 
 def up_case(size_bytes: int) -> str:
@@ -225,7 +229,7 @@ def large(size_bytes: int) -> bytes:
     return b"r" * size_bytes
 
 
-def result_row(run: Run, client: CumulusClient) -> Row:
+def result_rows(run: Run, client: CumulusClient) -> Iterator[Row]:
     """The difference between neighbours, so that the job's own time falls out."""
 
     def run_s(size_bytes: int) -> float:
@@ -242,4 +246,4 @@ def result_row(run: Run, client: CumulusClient) -> Row:
     )
     added = [a - b for a, b in zip(having, without, strict=True)]
     more = {"with_s": having, "without_s": without}
-    return measured(result_case(run), "s", added, goals=[at_most(RESULT_GOAL_S)], more=more)
+    yield measured(result_case(run), "s", added, goals=[at_most(RESULT_GOAL_S)], more=more)

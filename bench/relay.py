@@ -13,6 +13,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from bench.parts import bare
 from bench.parts.daemons import forget_peak, peak_bytes, pid_of, rss_bytes, started
@@ -37,10 +38,40 @@ from cumulus_wire import uris
 from tests.e2e.harness import Daemon
 
 MIB = 1 << 20
-#: name, bytes in all, bytes a line, goal in MB/s, goal as a multiple of the Swarm log API
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulk:
+    """Output of one job."""
+
+    name: str
+    total_bytes: int
+    line_bytes: int
+    goal_mb_s: float
+    goal_ratio: float  #: to the Swarm log API
+
+    def tenth(self) -> "Bulk":
+        """For --quick."""
+        lines = self.total_bytes // 10 // self.line_bytes
+        name = f"a tenth of {self.name}"
+        return replace(self, name=name, total_bytes=lines * self.line_bytes)
+
+
 BULKS = (
-    ("1,000,000 lines of 100 B", 100_000_000, 100, 40.0, 10.0),
-    ("200 MB of 16 KiB lines", 200_000_000 // 16_384 * 16_384, 16_384, 120.0, 4.0),
+    Bulk(
+        name="1,000,000 lines of 100 B",
+        total_bytes=100_000_000,
+        line_bytes=100,
+        goal_mb_s=40.0,
+        goal_ratio=10.0,
+    ),
+    Bulk(
+        name="200 MB of 16 KiB lines",
+        total_bytes=200_000_000 // 16_384 * 16_384,
+        line_bytes=16_384,
+        goal_mb_s=120.0,
+        goal_ratio=4.0,
+    ),
 )
 SWARM, LOCAL, AGENTS = "relay, Swarm", "relay, local", "daemon and agents"
 TICKS, TICK_S = 3000, 0.001
@@ -61,29 +92,24 @@ def rows(run: Run) -> Iterator[Row]:
     """The rows: first those of a Swarm, which take longest."""
     if run.swarm is None:
         why = run.why_no_swarm
-        for name, _, _, rate, ratio in BULKS:
-            goals = [at_least(rate), ratio_at_least(ratio)]
-            yield not_measured(f"{SWARM}: {name}", why, unit="MB/s", goals=goals)
+        for size in sizes(run):
+            goals = [at_least(size.goal_mb_s), ratio_at_least(size.goal_ratio)]
+            yield not_measured(f"{SWARM}: {size.name}", why, unit="MB/s", goals=goals)
         for case in age_cases(SWARM):
             yield not_measured(case, why, unit="ms", goals=[at_most(AGE_GOAL_MS)])
     elif run.wants(*bulk_cases(run, SWARM, AGENTS), *age_cases(SWARM)):
-        yield from on_swarm(run, run.swarm)
-    with started(Daemon(run.folder / "relay")) as daemon, CumulusClient(daemon.url) as client:
-        yield from on_local(run, daemon, client)
+        yield from run.part(SWARM, on_swarm(run, run.swarm))
+    yield from run.part(LOCAL, on_local(run))
 
 
-def sizes(run: Run) -> Iterator[tuple[str, int, int, float, float]]:
-    """The bulks that are wanted; with --quick a tenth of each."""
-    for name, total, line, rate, ratio in BULKS:
-        if run.quick:
-            yield f"a tenth of {name}", total // 10 // line * line, line, rate, ratio
-        else:
-            yield name, total, line, rate, ratio
+def sizes(run: Run) -> list[Bulk]:
+    """With --quick a tenth of each."""
+    return [bulk.tenth() if run.quick else bulk for bulk in BULKS]
 
 
 def bulk_cases(run: Run, where: str, whose: str) -> list[str]:
     """Rates, and growth, of all sizes."""
-    names = [name for name, *_ in sizes(run)]
+    names = [size.name for size in sizes(run)]
     return [
         *(f"{where}: {name}" for name in names),
         *(f"{where}: memory of {whose}, {name}" for name in names),
@@ -97,69 +123,94 @@ def age_cases(where: str) -> list[str]:
 def on_swarm(run: Run, swarm: KeptSwarm) -> Iterator[Row]:
     with started(KeptDaemon(swarm)) as daemon, CumulusClient(daemon.url, swarm.token) as client:
         assert isinstance(daemon, KeptDaemon)
-        api, image = swarm.cluster.api(), swarm.job_image
-        for number, (name, total, line, rate, ratio) in enumerate(sizes(run)):
-            case, memory_case = f"{SWARM}: {name}", f"{SWARM}: memory of {AGENTS}, {name}"
-            if not run.wants(case, memory_case):
-                continue
-            growth = Growth([pid_of(daemon), *daemon.agents()])
-            with bare.BareServices(api, image, file_of(f"say({total}, {line})")) as services:
-                ours, theirs = paired(
-                    lambda: growth.of(lambda: run_mb_s(client, total, line)),  # noqa: B023
-                    lambda: log_mb_s(services, total, line),  # noqa: B023
-                    rounds=5,
-                    until=run.until((0.35, 0.4)[number]),
-                    least=1 if run.quick else 2,
-                    warm_up=False,
-                )
-            rates = [rate for rate, _ in ours]
-            goals = [at_least(rate), ratio_at_least(ratio)]
-            yield measured(case, "MB/s", rates, LOG, theirs, goals=goals)
-            yield growth.row(memory_case, ours)
-        if not run.wants(*age_cases(SWARM)):
-            return
-        with bare.BareServices(api, image, file_of(f"tick({TICKS}, {TICK_S})")) as services:
-            aged, aged_log = paired(
-                lambda: ages(client),
-                lambda: log_ages(services),
-                rounds=2,
-                until=run.until(0.2),
-                least=1,
-                warm_up=False,
-            )
-        yield from age_rows(SWARM, aged, LOG, aged_log)
+        growth = Growth([pid_of(daemon), *daemon.agents()])
+        for number, size in enumerate(sizes(run)):
+            case, memory_case = f"{SWARM}: {size.name}", f"{SWARM}: memory of {AGENTS}, {size.name}"
+            if run.wants(case, memory_case):
+                until = run.until((0.35, 0.4)[number])
+                bulks = beside_log(run, swarm, client, growth, size, (case, memory_case), until)
+                yield from run.part(case, bulks)
+        if run.wants(*age_cases(SWARM)):
+            yield from run.part(age_cases(SWARM)[0], ages_beside_log(run, swarm, client))
 
 
-def on_local(run: Run, daemon: Daemon, client: CumulusClient) -> Iterator[Row]:
-    growth = Growth([pid_of(daemon)])
-    memory = f"{LOCAL}: memory of the daemon"
-    for name, total, line, rate, _ in sizes(run):
-        case = f"{LOCAL}: {name}"
-        if not run.wants(case, f"{memory}, {name}"):
-            continue
-        ours, limit = paired(
-            lambda: growth.of(lambda: run_mb_s(client, total, line)),  # noqa: B023
-            lambda: piped_mb_s(run.folder, total, line),  # noqa: B023
+def beside_log(
+    run: Run,
+    swarm: KeptSwarm,
+    client: CumulusClient,
+    growth: "Growth",
+    size: Bulk,
+    cases: tuple[str, str],
+    until: float,
+) -> Iterator[Row]:
+    source = file_of(f"say({size.total_bytes}, {size.line_bytes})")
+    with bare.BareServices(swarm.cluster.api(), swarm.job_image, source) as services:
+        ours, theirs = paired(
+            lambda: growth.of(lambda: run_mb_s(client, size)),
+            lambda: log_mb_s(services, size),
             rounds=5,
-            until=run.until(0.25),
+            until=until,
+            least=1 if run.quick else 2,
+            warm_up=False,
         )
-        rates = [each for each, _ in ours]
-        yield measured(case, "MB/s", rates, PIPE, limit, goals=[at_least(rate)])
-        yield growth.row(f"{memory}, {name}", ours)
-    if run.wants(*age_cases(LOCAL)):
-        aged = alone(lambda: ages(client), rounds=2, until=run.until(0.25), least=1, warm_up=False)
-        yield from age_rows(LOCAL, aged)
-    total = STALLED_BYTES // 10 if run.quick else STALLED_BYTES
-    case = f"{memory}, a stalled reader"
-    if run.wants(case):
-        found = growth.of(lambda: print_to_stalled(daemon, client, total))
-        yield growth.row(case, [found])
-    case, memory_case = f"{LOCAL}: {JOBS} jobs print at a time", f"{memory}, {JOBS} jobs print"
-    if run.wants(case, memory_case):
-        size = JOB_BYTES // 10 if run.quick else JOB_BYTES
-        many = growth.of(lambda: many_mb_s(client, size))
-        yield measured(case, "MB/s", [many[0]])
-        yield growth.row(memory_case, [many])
+    rates = [rate for rate, _ in ours]
+    goals = [at_least(size.goal_mb_s), ratio_at_least(size.goal_ratio)]
+    yield measured(cases[0], "MB/s", rates, LOG, theirs, goals=goals)
+    yield growth.row(cases[1], ours)
+
+
+def ages_beside_log(run: Run, swarm: KeptSwarm, client: CumulusClient) -> Iterator[Row]:
+    source = file_of(f"tick({TICKS}, {TICK_S})")
+    with bare.BareServices(swarm.cluster.api(), swarm.job_image, source) as services:
+        aged, aged_log = paired(
+            lambda: ages(client),
+            lambda: log_ages(services),
+            rounds=2,
+            until=run.until(0.2),
+            least=1,
+            warm_up=False,
+        )
+    yield from age_rows(SWARM, aged, LOG, aged_log)
+
+
+def on_local(run: Run) -> Iterator[Row]:
+    with started(Daemon(run.folder / "relay")) as daemon, CumulusClient(daemon.url) as client:
+        growth = Growth([pid_of(daemon)])
+        memory = f"{LOCAL}: memory of the daemon"
+        for size in sizes(run):
+            case, memory_case = f"{LOCAL}: {size.name}", f"{memory}, {size.name}"
+            if run.wants(case, memory_case):
+                bulks = beside_pipe(run, client, growth, size, (case, memory_case))
+                yield from run.part(case, bulks)
+        if run.wants(*age_cases(LOCAL)):
+            aged = alone(
+                lambda: ages(client), rounds=2, until=run.until(0.25), least=1, warm_up=False
+            )
+            yield from age_rows(LOCAL, aged)
+        case = f"{memory}, a stalled reader"
+        if run.wants(case):
+            total = STALLED_BYTES // 10 if run.quick else STALLED_BYTES
+            yield growth.row(case, [growth.of(lambda: print_to_stalled(daemon, client, total))])
+        case, memory_case = f"{LOCAL}: {JOBS} jobs print at a time", f"{memory}, {JOBS} jobs print"
+        if run.wants(case, memory_case):
+            each = JOB_BYTES // 10 if run.quick else JOB_BYTES
+            many = growth.of(lambda: many_mb_s(client, each))
+            yield measured(case, "MB/s", [many[0]])
+            yield growth.row(memory_case, [many])
+
+
+def beside_pipe(
+    run: Run, client: CumulusClient, growth: "Growth", size: Bulk, cases: tuple[str, str]
+) -> Iterator[Row]:
+    ours, limit = paired(
+        lambda: growth.of(lambda: run_mb_s(client, size)),
+        lambda: piped_mb_s(run.folder, size.total_bytes, size.line_bytes),
+        rounds=5,
+        until=run.until(0.25),
+    )
+    rates = [each for each, _ in ours]
+    yield measured(cases[0], "MB/s", rates, PIPE, limit, goals=[at_least(size.goal_mb_s)])
+    yield growth.row(cases[1], ours)
 
 
 class Growth:
@@ -185,21 +236,20 @@ class Growth:
 # -- bulk
 
 
-def run_mb_s(client: CumulusClient, total_bytes: int, line_bytes: int) -> float:
+def run_mb_s(client: CumulusClient, size: Bulk) -> float:
     """As a user sees it."""
-    sink = Sink()
+    sink, args = Sink(), [size.total_bytes, size.line_bytes]
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(io.StringIO()):
-        wanted = client.run(say, gpu_memory=0.5, duration=JOB_S, args=[total_bytes, line_bytes])
+        wanted = client.run(say, gpu_memory=0.5, duration=JOB_S, args=args)
     return sink.rate_mb_s(wanted)
 
 
-def log_mb_s(services: bare.BareServices, total_bytes: int, line_bytes: int) -> float:
+def log_mb_s(services: bare.BareServices, size: Bulk) -> float:
     """The same through the Swarm log API."""
     sink, service = Sink(), services.create()
-    wanted = total_bytes // line_bytes * line_bytes
     for data in services.log(service, LOG_WAIT_S):
         sink.take(data)
-        if sink.bytes >= wanted:
+        if sink.bytes >= size.total_bytes:
             break
     services.wait_over(service, LOG_WAIT_S)
     services.remove(service)

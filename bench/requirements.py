@@ -27,6 +27,7 @@ ROUNDS = 7
 REQUIREMENTS = ["six"]
 GOAL_S = 0.15
 TASK_S = 360.0
+LOCAL, SWARM, RAY = "local platform", "Swarm", "Ray"
 FIRST, FURTHER = "first task of a driver", "further task of a driver"
 
 #: without and with requirements, in seconds
@@ -37,20 +38,22 @@ def rows(run: Run) -> Iterator[Row]:
     """The rows."""
     with contextlib.ExitStack() as stack:
         sides: dict[str, Callable[[], list[Pair]]] = {}
-        # With one CPU as its device.
-        local = stack.enter_context(started(Daemon(run.folder / "local")))
-        sides["local platform"] = cumulus(stack, local, None)
+        if run.wants(case_of(LOCAL)):
+            # With one CPU as its device.
+            local = stack.enter_context(started(Daemon(run.folder / "local")))
+            sides[LOCAL] = cumulus(stack, local, None)
         if run.swarm is None:
-            why = run.why_no_swarm
-            yield not_measured(
-                "requirements, Swarm: they add", why, unit="s", goals=[at_most(GOAL_S)]
-            )
-        else:
+            goals = [at_most(GOAL_S)]
+            yield not_measured(case_of(SWARM), run.why_no_swarm, unit="s", goals=goals)
+        elif run.wants(case_of(SWARM)):
             swarm = stack.enter_context(started(KeptDaemon(run.swarm)))
-            sides["Swarm"] = cumulus(stack, swarm, run.swarm.token)
+            sides[SWARM] = cumulus(stack, swarm, run.swarm.token)
         python, why_no_ray = ray.python()
         if python is not None:
-            sides["Ray"] = driver_of(stack.enter_context(ray.node(python)))
+            try:
+                sides[RAY] = driver_of(stack.enter_context(ray.node(python)))
+            except BenchError as error:
+                why_no_ray = str(error).splitlines()[0]
         found: dict[str, list[list[Pair]]] = {name: [] for name in sides}
         until = run.until(1.0)
         for turn in range(3 if run.quick else ROUNDS):
@@ -58,20 +61,22 @@ def rows(run: Run) -> Iterator[Row]:
                 break
             for name, measure in sides.items():
                 found[name].append(measure())
-    ray_pairs = found.pop("Ray", None)
+    ray_pairs = found.pop(RAY, None)
     for name, rounds in found.items():
         pairs = [pair for (pair,) in rounds]
         added = [having - without for without, having in pairs]
         goals = [at_most(GOAL_S)]
         if ray_pairs is None:
-            yield measured(
-                f"requirements, {name}: they add", "s", added, goals=goals, why_not=why_no_ray
-            )
+            yield measured(case_of(name), "s", added, goals=goals, why_not=why_no_ray)
             continue
         for number, kind in enumerate((FIRST, FURTHER)):
             theirs = [having - without for without, having in (one[number] for one in ray_pairs)]
             peer = Peer(name=f"Ray, {kind}", command=f"{options(True)}, against {options(False)}")
-            yield measured(f"requirements, {name}: they add", "s", added, peer, theirs, goals=goals)
+            yield measured(case_of(name), "s", added, peer, theirs, goals=goals)
+
+
+def case_of(side: str) -> str:
+    return f"requirements, {side}: they add"
 
 
 def options(having: bool) -> str:

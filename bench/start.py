@@ -116,12 +116,12 @@ def rows(run: Run) -> Iterator[Row]:
             case = case.format("Swarm")
             yield not_measured(case, run.why_no_swarm, unit="ms", goals=[goal])
     elif run.wants(*of(BEGINS, "Swarm"), SHARES.format("Swarm"), *BY_SHELL):
-        with started(KeptDaemon(run.swarm)) as daemon:
-            yield from on_swarm(run, run.swarm, daemon, rounds)
-            if run.wants(*BY_SHELL):
-                yield from beside_ray(run, daemon, run.swarm.token, rounds)
-    if not run.wants(*of(BEGINS, "local"), SHARES.format("local")):
-        return
+        yield from run.part("start, Swarm", on_swarm(run, run.swarm, rounds))
+    if run.wants(*of(BEGINS, "local"), SHARES.format("local")):
+        yield from run.part("start, local", on_local(run, rounds))
+
+
+def on_local(run: Run, rounds: int) -> Iterator[Row]:
     with started(Daemon(run.folder / "start")) as daemon, CumulusClient(daemon.url) as client:
         if run.wants(*of(BEGINS, "local")):
             found = alone(lambda: begin(client), rounds=rounds, until=run.until(0.5))
@@ -129,6 +129,17 @@ def rows(run: Run) -> Iterator[Row]:
         if run.wants(SHARES.format("local")):
             root = daemon.state_dir / "worker"
             yield shares("local", run, client, [root], rounds)
+
+
+def on_swarm(run: Run, swarm: KeptSwarm, rounds: int) -> Iterator[Row]:
+    with started(KeptDaemon(swarm)) as daemon, CumulusClient(daemon.url, swarm.token) as client:
+        if run.wants(*of(BEGINS, "Swarm")):
+            yield from run.part("start, Swarm", beside_bare(run, swarm, client, rounds))
+        if run.wants(SHARES.format("Swarm")):
+            roots = [swarm.cluster.layout.worker_root(node) for node in swarm.cluster.workers]
+            yield shares("Swarm", run, client, roots, rounds)
+        if run.wants(*BY_SHELL):
+            yield from run.part("start beside Ray", beside_ray(run, daemon, swarm.token, rounds))
 
 
 def of(cases: Iterable[str], where: str) -> list[str]:
@@ -175,36 +186,31 @@ def begin(client: CumulusClient) -> Begun:
 # -- a bare service
 
 
-def on_swarm(run: Run, swarm: KeptSwarm, daemon: Daemon, rounds: int) -> Iterator[Row]:
-    with CumulusClient(daemon.url, swarm.token) as client:
-        if run.wants(*of(BEGINS, "Swarm")):
-            with bare.BareServices(swarm.cluster.api(), swarm.job_image, file_source()) as services:
-                ours, theirs = paired(
-                    lambda: begin(client),
-                    lambda: begin_bare(services),
-                    rounds=rounds,
-                    until=run.until(0.35),
-                )
-            yield measured(
-                "start, Swarm: first byte",
-                "ms",
-                [one.first_byte_ms for one in ours],
-                bare.PEER,
-                [first_ms for first_ms, _ in theirs],
-                goals=[BEGIN_GOAL],
-            )
-            yield from phases("Swarm", ours)
-            yield measured(
-                "end, Swarm: run() returns",
-                "ms",
-                [one.end_ms for one in ours],
-                Peer(name="GET /tasks", command="the bare service's task polled until it is over"),
-                [end_ms for _, end_ms in theirs],
-                goals=[at_most(END_GOAL_MS)],
-            )
-        if run.wants(SHARES.format("Swarm")):
-            roots = [swarm.cluster.layout.worker_root(node) for node in swarm.cluster.workers]
-            yield shares("Swarm", run, client, roots, rounds)
+def beside_bare(run: Run, swarm: KeptSwarm, client: CumulusClient, rounds: int) -> Iterator[Row]:
+    with bare.BareServices(swarm.cluster.api(), swarm.job_image, file_source()) as services:
+        ours, theirs = paired(
+            lambda: begin(client),
+            lambda: begin_bare(services),
+            rounds=rounds,
+            until=run.until(0.35),
+        )
+    yield measured(
+        "start, Swarm: first byte",
+        "ms",
+        [one.first_byte_ms for one in ours],
+        bare.PEER,
+        [first_ms for first_ms, _ in theirs],
+        goals=[BEGIN_GOAL],
+    )
+    yield from phases("Swarm", ours)
+    yield measured(
+        "end, Swarm: run() returns",
+        "ms",
+        [one.end_ms for one in ours],
+        Peer(name="GET /tasks", command="the bare service's task polled until it is over"),
+        [end_ms for _, end_ms in theirs],
+        goals=[at_most(END_GOAL_MS)],
+    )
 
 
 def begin_bare(services: bare.BareServices) -> tuple[float, float]:

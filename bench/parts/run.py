@@ -1,11 +1,13 @@
 """One module's measuring: how long it may take, and rounds by turns within that."""
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from bench.parts.swarm import KeptSwarm
+from bench.table import Row, not_measured
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -44,6 +46,16 @@ class Run:
     def wants(self, *cases: str) -> bool:
         """Whether one of those rows was asked for."""
         return not self.words or any(word in case for case in cases for word in self.words)
+
+    def part(self, name: str, rows: Iterator[Row]) -> Iterator[Row]:
+        """Those rows. Where they break off, why is on stderr and in a row, and the module goes
+        on."""
+        try:
+            yield from rows
+        except Exception as error:
+            traceback.print_exc()
+            text = str(error).strip() or type(error).__name__
+            yield not_measured(f"{name}: the rest", text.splitlines()[0][:300])
 
 
 def paired(
