@@ -1,4 +1,6 @@
-"""Runs the job's code: `python -u bootstrap.py CALL.json`, by the job's own Python (3.9 or newer).
+"""Runs the job's code: `python -u bootstrap.py CALL.json WORK GO`, by the job's own Python (3.9 or
+newer), once a byte comes on the descriptor GO; without one it ends. CALL.json and the folder WORK
+are there by then.
 
 On its own: standard library only, and nothing of Cumulus, for this Python may be another than the
 runner's. The call says where things are::
@@ -234,9 +236,15 @@ def write_report(report: dict[str, Any], path: str) -> None:
 
 if __name__ == "__main__":
     # What we need is imported before the code's own modules can stand in for it.
-    WORK = os.getcwd()
+    CALL, WORK, GO = sys.argv[1], sys.argv[2], int(sys.argv[3])
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") not in (HERE, WORK)]
-    for needed in ("json", "pickle", "traceback"):
+    for needed in ("json", "pickle", "traceback", "types"):
         __import__(needed)
+    is_told = os.read(GO, 1) != b""
+    os.close(GO)
+    if not is_told:
+        sys.exit(0)
+    os.chdir(WORK)
     sys.path.insert(0, WORK)
-    sys.exit(main(sys.argv[1]))
+    sys.path_importer_cache.clear()  # the folder may have been looked for before it was there
+    sys.exit(main(CALL))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
@@ -20,51 +19,79 @@ if TYPE_CHECKING:
 #: A driver that hasn't answered by then hangs.
 TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 64 << 10
+#: What layer_probe.py says when all is well; anything else is why it isn't.
+IN_FORCE = "in force\n"
 _HINT = (
     "This is no fault of the job's: the worker's administrator looks at its OpenCL drivers and at "
     "the job image, which must hold the layer (docs/gpu.md). Nothing of the code was run."
 )
 
 
-def prove_opencl_layer(
-    supervisor: Supervisor, *, variables: Mapping[str, str], folder: str, lock: int
-) -> None:
-    """Returns when the OpenCL layer is in force for processes that are started with `variables`.
+class LayerProof:
+    """The test of the OpenCL layer: it runs beside the set-up, from `begin` to `finish`."""
 
-    `folder`: the runner's own, for the answer. Sets the supervisor's deadline; the caller sets its
-    own again. Raises JobFailed (partition_failed), StopRequested.
-    """
-    answer = os.path.join(folder, "layer.json")
-    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "layer_probe.py")
-    now = supervisor.now()
-    if now + TIMEOUT_S < supervisor.deadline:
-        supervisor.set_deadline(
-            now + TIMEOUT_S,
-            Stop(
-                EndReason.PARTITION_FAILED,
-                "the job's share of the device can't be shown to be enforced: an OpenCL driver "
-                f"gave no answer within {TIMEOUT_S:g} s; nothing of the code was run",
-                0.0,
-            ),
-        )
-    try:
-        process = Process.start([sys.executable, "-I", program, answer], variables, folder, lock)
-    except StartFailed as error:
-        raise _not_enforced(str(error)) from error
-    stopped = supervisor.run(process, (Kind.SETUP, Kind.SETUP))
-    if stopped is not None:
-        raise StopRequested(stopped)
-    if process.signal is not None:
-        raise _not_enforced(f"an OpenCL driver crashed the test (signal {process.signal})")
-    if process.exit_code != 0:
-        raise _not_enforced(f"the test failed (exit code {process.exit_code}); the log has why")
-    try:
-        with open(answer, encoding="utf-8") as file:
-            why = json.loads(file.read(MAX_ANSWER_BYTES))["why"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_enforced(f"the test left no answer: {error}") from error
-    if why is not None:
-        raise _not_enforced(str(why))
+    def __init__(self, process: Process, answer: str, begun_at: float) -> None:
+        self._process: Process | None = process
+        self._answer = answer
+        self._begun_at = begun_at
+
+    @classmethod
+    def begin(
+        cls, supervisor: Supervisor, *, variables: Mapping[str, str], folder: str, lock: int
+    ) -> LayerProof:
+        """Starts it, for processes that are started with `variables`.
+
+        `folder`: the runner's own, for the answer. Raises JobFailed (partition_failed).
+        """
+        answer = os.path.join(folder, "layer.answer")
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "layer_probe.py")
+        # It needs nothing that is installed: without `site` it is there sooner.
+        argv = [sys.executable, "-I", "-S", program, answer]
+        try:
+            process = Process.start(argv, variables, folder, lock)
+        except StartFailed as error:
+            raise _not_enforced(str(error)) from error
+        return cls(process, answer, supervisor.now())
+
+    def finish(self, supervisor: Supervisor) -> None:
+        """Returns when the layer is shown to be in force.
+
+        Sets the supervisor's deadline; the caller sets its own again. Raises JobFailed
+        (partition_failed), StopRequested.
+        """
+        process, self._process = self._process, None
+        assert process is not None
+        if self._begun_at + TIMEOUT_S < supervisor.deadline:
+            supervisor.set_deadline(
+                self._begun_at + TIMEOUT_S,
+                Stop(
+                    EndReason.PARTITION_FAILED,
+                    "the job's share of the device can't be shown to be enforced: an OpenCL driver "
+                    f"gave no answer within {TIMEOUT_S:g} s; nothing of the code was run",
+                    0.0,
+                ),
+            )
+        stopped = supervisor.run(process, (Kind.SETUP, Kind.SETUP))
+        if stopped is not None:
+            raise StopRequested(stopped)
+        if process.signal is not None:
+            raise _not_enforced(f"an OpenCL driver crashed the test (signal {process.signal})")
+        if process.exit_code != 0:
+            raise _not_enforced(f"the test failed (exit code {process.exit_code}); the log has why")
+        try:
+            with open(self._answer, encoding="utf-8") as file:
+                answer = file.read(MAX_ANSWER_BYTES)
+        except (OSError, ValueError) as error:
+            raise _not_enforced(f"the test left no answer: {error}") from error
+        if answer != IN_FORCE:
+            raise _not_enforced(answer or "the test's answer is empty")
+
+    def discard(self) -> None:
+        """Ends it, if it was not finished."""
+        if self._process is not None:
+            self._process.end_now()
+            self._process.close()
+            self._process = None
 
 
 def _not_enforced(why: str) -> JobFailed:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 
-from cumulus_runner.interpreter import PROBE, Base, BaseNotes
+from cumulus_runner.interpreter import PROBE, Base, BaseNotes, Environment
 from cumulus_runner.locked_folder import hold_alone, hold_folder, is_at
 from cumulus_runner.outcome import DISK_FULL_HINT, JobFailed, StopRequested
 from cumulus_runner.requirements import is_local, normalised
@@ -46,31 +46,6 @@ if ctypes.CDLL(None, use_errno=True).syncfs(os.open(sys.argv[1], os.O_RDONLY)):
     sys.exit("the disk can't be written: " + os.strerror(ctypes.get_errno()))
 """
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class Environment:
-    """Where the job's Python is."""
-
-    __slots__ = ("build_s", "folder", "held", "python")
-
-    def __init__(
-        self,
-        python: str,
-        folder: str | None = None,
-        *,
-        held: int | None = None,
-        build_s: float | None = None,
-    ) -> None:
-        self.python = python
-        self.folder = folder  #: None: no environment of its own
-        #: descriptor that keeps it from being evicted, for all processes that use it
-        self.held = held
-        self.build_s = build_s  #: how long it took to make; None: nothing was made
-
-    @property
-    def cached(self) -> bool:
-        """It was there already."""
-        return self.folder is not None and self.build_s is None
 
 
 class EnvironmentBuilder:

@@ -1,4 +1,4 @@
-"""The interpreter beneath an environment: its version, and what is installed in it."""
+"""The interpreter of a job, and the one beneath its environment: what it is, what it has."""
 
 from __future__ import annotations
 
@@ -19,6 +19,31 @@ PROBE = (
     "json.dump([platform.python_version(), sys.path], open(sys.argv[1], 'w'))"
 )
 _MAX_NOTE_BYTES = 1 << 20
+
+
+class Environment:
+    """Where the job's Python is."""
+
+    __slots__ = ("build_s", "folder", "held", "python")
+
+    def __init__(
+        self,
+        python: str,
+        folder: str | None = None,
+        *,
+        held: int | None = None,
+        build_s: float | None = None,
+    ) -> None:
+        self.python = python
+        self.folder = folder  #: None: no environment of its own
+        #: descriptor that keeps it from being evicted, for all processes that use it
+        self.held = held
+        self.build_s = build_s  #: how long it took to make; None: nothing was made
+
+    @property
+    def cached(self) -> bool:
+        """It was there already."""
+        return self.folder is not None and self.build_s is None
 
 
 class Base:

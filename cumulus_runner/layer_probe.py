@@ -1,18 +1,13 @@
 """Asks the OpenCL layer whether it is in force, through the image's own loader, and tries it.
 
 Run as a program, `python -I layer_probe.py ANSWER`, never imported: a driver may hang or crash.
-ANSWER becomes a JSON file: `{"why": null}`, or why the share isn't enforced here.
+ANSWER becomes a file: the line `in force`, or why the share isn't enforced here. Every job waits
+for it: it imports as little as it can.
 """
 
-import contextlib
 import ctypes
-import json
 import os
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LOADER = "libOpenCL.so.1"
 #: images/job/opencl_layer/report.h
@@ -30,14 +25,14 @@ class NotInForce(Exception):
 
 
 def main() -> None:
-    why = None
+    answer = "in force\n"
     try:
         prove()
     except NotInForce as error:
-        why = str(error)
+        answer = str(error)
     draft = f"{sys.argv[1]}.new"
-    with open(draft, "w", encoding="utf-8") as file:
-        json.dump({"why": why}, file)
+    with open(draft, "w", encoding="utf-8", errors="replace") as file:
+        file.write(answer)
     os.rename(draft, sys.argv[1])
 
 
@@ -65,8 +60,11 @@ def prove() -> None:
             f"the device reports {reported.value} bytes where the share has {quota_bytes} "
             f"(status {status})"
         )
-    with nothing_said():
-        status = make_buffer(loader, context, quota_bytes + 1)
+    # The layer tells of a refusal on stderr; of this one nobody needs to know.
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    status = make_buffer(loader, context, quota_bytes + 1)
+    os.dup2(stderr, 2)
     if status != REFUSED:
         raise NotInForce(
             f"a buffer of one byte more than the share of {quota_bytes} bytes wasn't refused "
@@ -126,19 +124,6 @@ def make_buffer(loader: ctypes.CDLL, context: ctypes.c_void_p, size: int) -> int
     if buffer is not None:
         loader.clReleaseMemObject(ctypes.c_void_p(buffer))
     return status.value
-
-
-@contextlib.contextmanager
-def nothing_said() -> "Iterator[None]":
-    """The layer tells of a refusal on stderr; of this one nobody needs to know."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 if __name__ == "__main__":

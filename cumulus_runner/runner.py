@@ -12,16 +12,17 @@ from cumulus_runner import cgroup, legacy, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.boot import boot_time
 from cumulus_runner.checkpoint_index import CheckpointIndex
+from cumulus_runner.code_process import CodeProcess, has_start_modules
 from cumulus_runner.code_socket import CodeSocket
 from cumulus_runner.control import Control
 from cumulus_runner.deadlines import Deadlines
-from cumulus_runner.enforcement import prove_opencl_layer
-from cumulus_runner.environment import Environment, EnvironmentBuilder
+from cumulus_runner.enforcement import LayerProof
+from cumulus_runner.interpreter import Environment
 from cumulus_runner.outcome import JobFailed, Outcome, StopRequested
 from cumulus_runner.outputs import describe_outputs
 from cumulus_runner.report import bounded_error, read_report
 from cumulus_runner.result import MAX_RESULT_BYTES, Result, send_result
-from cumulus_runner.sandbox import Process, StartFailed, become_subreaper
+from cumulus_runner.sandbox import StartFailed, become_subreaper
 from cumulus_runner.secret_file import take_secrets
 from cumulus_runner.supervisor import JournalUnwritable, Supervisor
 from cumulus_wire import folder
@@ -31,6 +32,7 @@ from cumulus_wire.states import JobState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from cumulus_runner.container_log import ContainerLog
@@ -73,6 +75,7 @@ class Runner:
         self._work = os.path.join(path, folder.WORK)
         self._scratch = os.path.join(path, folder.SCRATCH)
         self._private = os.path.join(self._scratch, _PRIVATE)
+        self._call = os.path.join(self._private, "call.json")
         self._control = Control(os.path.join(self._private, _CONTROL))
         hello = {
             "t": "hello",
@@ -88,6 +91,9 @@ class Runner:
         self._begun_at = boot_time()
         self._running_at: float | None = None
         self._code_socket: CodeSocket | None = None
+        self._proof: LayerProof | None = None
+        self._code: CodeProcess | None = None  #: it waits
+        self._secrets: Mapping[str, str] | None = None
 
     def run(self) -> int:
         """From set-up to EXIT; the process's exit code. Whatever goes wrong, EXIT says it."""
@@ -105,6 +111,7 @@ class Runner:
                 verdict = outcome.of_failure(failure)
             except Exception as error:
                 verdict = self._crashed(error)
+            self._discard_waiting()
             return self._end(verdict, result)
         finally:
             signal.set_wakeup_fd(-1)
@@ -140,14 +147,25 @@ class Runner:
         supervisor.check()
         os.makedirs(os.path.join(self._scratch, "tmp"), exist_ok=True)
         if orders.opencl_layer:
-            prove_opencl_layer(
+            self._proof = LayerProof.begin(
                 supervisor,
                 variables={**variables.base(self._scratch), **orders.environment},
                 folder=self._private,
                 lock=self._lock,
             )
+        if not orders.requirements:
+            # The job's Python is known: it starts while the rest is done, and waits.
+            self._code = self._start_code(self._provide())
+        manifest = self._unpack()
+        if self._proof is not None:
+            self._proof.finish(supervisor)
             deadlines.begin_setup()
-        manifest, environment = self._set_up()
+        environment = self._provide()
+        if self._code is not None and has_start_modules(self._work):
+            self._code.discard()
+            self._code = None
+        if self._code is None:
+            self._code = self._start_code(environment)
         supervisor.check()
         with open(self._started_mark, "x", encoding="ascii"):
             pass
@@ -164,8 +182,8 @@ class Runner:
         )
         return self._run_code(manifest, environment, index)
 
-    def _set_up(self) -> tuple[dict[str, Any], Environment]:
-        """Unpacks the package and provides the environment. Raises JobFailed, StopRequested."""
+    def _unpack(self) -> dict[str, Any]:
+        """The manifest of the package, which is unpacked. Raises JobFailed, StopRequested."""
         orders = self._orders
         if os.path.lexists(self._work):
             import shutil
@@ -195,6 +213,15 @@ class Runner:
             raise JobFailed(EndReason.ENTRY_POINT_MISSING, str(error)) from error
         if orders.python in (None, sys.executable):
             _check_python(manifest)  # of another one the job's own bootstrap does it
+        return manifest
+
+    def _provide(self) -> Environment:
+        """The environment for the requirements. Raises JobFailed, StopRequested."""
+        orders = self._orders
+        if not orders.requirements:
+            return Environment(orders.python or sys.executable)
+        from cumulus_runner.environment import EnvironmentBuilder
+
         builder = EnvironmentBuilder(
             self._supervisor,
             uv=orders.uv,
@@ -207,17 +234,45 @@ class Runner:
             },
             lock=self._lock,
         )
-        return manifest, builder.provide(orders.python, orders.requirements)
+        return builder.provide(orders.python, orders.requirements)
+
+    def _start_code(self, environment: Environment) -> CodeProcess:
+        """The job's interpreter, waiting. Raises JobFailed."""
+        try:
+            return CodeProcess.start(
+                environment.python,
+                call=self._call,
+                work=self._work,
+                variables=variables.of_job(
+                    self._orders,
+                    environment,
+                    self._take_secrets(),
+                    self._work,
+                    self._scratch,
+                    self._control.path,
+                ),
+                folder=self._scratch,
+                lock=self._lock,
+                held=() if environment.held is None else (environment.held,),
+            )
+        except StartFailed as error:
+            raise JobFailed(EndReason.RUNNER_FAILED, f"the job's Python: {error}") from error
+
+    def _take_secrets(self) -> Mapping[str, str]:
+        """Once: the file goes. Raises JobFailed."""
+        if self._secrets is None:
+            self._secrets = take_secrets(self._path, self._orders.secrets)
+        return self._secrets
 
     def _run_code(
         self, manifest: dict[str, Any], environment: Environment, index: CheckpointIndex
     ) -> tuple[Outcome, Result | None]:
         """Runs the code and judges how it ended. Raises JobFailed, StopRequested."""
-        orders = self._orders
-        call = os.path.join(self._private, "call.json")
+        orders, code = self._orders, self._code
+        assert code is not None
         report_path = os.path.join(self._private, "report.json")
         result_path = os.path.join(self._private, "result")
-        with open(call, "w", encoding="utf-8") as file:
+        with open(self._call, "w", encoding="utf-8") as file:
             json.dump(
                 {
                     "work": self._work,
@@ -229,26 +284,10 @@ class Runner:
                 },
                 file,
             )
-        bootstrap = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
         self._hear_code()
         oom_kills, refused = cgroup.oom_kills(), cgroup.processes_refused()
-        try:
-            process = Process.start(
-                [environment.python, "-u", bootstrap, call],
-                variables.of_job(
-                    orders,
-                    environment,
-                    take_secrets(self._path, orders.secrets),
-                    self._work,
-                    self._scratch,
-                    self._control.path,
-                ),
-                self._work,
-                self._lock,
-                () if environment.held is None else (environment.held,),
-            )
-        except StartFailed as error:
-            raise JobFailed(EndReason.RUNNER_FAILED, f"the job's Python: {error}") from error
+        self._code = None
+        process = code.begin()
         stopped = self._supervisor.run(process, (Kind.STDOUT, Kind.STDERR))
         index.tell()
         if stopped is not None:
@@ -317,6 +356,13 @@ class Runner:
             return EXIT_OK
         self._log.note(f"{verdict.state.value}: {verdict.message}")
         return EXIT_JOB_FAILED
+
+    def _discard_waiting(self) -> None:
+        """Ends what was started beside a set-up that came to nothing."""
+        for one in (self._proof, self._code):
+            if one is not None:
+                one.discard()
+        self._proof = self._code = None
 
     def _hear_code(self) -> None:
         """Has the code's word recorded; without it, too, the job runs."""

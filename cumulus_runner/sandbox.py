@@ -6,6 +6,7 @@ import fcntl
 import os
 import resource
 import signal
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ OOM_SCORE = b"500"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+#: How often, and with which pause, it is looked whether what was killed is gone.
+_KILL_TRIES = 100
+_KILL_PAUSE_S = 0.02
 
 
 class StartFailed(Exception):
@@ -36,6 +40,7 @@ class Process:
         self.stderr = stderr
         self.exit_code: int | None = None
         self.signal: int | None = None
+        _running[pid] = self
 
     @classmethod
     def start(
@@ -87,20 +92,36 @@ class Process:
         """It has ended and was reaped."""
         return self.exit_code is not None or self.signal is not None
 
-    def reap(self) -> bool:
-        """Collects every child that has ended, adopted ones too. True while any child is left."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            if pid == self.pid:
-                if os.WIFSIGNALED(status):
-                    self.signal = os.WTERMSIG(status)
-                else:
-                    self.exit_code = os.WEXITSTATUS(status)
+    def leaves_any(self) -> bool:
+        """Collects what has ended. True while any child is left, but for processes aside."""
+        if not reap():
+            return False
+        aside = _pids_aside()
+        return not aside or bool(descendants(os.getpid()) - aside)
+
+    def set_aside(self) -> None:
+        """It waits for its turn: who minds another process meanwhile leaves it alone."""
+        _aside.add(self.pid)
+
+    def take_up(self) -> None:
+        """Its turn has come."""
+        _aside.discard(self.pid)
+
+    def note_end(self, status: int) -> None:
+        """How it ended, as the kernel says it."""
+        _running.pop(self.pid, None)
+        if os.WIFSIGNALED(status):
+            self.signal = os.WTERMSIG(status)
+        else:
+            self.exit_code = os.WEXITSTATUS(status)
+
+    def end_now(self) -> None:
+        """Kills it and all descendants that aren't aside, and waits for them, within a bound."""
+        for _ in range(_KILL_TRIES):
+            if not self.leaves_any():
+                return
+            self.kill()
+            time.sleep(_KILL_PAUSE_S)
 
     def terminate(self) -> None:
         """SIGTERM to its group, also when it is stopped."""
@@ -119,6 +140,29 @@ class Process:
             if fd >= 0:
                 os.close(fd)
         self.stdout = self.stderr = -1
+
+
+#: Those that have not been seen to end, and those of them that are aside, by pid.
+_running: dict[int, Process] = {}
+_aside: set[int] = set()
+
+
+def reap() -> bool:
+    """Collects every child that has ended, adopted ones too. True while any child is left."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True
+        ended = _running.get(pid)
+        if ended is not None:
+            ended.note_end(status)
+
+
+def _pids_aside() -> set[int]:
+    return _aside & _running.keys()
 
 
 def become_subreaper() -> str | None:
@@ -147,10 +191,11 @@ def seal_descriptors() -> None:
 
 
 def kill_descendants() -> None:
-    """SIGKILL to all descendants of this process. They are stopped first: none can fork away."""
+    """SIGKILL to all descendants of this process that aren't aside. They are stopped first: none
+    can fork away."""
     stopped: set[int] = set()
     for _ in range(20):
-        found = descendants(os.getpid()) - stopped
+        found = descendants(os.getpid()) - stopped - _pids_aside()
         if not found:
             break
         for pid in found:

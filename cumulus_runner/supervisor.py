@@ -8,6 +8,7 @@ import select
 import time
 
 from cumulus_runner.outcome import Stop, StopRequested, stop_asked
+from cumulus_runner.sandbox import reap
 from cumulus_wire.journal import HEADER, Kind, encode, encode_json
 
 TYPE_CHECKING = False
@@ -160,7 +161,7 @@ class Supervisor:
         try:
             while True:
                 self._turn(pipes, min(self._deadline if stopped is None else kill_at, give_up_at))
-                process.reap()
+                reap()
                 if process.ended:
                     break
                 self._look_at_deadline()
@@ -182,7 +183,7 @@ class Supervisor:
             self._hear_last_of_code()
         except BaseException:
             # Whatever went wrong here, the job doesn't run on without its journal.
-            _end_now(process)
+            process.end_now()
             raise
         finally:
             process.close()
@@ -198,7 +199,7 @@ class Supervisor:
     def _clear_up(self, process: Process, pipes: dict[int, Kind]) -> None:
         """Kills what is left of the process's descendants and reads what is left in its pipes."""
         give_up_at = self._clock() + KILL_WAIT_S
-        while process.reap():
+        while process.leaves_any():
             process.kill()
             now = self._clock()
             if now >= give_up_at:
@@ -378,12 +379,3 @@ class Supervisor:
             self._log.note(f"unknown command from the agent: {message.get('t')!r}")
             return
         self._request_stop(stop_asked(message, self._grace_s))
-
-
-def _end_now(process: Process) -> None:
-    """Kills the process and its descendants and waits for them, within a bound."""
-    for _ in range(100):
-        if not process.reap():
-            return
-        process.kill()
-        time.sleep(0.02)

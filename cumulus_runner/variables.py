@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cumulus_runner.environment import Environment
+    from cumulus_runner.interpreter import Environment
     from cumulus_runner.orders import Orders
 
 #: What the runner's own environment hands on to job and installer, where it is set.

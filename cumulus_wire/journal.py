@@ -9,13 +9,19 @@ end of a crashed machine's file is told from a whole record. The offset of a fra
 journal bytes before it; offsets never change, also where storage dropped a range (`Kind.GAP`).
 """
 
+from __future__ import annotations
+
 import json
 import struct
 import time
 import zlib
-from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+
+# Importing `typing` takes as long as all the rest, and each job waits for it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 MAGIC = 0xC5
 HEADER = struct.Struct("!BBHIQI")

@@ -1,6 +1,7 @@
 """Jobs that run to their own end: output, results, errors."""
 
 import ast
+import fcntl
 import hashlib
 import itertools
 import json
@@ -296,6 +297,9 @@ def test_faulty_manifests(
     end = job.run()
     assert (end["outcome"], end["reason"]) == ("failed", reason)
     assert words in end["message"]
+    # The interpreter that waited for the code is gone, too.
+    with (job.path / folder.LOCK).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_pickled_arguments(new_job: NewJob) -> None:
@@ -383,6 +387,25 @@ def test_a_module_of_the_users_with_a_standard_name(new_job: NewJob) -> None:
     assert job.output(Kind.RESULT) == b'"mine"'
 
 
+def test_a_package_that_changes_how_the_interpreter_starts(new_job: NewJob) -> None:
+    job = new_job().function(
+        "import sys\ndef f(): return sys.begun_by",
+        **{"sitecustomize.py": "import sys; sys.begun_by = 'the package'"},
+    )
+    assert job.run()["outcome"] == "completed"
+    assert job.output(Kind.RESULT) == b'"the package"'
+
+
+def test_an_interpreter_that_ends_before_the_code_begins(new_job: NewJob, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    broken.chmod(0o755)
+    job = new_job(python=str(broken)).function("def f(): pass")
+    end = job.run()
+    assert (end["outcome"], end["exit_code"]) == ("failed", 3)
+    assert job.output(Kind.STDERR) == b"broken\n"
+
+
 def test_faulty_orders_are_said_in_the_journal(new_job: NewJob) -> None:
     job = new_job(duration_s="long", segment_bytes=0).function("def f(): pass")
     end = job.run()
@@ -454,6 +477,7 @@ def test_it_starts_with_light_imports_only() -> None:
         [sys.executable, "-I", "-S", "-c", code, str(REPOSITORY)], text=True
     ).split()
     heavy = {"asyncio", "dataclasses", "logging", "subprocess", "zipfile", "hashlib", "shutil"}
+    heavy |= {"typing", "cumulus_runner.environment", "cumulus_runner.requirements"}
     assert heavy.isdisjoint(loaded)
 
 
