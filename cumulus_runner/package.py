@@ -7,14 +7,14 @@ import json
 import os
 import stat
 
-from cumulus_runner import legacy
+from cumulus_runner import legacy, small_zip
 from cumulus_wire import folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import zipfile
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, BinaryIO
 
 VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
@@ -43,11 +43,48 @@ def unpack(
     `max_bytes` bounds the unpacked total, counted while reading; `max_files` the entries. `tick` is
     called every now and then and may raise to end it.
     """
+    os.mkdir(target)
+    small = small_zip.read(archive)
+    try:
+        if small is not None:
+            _unpack_small(small, target, max_bytes, max_files, tick)
+        else:
+            _unpack_any(archive, target, max_bytes, max_files, tick)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise PackageInvalid(
+            f"the package names {error.filename!r} both as file and as folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in _HOSTILE_ERRORS:
+            raise
+        raise PackageInvalid(f"the package is no whole zip file: {error.strerror}") from error
+
+
+def _unpack_small(
+    entries: Sequence[small_zip.Entry],
+    target: str,
+    max_bytes: int,
+    max_files: int,
+    tick: Callable[[], None],
+) -> None:
+    for entry, path in zip(entries, _checked(entries, max_bytes, max_files), strict=True):
+        tick()
+        full = os.path.join(target, path)
+        if entry.is_dir():
+            os.makedirs(full, exist_ok=True)
+            continue
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        with _new_file(full, entry) as file:
+            file.write(entry.data)
+
+
+def _unpack_any(
+    archive: str, target: str, max_bytes: int, max_files: int, tick: Callable[[], None]
+) -> None:
     import struct
     import zipfile
     import zlib
 
-    os.mkdir(target)
     try:
         with zipfile.ZipFile(archive) as package:
             entries = package.infolist()
@@ -68,14 +105,6 @@ def unpack(
     # What zipfile lets through of a hostile directory: odd text, offsets, flags.
     except (ValueError, EOFError, OverflowError, RuntimeError) as error:
         raise PackageInvalid(f"the package is no whole zip file: {error}") from error
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise PackageInvalid(
-            f"the package names {error.filename!r} both as file and as folder"
-        ) from error
-    except OSError as error:
-        if error.errno not in _HOSTILE_ERRORS:
-            raise
-        raise PackageInvalid(f"the package is no whole zip file: {error.strerror}") from error
 
 
 def load_manifest(work: str) -> dict[str, Any]:
@@ -122,7 +151,9 @@ def load_manifest(work: str) -> dict[str, Any]:
     return manifest
 
 
-def _checked(entries: list[zipfile.ZipInfo], max_bytes: int, max_files: int) -> list[str]:
+def _checked(
+    entries: Sequence[zipfile.ZipInfo | small_zip.Entry], max_bytes: int, max_files: int
+) -> list[str]:
     """Refuses what the directory of the zip already gives away; the relative path of each entry."""
     if len(entries) > max_files:
         raise PackageInvalid(f"the package has {len(entries)} entries; {max_files} are allowed")
@@ -179,13 +210,8 @@ def _copy(
     tick: Callable[[], None],
 ) -> int:
     """Unpacks one file; its size. Counts what really comes, whatever the entry claims."""
-    executable = (entry.external_attr >> 16) & 0o111
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     size = 0
-    with (
-        package.open(entry) as source,
-        open(os.open(path, flags, 0o755 if executable else 0o644), "wb") as file,
-    ):
+    with package.open(entry) as source, _new_file(path, entry) as file:
         while data := source.read(_COPY_BYTES):
             size += len(data)
             if size > max_bytes:
@@ -196,6 +222,12 @@ def _copy(
             file.write(data)
             tick()
     return size
+
+
+def _new_file(path: str, entry: zipfile.ZipInfo | small_zip.Entry) -> BinaryIO:
+    executable = (entry.external_attr >> 16) & 0o111
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o755 if executable else 0o644), "wb")
 
 
 def _need_texts(manifest: dict[str, Any], keys: tuple[str, ...]) -> None:

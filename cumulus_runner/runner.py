@@ -23,7 +23,7 @@ from cumulus_runner.outputs import describe_outputs
 from cumulus_runner.report import bounded_error, read_report
 from cumulus_runner.result import MAX_RESULT_BYTES, Result, send_result
 from cumulus_runner.sandbox import StartFailed, become_subreaper
-from cumulus_runner.secret_file import take_secrets
+from cumulus_runner.secret_file import delete_secrets, read_secrets
 from cumulus_runner.supervisor import JournalUnwritable, Supervisor
 from cumulus_wire import folder
 from cumulus_wire.codes import EndReason
@@ -32,7 +32,6 @@ from cumulus_wire.states import JobState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     from cumulus_runner.container_log import ContainerLog
@@ -93,7 +92,6 @@ class Runner:
         self._code_socket: CodeSocket | None = None
         self._proof: LayerProof | None = None
         self._code: CodeProcess | None = None  #: it waits
-        self._secrets: Mapping[str, str] | None = None
 
     def run(self) -> int:
         """From set-up to EXIT; the process's exit code. Whatever goes wrong, EXIT says it."""
@@ -246,7 +244,7 @@ class Runner:
                 variables=variables.of_job(
                     self._orders,
                     environment,
-                    self._take_secrets(),
+                    read_secrets(self._path, self._orders.secrets),
                     self._work,
                     self._scratch,
                     self._control.path,
@@ -257,12 +255,6 @@ class Runner:
             )
         except StartFailed as error:
             raise JobFailed(EndReason.RUNNER_FAILED, f"the job's Python: {error}") from error
-
-    def _take_secrets(self) -> Mapping[str, str]:
-        """Once: the file goes. Raises JobFailed."""
-        if self._secrets is None:
-            self._secrets = take_secrets(self._path, self._orders.secrets)
-        return self._secrets
 
     def _run_code(
         self, manifest: dict[str, Any], environment: Environment, index: CheckpointIndex
@@ -286,6 +278,7 @@ class Runner:
             )
         self._hear_code()
         oom_kills, refused = cgroup.oom_kills(), cgroup.processes_refused()
+        delete_secrets(self._path, orders.secrets)
         self._code = None
         process = code.begin()
         stopped = self._supervisor.run(process, (Kind.STDOUT, Kind.STDERR))

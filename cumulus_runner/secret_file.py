@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _MAX_BYTES = 4 << 20
 
 
-def take_secrets(job_folder: str, names: Sequence[str]) -> dict[str, str]:
-    """The values of those variables; the file is deleted. Raises JobFailed."""
+def read_secrets(job_folder: str, names: Sequence[str]) -> dict[str, str]:
+    """The values of those variables. Raises JobFailed."""
     if not names:
         return {}
     path = os.path.join(job_folder, folder.SECRETS)
@@ -25,15 +25,29 @@ def take_secrets(job_folder: str, names: Sequence[str]) -> dict[str, str]:
     try:
         with open(path, "rb") as file:
             values = json.loads(file.read(_MAX_BYTES))
-        os.unlink(path)
         if isinstance(values, dict) and sorted(values) == sorted(names):
             return {name: str(text) for name, text in values.items()}
     except OSError as error:
         why = str(error.strerror)
     except ValueError:
         pass  # what is wrong with it may quote it
-    raise JobFailed(
+    raise _failed(f"can't be read from {path}: {why}")
+
+
+def delete_secrets(job_folder: str, names: Sequence[str]) -> None:
+    """Takes their file away, before the code begins. Raises JobFailed."""
+    if not names:
+        return
+    path = os.path.join(job_folder, folder.SECRETS)
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise _failed(f"can't be deleted from {path}: {error.strerror}") from error
+
+
+def _failed(what: str) -> JobFailed:
+    return JobFailed(
         EndReason.RUNNER_FAILED,
-        f"the job's secrets can't be read from {path}: {why}",
+        f"the job's secrets {what}",
         "This is Cumulus's own fault; submitting again may help.",
     )

@@ -299,7 +299,6 @@ class Agent:
             await store_package(
                 self._link,
                 self._reactor,
-                self._threads,
                 folder,
                 sha256=order.package_sha256,
                 size_bytes=order.package_size_bytes,
@@ -319,6 +318,9 @@ class Agent:
             live.socket.open()
             folder.write_secrets(order.secrets)
             folder.write_orders(orders)
+            # An attempt doesn't outlive the boot, so nobody has to wait for the disk. What a later
+            # boot finds is to be whole once the runner is there, which takes longer.
+            self._threads.run(folder.syncing(), "writing a job's folder to disk")
         except BaseException as error:
             if live is None:
                 folder.close()

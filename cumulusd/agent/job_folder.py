@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,14 +164,35 @@ class JobFolder:
         return os.fdopen(os.open(names.PACKAGE, _CREATE, 0o644, dir_fd=self.handle), "wb")
 
     def write_secrets(self, values: Mapping[str, str]) -> None:
-        """Writes `secrets.json`, if there are any. `write_orders` makes it durable."""
+        """Writes `secrets.json`, if there are any."""
         if values:
             self._write(names.SECRETS, dict(values))
 
     def write_orders(self, orders: dict[str, Any]) -> None:
-        """Writes `job.json`; with it the folder is complete, and durable."""
+        """Writes `job.json`; with it the folder is complete."""
         self._write(names.ORDERS, orders)
-        os.fsync(self.handle)
+
+    def syncing(self) -> Callable[[], None]:
+        """What puts the complete folder on disk: blocking, for a thread, to be called once."""
+        handles = [os.dup(self.handle)]
+        try:
+            for name in (names.PACKAGE, names.SECRETS, names.ORDERS):
+                try:
+                    handles.append(os.open(name, READ, dir_fd=self.handle))
+                except FileNotFoundError:
+                    continue  # no secrets, or the runner was quicker and took them
+        except BaseException:
+            _close_all(handles)
+            raise
+
+        def sync() -> None:
+            try:
+                for handle in reversed(handles):  # the folder last
+                    os.fsync(handle)
+            finally:
+                _close_all(handles)
+
+        return sync
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         """Whole or not at all, and for the job's user only."""
@@ -182,7 +203,6 @@ class JobFolder:
             file.flush()
             os.fchmod(file.fileno(), 0o600)
             os.fchown(file.fileno(), self._uid, self._gid)
-            os.fsync(file.fileno())
         os.replace(temporary, name, src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
     def read_attempt(self) -> int | None:
@@ -279,6 +299,11 @@ def _make(path: Path, mode: int) -> int:
     except FileExistsError:
         pass
     return os.open(path, _DIRECTORY)
+
+
+def _close_all(handles: list[int]) -> None:
+    for handle in handles:
+        os.close(handle)
 
 
 def _close(handle: int) -> None:

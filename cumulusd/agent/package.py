@@ -1,7 +1,6 @@
 """Fetches a job's package over the link, by ranges, and checks its hash."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,6 @@ from twisted.logger import Logger
 
 from cumulusd.agent.job_folder import JobFolder
 from cumulusd.agent.link import AgentLink
-from cumulusd.agent.threads import Threads
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.tasks import sleep, wait_at_most
 
@@ -121,14 +119,13 @@ def _expected(failure: Any) -> None:
 async def store_package(
     link: AgentLink,
     clock: Any,
-    threads: Threads,
     folder: JobFolder,
     *,
     sha256: str,
     size_bytes: int,
     timeout_s: float,
 ) -> None:
-    """Fetches a job's package into its folder; it is on disk when this fires. Raises as above."""
+    """Fetches a job's package into its folder. Raises as above."""
     with folder.create_package() as file:
         await fetch_package(
             link,
@@ -139,14 +136,3 @@ async def store_package(
             sink=file.write,
             timeout_s=timeout_s,
         )
-        file.flush()
-        handle = os.dup(file.fileno())
-    await threads.run(lambda: _sync(handle), "writing a package to disk")
-
-
-def _sync(handle: int) -> None:
-    """Blocking. Takes the descriptor over."""
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

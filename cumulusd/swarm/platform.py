@@ -23,6 +23,8 @@ from cumulusd.tasks import Tasks
 
 _EXPLAIN_BYTES = 4096
 _EXPLAIN_LINES = 50
+#: So long what a tag means isn't asked again: many jobs at once ask once.
+_IMAGE_S = 1.0
 _Key = tuple[str, int]  # job id, attempt
 
 
@@ -48,7 +50,7 @@ class SwarmPlatform:
         self._image_by = image_by
         self._tasks = Tasks()
         self._launching: dict[_Key, list[Deferred[None]]] = {}
-        self._images = _Images(engine)
+        self._images = _Images(engine, clock)
         self._mine = {labels.INSTANCE: settings.instance_id}
         self._warned_for: ApiVersion | None = None
         self._look = SharedLook(clock, self._look_at_all)
@@ -289,12 +291,20 @@ class SwarmPlatform:
 class _Images:
     """The engine's images; what was last seen says its version of Python."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Any) -> None:
         self._engine = engine
+        self._clock = clock
+        self._known: tuple[str, ImageInfo, float] | None = None
         self.python_version: str | None = None
 
     async def image(self, reference: str) -> ImageInfo:
-        """As the engine's. Raises CumulusError."""
+        """As the engine's, at most `_IMAGE_S` ago. Raises CumulusError."""
+        if self._known is not None:
+            name, found, seen_at = self._known
+            if name == reference and self._clock.seconds() - seen_at < _IMAGE_S:
+                return found
+        asked_at = self._clock.seconds()
         found = await self._engine.image(reference)
+        self._known = reference, found, asked_at
         self.python_version = found.python_version
         return found

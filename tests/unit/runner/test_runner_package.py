@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runner_kit import JobFolder
 
-from cumulus_runner import package
+from cumulus_runner import package, small_zip
 from cumulus_runner.package import PackageInvalid
 from cumulus_wire import folder
 
@@ -191,3 +191,68 @@ def test_the_job_is_told(new_job: Callable[..., JobFolder]) -> None:
     assert deep["reason"] == "package_invalid" and "is no JSON" in deep["message"]
     end = new_job(package_max_bytes=10).function("def f(): pass").run()
     assert end["reason"] == "package_invalid" and "10 are allowed" in end["message"]
+
+
+def usual(path: Path) -> Path:
+    return make(
+        path,
+        ("cumulus_package.json", b'{"version": 1}' * 20),
+        ("task/f.py", b"def f(): pass"),
+        ("r\u00e9sum\u00e9.txt", b""),
+        (entry("empty/", stat.S_IFDIR | 0o755), b""),
+    )
+
+
+def test_small_plain_packages_need_no_zipfile(tmp_path: Path) -> None:
+    found = small_zip.read(str(usual(tmp_path)))
+    assert found is not None
+    with zipfile.ZipFile(tmp_path / "p.zip") as file:
+        told = [
+            (one.filename, one.external_attr, one.compress_type, one.flag_bits, file.read(one))
+            for one in file.infolist()
+        ]
+    assert told == [
+        (one.filename, one.external_attr, one.compress_type, one.flag_bits, one.data)
+        for one in found
+    ]
+
+
+def test_what_is_not_plain_is_left_to_zipfile(tmp_path: Path) -> None:
+    data = usual(tmp_path).read_bytes()
+    archive = tmp_path / "other.zip"
+    with zipfile.ZipFile(tmp_path / "p.zip", "a") as file:
+        file.comment = b"told"
+    others = {
+        "a comment": (tmp_path / "p.zip").read_bytes(),
+        "something in front": b"#!/bin/sh\n" + data,
+        "something behind": data + b"x",
+        "large": make(tmp_path, ("a", bytes(small_zip.MAX_UNPACKED_BYTES + 1))).read_bytes(),
+        "many": make(
+            tmp_path, *((str(n), b"") for n in range(small_zip.MAX_ENTRIES + 1))
+        ).read_bytes(),
+        "nothing": b"",
+        "half": data[:-40],
+    }
+    for what, content in others.items():
+        archive.write_bytes(content)
+        assert small_zip.read(str(archive)) is None, what
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), max_size=3))
+def test_what_is_read_without_zipfile_is_what_zipfile_reads(
+    tmp_path: Path, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(usual(tmp_path).read_bytes())
+    for place, change in changes:
+        data[place % len(data)] ^= change
+    archive = tmp_path / "damaged.zip"
+    archive.write_bytes(data)
+    found = small_zip.read(str(archive))
+    assert changes or found is not None
+    if found is not None:
+        with zipfile.ZipFile(archive) as file:
+            told = [(one.orig_filename, file.read(one)) for one in file.infolist()]
+        assert told == [(one.orig_filename, one.data) for one in found]
