@@ -10,7 +10,6 @@ from typing import Any
 
 from cumulus_client._callables import client_part
 from cumulus_client._faults import find_fault, told_fault
-from cumulus_client._package_zip import MAX_PACKAGE_BYTES
 from cumulus_client.exceptions import PackagingError, ResultError
 
 #: The script, as Python calls it.
@@ -21,6 +20,8 @@ PICKLED_CALL = json.dumps({"encoding": "pickle", "path": CALL_PICKLE}).encode()
 #: Of arguments that name things only: any Python of a job reads it.
 PICKLE_PROTOCOL = 5
 MAX_DEPTH = 200
+#: Of pickled arguments, which are made in memory. Files of any size go by `files=`.
+MAX_CALL_BYTES = 1 << 30
 #: Above this Python refuses to read a decimal integer.
 _MAX_INT = 10**4000
 
@@ -89,13 +90,13 @@ class CannotTravel(Exception):
 
 
 class BoundedBuffer(io.BytesIO):
-    """A pickle's bytes, up to what a package may hold."""
+    """A pickle's bytes, up to what is held in memory."""
 
     def write(self, data: Any) -> int:
-        if self.tell() + memoryview(data).nbytes > MAX_PACKAGE_BYTES:
+        if self.tell() + memoryview(data).nbytes > MAX_CALL_BYTES:
             raise CannotTravel(
-                f"pickled it is over the {MAX_PACKAGE_BYTES >> 20} MiB of a package; put large "
-                "data where the job can fetch it"
+                f"pickled it is over the {MAX_CALL_BYTES >> 20} MiB that a call may be; put large "
+                "data into files (files=...), or where the job can fetch it"
             )
         return super().write(data)
 

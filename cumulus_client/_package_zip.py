@@ -1,17 +1,28 @@
 """The zip that is a package: equal contents give equal bytes."""
 
-import io
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cumulus_client._package_bytes import (
+    PackageWriter,
+    PackedBytes,
+    UserFile,
+    changed,
+    no_room,
+    unreadable,
+)
 from cumulus_client.exceptions import PackagingError
 from cumulus_wire import folder
 
-#: Held in memory here while it is packed; how large it may be as a zip is for the daemon to say.
-MAX_PACKAGE_BYTES = 1 << 30
+if TYPE_CHECKING:
+    import zipfile
+
+#: The most that a daemon can be told to take; what it takes (`jobs.package_max_bytes`) it says.
+MAX_PACKAGE_BYTES = 1 << 36
 MAX_PACKAGE_FILES = 20_000
 #: The folder in a package whose content is ours.
 PRIVATE = ".cumulus/"
@@ -19,6 +30,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 #: From this size on a piece is tried first, and what doesn't shrink is stored.
 _LARGE_BYTES = 1 << 20
 _WORTH_IT = 0.9
+_BLOCK_BYTES = 1 << 20
 _LARGEST_SHOWN = 5
 
 
@@ -43,7 +55,7 @@ class Contents:
         try:
             found = path.stat()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         self._put(place, path, found.st_size, bool(found.st_mode & 0o100))
 
     def _put(self, place: str, data: bytes | Path, size_bytes: int, executable: bool) -> None:
@@ -63,7 +75,7 @@ class Contents:
             "job can fetch it",
         )
 
-    def zipped(self, manifest: Mapping[str, Any]) -> bytes:
+    def zipped(self, manifest: Mapping[str, Any]) -> bytes | PackedBytes:
         """The package. Raises PackagingError when it is too large, or a file can't be read."""
         if self._total_bytes > MAX_PACKAGE_BYTES:
             raise self._too_large(f"over {MAX_PACKAGE_BYTES >> 20} MiB")
@@ -71,33 +83,102 @@ class Contents:
 
         told = json.dumps(manifest).encode()
         entries = {**self._entries, folder.MANIFEST: (told, len(told), False)}
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for place in sorted(entries):
-                data, _, executable = entries[place]
-                if isinstance(data, Path):
-                    try:
-                        data = data.read_bytes()
-                    except OSError as error:
-                        raise _unreadable(Path(place), error) from error
-                entry = zipfile.ZipInfo(place, _EPOCH)
-                method, level = _compression(data)
-                entry.compress_type = method
-                entry.create_system = 3
-                entry.external_attr = (0o100755 if executable else 0o100644) << 16
-                archive.writestr(entry, data, compresslevel=level)
-        return buffer.getvalue()
+        writer = PackageWriter()
+        # What is made goes through `writer`, whatever it is: it has what zipfile writes to.
+        target: Any = writer
+        try:
+            with zipfile.ZipFile(target, "w") as archive:
+                for place in sorted(entries):
+                    data, _, executable = entries[place]
+                    entry = zipfile.ZipInfo(place, _EPOCH)
+                    entry.create_system = 3
+                    entry.external_attr = (0o100755 if executable else 0o100644) << 16
+                    if isinstance(data, Path):
+                        _add_file(archive, entry, data, writer)
+                    else:
+                        _add(archive, entry, _Bytes(data), writer)
+        except OSError as error:
+            raise no_room(error) from error
+        return writer.finished()
 
 
-def _compression(data: bytes) -> tuple[int, int | None]:
+class _Bytes:
+    """Data to be packed that is in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.source = data
+        self.size_bytes = len(data)
+
+    def read(self, offset: int, size_bytes: int) -> memoryview:
+        return memoryview(self.source)[offset : offset + size_bytes]
+
+
+class _OpenFile:
+    """Data to be packed that is a file."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        found = os.fstat(file.fileno())
+        self._file = file
+        self.source = UserFile.of(path, found)
+        self.size_bytes = found.st_size
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Raises PackagingError."""
+        path = self.source.path
+        try:
+            self._file.seek(offset)
+            data = self._file.read(size_bytes)
+            if offset + size_bytes < self.size_bytes and len(data) == size_bytes:
+                return data
+            if UserFile.of(path, os.fstat(self._file.fileno())) != self.source:
+                raise changed(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        return data
+
+
+def _add_file(
+    archive: "zipfile.ZipFile", entry: "zipfile.ZipInfo", path: Path, writer: PackageWriter
+) -> None:
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with file:
+        _add(archive, entry, _OpenFile(path, file), writer)
+
+
+def _add(
+    archive: "zipfile.ZipFile",
+    entry: "zipfile.ZipInfo",
+    data: _Bytes | _OpenFile,
+    writer: PackageWriter,
+) -> None:
+    """One file of the package, a block at a time. Raises PackagingError, OSError."""
+    import zipfile
+
+    entry.file_size = size = data.size_bytes
+    entry.compress_type, level = _compression(data)
+    # As `writestr` sets it; `open` has no argument for it.
+    entry._compresslevel = level  # type: ignore[attr-defined]
+    stays = entry.compress_type == zipfile.ZIP_STORED
+    with (
+        archive.open(entry, "w") as packed,
+        writer.taken_from(data.source) if stays else contextlib.nullcontext(),
+    ):
+        for offset in range(0, size, _BLOCK_BYTES):
+            packed.write(data.read(offset, min(_BLOCK_BYTES, size - offset)))
+
+
+def _compression(data: _Bytes | _OpenFile) -> tuple[int, int | None]:
     """Method and level: what is large is packed quickly, or not at all when it won't shrink."""
     import zipfile
     import zlib
 
-    if len(data) < _LARGE_BYTES:
+    if data.size_bytes < _LARGE_BYTES:
         return zipfile.ZIP_DEFLATED, None
-    middle = len(data) // 2
-    sample = data[: _LARGE_BYTES // 4] + data[middle : middle + _LARGE_BYTES // 4]
+    middle = data.size_bytes // 2
+    sample = b"".join(data.read(offset, _LARGE_BYTES // 4) for offset in (0, middle))
     if len(zlib.compress(sample, 1)) > _WORTH_IT * len(sample):
         return zipfile.ZIP_STORED, None
     return zipfile.ZIP_DEFLATED, 1
@@ -127,10 +208,3 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} GiB"
-
-
-def _unreadable(path: Path, error: OSError) -> PackagingError:
-    return PackagingError(
-        f"{os.fspath(path)!r} can't be read: {error.strerror or error}",
-        hint="it is to be part of the job: make it readable, or leave it out",
-    )

@@ -1,6 +1,7 @@
 """Uploading packages: one upload at a time per package within a client, together with others."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -10,6 +11,10 @@ from cumulus_client.packaging import Package
 from cumulus_wire import uris
 
 _MAX_CHUNK_BYTES = 512 << 10
+#: Pieces on their way at a time, at most: what an upload holds in memory here and at the daemon.
+_MAX_WINDOW = 4
+#: A piece that takes longer has a slow line before it.
+_QUICK_S = 1.0
 #: Answers in a row that bring the upload no further, before it is given up.
 MAX_STALLED = 20
 
@@ -56,16 +61,19 @@ class Uploads:
             offset = int(state["offset"])
             try:
                 while offset < package.size_bytes:
-                    data = package.data[offset : offset + chunk_bytes]
-                    answer = await self._connection.call(
-                        uris.PACKAGE_PUT, {"sha256": package.sha256, "offset": offset, "data": data}
-                    )
-                    held = int(answer["offset"])
-                    # After a loss the daemon may hold less (it restarted) or more (the answer was
-                    # lost, or somebody else's upload came first).
-                    stalled = 0 if held > offset else stalled + 1
-                    _check_progress(package, held, stalled)
-                    furthest, offset = max(furthest, held), held
+                    pieces = _Pieces(self._connection, package, offset, chunk_bytes)
+                    try:
+                        while (answer := await pieces.answer()) is not None:
+                            # After a loss the daemon may hold less (it restarted) or more (the
+                            # answer was lost, or somebody else's upload came first).
+                            expected, held = answer
+                            stalled = 0 if held > offset else stalled + 1
+                            _check_progress(package, held, stalled)
+                            furthest, offset = max(furthest, held), held
+                            if held != expected:
+                                break
+                    finally:
+                        await pieces.end()
                 await self._connection.call(uris.PACKAGE_COMMIT, key)
                 return
             except Conflict as conflict:
@@ -77,6 +85,60 @@ class Uploads:
                 _check_progress(package, held, stalled)
                 furthest = max(furthest, held)
             await asyncio.sleep(backoff_s(stalled, first_s=0.05, cap_s=1.0))
+
+
+class Window:
+    """How many pieces are on their way at a time: more where they are answered quickly, one where
+    the line is slow, so that each has the time for an answer to itself."""
+
+    def __init__(self) -> None:
+        self.size = 1
+
+    def answered(self, took_s: float) -> None:
+        """One piece was, so long after it was sent."""
+        self.size = min(self.size + 1, _MAX_WINDOW) if took_s < _QUICK_S else 1
+
+
+class _Pieces:
+    """The pieces of a package from an offset on, sent ahead within a window."""
+
+    def __init__(self, connection: Caller, package: Package, offset: int, chunk_bytes: int) -> None:
+        self._connection = connection
+        self._package = package
+        self._next = offset
+        self._chunk_bytes = chunk_bytes
+        self._window = Window()
+        self._sent: deque[tuple[asyncio.Task[dict[str, Any]], int, float]] = deque()
+
+    async def answer(self) -> tuple[int, int] | None:
+        """(what the daemon should hold, what it says that it holds) after the next piece, in their
+        order; None: there is none."""
+        clock = asyncio.get_running_loop().time
+        while self._next < self._package.size_bytes and len(self._sent) < self._window.size:
+            data = await self._read()
+            put = {"sha256": self._package.sha256, "offset": self._next, "data": data}
+            self._next += len(data)
+            call = asyncio.ensure_future(self._connection.call(uris.PACKAGE_PUT, put))
+            self._sent.append((call, self._next, clock()))
+        if not self._sent:
+            return None
+        call, expected, sent_at = self._sent[0]
+        answer = await call
+        self._sent.popleft()
+        self._window.answered(clock() - sent_at)
+        return expected, int(answer["offset"])
+
+    async def end(self) -> None:
+        """Nothing of it is under way any more."""
+        calls = [call for call, *_ in self._sent]
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _read(self) -> bytes:
+        if self._package.in_memory:
+            return self._package.read(self._next, self._chunk_bytes)
+        return await asyncio.to_thread(self._package.read, self._next, self._chunk_bytes)
 
 
 def _check_progress(package: Package, held: int, stalled: int) -> None:

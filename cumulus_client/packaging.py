@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulus_client._callables import is_plain_function, plain_callable, short_name, unwrap
+from cumulus_client._package_bytes import PackedBytes
 from cumulus_client._package_files import Files, add_files, folder_files
 from cumulus_client._package_zip import MAX_PACKAGE_BYTES, Contents, checked_place
 from cumulus_client.exceptions import PackagingError
@@ -38,7 +39,8 @@ class Package:
     """A finished package."""
 
     name: str
-    data: bytes = field(repr=False)
+    #: the zip; large ones lie on disk
+    data: bytes | PackedBytes = field(repr=False)
     #: module names in the job -> here, for what comes back pickled or raised
     aliases: Mapping[str, str] = field(default_factory=dict)
     #: "3.11": it holds code pickled for that minor version; None: any Python the source allows
@@ -47,12 +49,31 @@ class Package:
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of the zip, in hex."""
+        if isinstance(self.data, PackedBytes):
+            return self.data.sha256
         return hashlib.sha256(self.data).hexdigest()
 
     @property
     def size_bytes(self) -> int:
         """Size of the zip."""
+        if isinstance(self.data, PackedBytes):
+            return self.data.size_bytes
         return len(self.data)
+
+    @property
+    def in_memory(self) -> bool:
+        """Reading it blocks nobody."""
+        return isinstance(self.data, bytes)
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """At most that range of the zip. Raises PackagingError when a file of it has changed."""
+        if isinstance(self.data, PackedBytes):
+            return self.data.read(offset, size_bytes)
+        return self.data[offset : offset + size_bytes]
+
+    def whole(self) -> bytes:
+        """All of the zip."""
+        return self.read(0, self.size_bytes)
 
 
 def package_function(
@@ -197,7 +218,7 @@ class CodePackager:
     ) -> bytes:
         """The zip. `requirements` and `job_id` travel beside it now, in the specification."""
         del requirements, job_id
-        return package_function(func, args or (), kwargs, files=self._extra).data
+        return package_function(func, args or (), kwargs, files=self._extra).whole()
 
     def package_directory(
         self, directory_path: str | os.PathLike[str], requirements: Sequence[str] | None = None
@@ -206,4 +227,4 @@ class CodePackager:
         beside it now, in the specification. Raises PackagingError."""
         del requirements
         entry = None if (Path(directory_path) / ENTRY).exists() else "main.py"
-        return package_folder(directory_path, entry, files=self._extra).data
+        return package_folder(directory_path, entry, files=self._extra).whole()

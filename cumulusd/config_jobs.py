@@ -39,7 +39,7 @@ class Jobs(Section):
     requirements_cache_max_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 50 << 30
     requirements_cache_owner_max_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 20 << 30
     #: Largest code package, as a zip.
-    package_max_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 36)] = 1 << 29
+    package_max_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 36)] = 2 << 30
     #: What one job may leave to be downloaded, and what the daemon keeps of all jobs' together:
     #: beyond it the oldest go before their time.
     outputs_max_bytes: Annotated[int, Field(ge=0, le=1 << 45)] = 2 << 30

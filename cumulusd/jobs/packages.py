@@ -5,7 +5,6 @@ hash until its commit, and can be continued after a restart. A package is there 
 that brought it (`package_owners`).
 """
 
-import hashlib
 import os
 import re
 import time
@@ -24,11 +23,11 @@ from cumulusd.jobs.package_owners import PackageOwners, name_for
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.segments import write_at
 from cumulusd.jobs.store import StoreFailed
+from cumulusd.jobs.upload_hashes import Progress, UploadHashes
 
 #: Uploads that may be unfinished at once, over all owners.
 MAX_UPLOADS = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HASH_BYTES = 1 << 20
 #: Threads that uploads without a known hash may take of the daemon's few.
 _RECEIVING_THREADS = 3
 #: How the files of such uploads begin; they can't be continued.
@@ -65,6 +64,7 @@ class Packages:
         )
         self._commit_lock = DeferredLock()
         self._commits = 0
+        self._hashes = UploadHashes(run_in_thread)
         self._receiving = DeferredSemaphore(_RECEIVING_THREADS)
         self._received = 0
         for folder in (root, self._uploads, self._checking):
@@ -103,6 +103,8 @@ class Packages:
         if offset != held:
             raise _continue_at(held, f"{held} bytes of it are held, not {offset}")
         self._check_room(path, len(data))
+        if held == 0:
+            self._hashes.forget(path)  # of one that was deleted
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -112,7 +114,9 @@ class Packages:
                 os.close(fd)
         except OSError as error:
             raise self._disk_error("stored", error) from error
-        return held + len(data)
+        held += len(data)
+        self._hashes.grown(path, held)
+        return held
 
     async def commit(self, owner: str, sha256: str, size_bytes: int) -> None:
         """Fires when the package is whole, checked and durable; again is no error.
@@ -128,6 +132,7 @@ class Packages:
             held = _size_bytes(path) or 0
             if held < size_bytes:
                 raise _continue_at(held, f"{held} of its {size_bytes} bytes are held")
+            progress = await self._hashes.take(path)
             # Out of the way of everybody else, also when this call is cancelled and the thread
             # goes on: hence a name of its own.
             self._commits += 1
@@ -135,7 +140,7 @@ class Packages:
             try:
                 os.replace(path, aside)
                 found = await self._run_in_thread(
-                    lambda: _store(aside, self._package_path(sha256), sha256, size_bytes)
+                    lambda: _store(aside, self._package_path(sha256), sha256, size_bytes, progress)
                 )
                 if found is None:
                     now = self._wall_clock()
@@ -234,6 +239,7 @@ class Packages:
         if stat.st_mtime >= before:
             return 0
         path.unlink()
+        self._hashes.forget(path)
         self._log.info("package {name} pruned", name=path.name, size_bytes=stat.st_size)
         return stat.st_size
 
@@ -350,16 +356,22 @@ def _read(path: Path, offset: int, size: int) -> bytes:
         os.close(fd)
 
 
-def _store(aside: Path, target: Path, sha256: str, size_bytes: int) -> str | None:
-    """Makes the checked upload the package. Gives its real hash when that is another."""
+def _store(
+    aside: Path, target: Path, sha256: str, size_bytes: int, progress: Progress
+) -> str | None:
+    """Makes the checked upload the package. Gives its real hash when that is another. `progress`:
+    how far it is hashed."""
     try:
-        digest = hashlib.sha256()
-        with open(aside, "rb") as file:
-            while data := file.read(_HASH_BYTES):
-                digest.update(data)
-            if digest.hexdigest() != sha256 or file.tell() != size_bytes:
-                return digest.hexdigest()
-            os.fsync(file.fileno())
+        fd = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            held = os.fstat(fd).st_size
+            progress.hash_to(fd, held)
+            found: str = progress.digest.hexdigest()
+            if found != sha256 or held != size_bytes:
+                return found
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         _move(aside, target)
     finally:
         aside.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def _submit(self, func, args, kwargs, spec, timeout, files=None):
             _json.dump({"type": type(error).__name__, "text": str(error)}, _file)
         raise SystemExit(3)
     with open("package.zip", "wb") as _file:
-        _file.write(package.data)
+        _file.write(package.whole())
     return package
 _client_module.CumulusClient._run_call = _submit
 """
@@ -47,7 +47,7 @@ def _run(self, func, args, kwargs, spec, timeout, files=None):
     self.last_package = package
     folder = _tempfile.mkdtemp(dir=_os.environ["JOBS"])
     with open(folder + ".zip", "wb") as _file:
-        _file.write(package.data)
+        _file.write(package.whole())
     command = [_sys.executable, "-I", *_os.environ["BOOTSTRAPS"].split(":")]
     command[3:3] = [folder + ".zip", folder]
     done = _subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -236,7 +236,7 @@ def test_too_large_a_call_is_refused(user: UserScript) -> None:
         CONNECT
         + """
 import cumulus_client._arguments as a
-a.MAX_PACKAGE_BYTES = 1000
+a.MAX_CALL_BYTES = 1000
 from cumulus_client import PackagingError
 data = b"x" * 2000
 def train(d): return len(d)
@@ -247,7 +247,7 @@ for call in (lambda: client.run(train, d=data), lambda: client.run(lambda: len(d
         print(error)
 """
     )
-    assert out.count("of a package; put large data where the job can fetch it") == 2
+    assert out.count("that a call may be; put large data into files (files=...), or") == 2
     assert "argument 'd'" in out and "the global 'data'" in out
 
 

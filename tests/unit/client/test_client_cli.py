@@ -149,13 +149,13 @@ def test_scripts_take_their_modules_along(tmp_path: Path) -> None:
     import json
     import zipfile
 
-    with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
+    with zipfile.ZipFile(io.BytesIO(package.whole())) as archive:
         names = set(archive.namelist())
         manifest = json.loads(archive.read("cumulus_package.json"))
     assert names == {"cumulus_package.json", "s.py", "helper.py", "other.py"}
     assert manifest.pop("origins")["s.py"] == str(tmp_path / "s.py")
     assert manifest == {"version": 1, "kind": "script", "path": "s.py", "argv": ["-a", "b"]}
-    assert package.data == package_script(script, ["-a", "b"]).data
+    assert package.whole() == package_script(script, ["-a", "b"]).whole()
 
 
 def test_types_are_checked_here_and_values_by_the_daemon() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cumulus_client._upload import MAX_STALLED, Uploads
+from cumulus_client._upload import MAX_STALLED, Uploads, Window
 from cumulus_client.exceptions import Conflict, ServerError
 from cumulus_client.packaging import Package
 from cumulus_wire import uris
@@ -30,7 +30,7 @@ class Store:
         return self.answer(procedure, **kwargs)
 
     def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
-        size = len(PACKAGE.data)
+        size = len(PACKAGE.whole())
         if procedure == uris.PACKAGE_CHECK:
             offset = size if self.stored else len(self.held)
             return {"present": self.stored, "offset": offset, "chunk_bytes": 100}
@@ -46,7 +46,7 @@ class Store:
             self.held = b""
         if not self.stored and len(self.held) < size:
             raise self.conflict()
-        assert self.stored or self.held == PACKAGE.data
+        assert self.stored or self.held == PACKAGE.whole()
         self.stored = True
         return {"present": True}
 
@@ -113,3 +113,58 @@ def test_an_upload_without_progress_is_given_up(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ServerError, match="'f' makes no progress: the daemon holds 0 of 250 B"):
         upload(store, Uploads(store))
     assert store.counts[uris.PACKAGE_PUT] == MAX_STALLED + 2
+
+
+def test_pieces_are_sent_ahead_while_answers_come_quickly() -> None:
+    class Counting(Store):
+        most = under_way = 0
+
+        async def call(self, procedure: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.under_way -= 1
+            return await super().call(procedure, kwargs)
+
+        def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
+            return {**super().answer(procedure, **kwargs), "chunk_bytes": 10}
+
+    store = Counting()
+    upload(store, Uploads(store))
+    assert store.stored and 1 < store.most <= 4
+    assert store.counts[uris.PACKAGE_PUT] == 25
+
+
+def test_a_slow_line_carries_one_piece_at_a_time() -> None:
+    window = Window()
+    sizes = []
+    for took_s in (0.1, 0.1, 0.1, 0.1, 5.0, 0.1):
+        window.answered(took_s)
+        sizes.append(window.size)
+    assert sizes == [2, 3, 4, 4, 1, 2]
+
+
+def test_a_piece_that_is_refused_takes_back_those_behind_it() -> None:
+    class Refusing(Store):
+        cancelled = 0
+
+        async def call(self, procedure: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+            if kwargs.get("offset", 0) > 40:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    self.cancelled += 1
+                    raise
+            elif kwargs.get("offset") == 40:
+                await asyncio.sleep(0.01)
+                raise ServerError("the disk is full")
+            return await super().call(procedure, kwargs)
+
+        def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
+            return {**super().answer(procedure, **kwargs), "chunk_bytes": 10}
+
+    store = Refusing()
+    with pytest.raises(ServerError, match="the disk is full"):
+        upload(store, Uploads(store))
+    assert store.cancelled > 0
