@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from bench import plan
 from bench.parts import leftovers, ray, swarm
@@ -123,7 +124,7 @@ def measure_all(options: argparse.Namespace, words: list[str]) -> int:
     rows: list[Row] = []
     interrupted = False
     try:
-        _run_modules(options, begun, rows)
+        _run_modules(options, begun, rows, found_machine)
     except KeyboardInterrupt:
         interrupted = True
     report = Report(
@@ -144,8 +145,10 @@ def measure_all(options: argparse.Namespace, words: list[str]) -> int:
     return NOT_MEASURED if Met.UNKNOWN in met or any(row.why_not for row in rows) else 0
 
 
-def _run_modules(options: argparse.Namespace, begun: float, rows: list[Row]) -> None:
-    """Adds what they found, each when it is done."""
+def _run_modules(
+    options: argparse.Namespace, begun: float, rows: list[Row], found_machine: dict[str, Any]
+) -> None:
+    """Adds what they found, each when it is done; and to the machine, what engines it has."""
     to_come = list(options.names)
     on_swarm = [name for name in to_come if name in plan.ON_SWARM]
     with contextlib.ExitStack() as stack:
@@ -154,6 +157,8 @@ def _run_modules(options: argparse.Namespace, begun: float, rows: list[Row]) -> 
             why = stack.enter_context(swarm.held())
             if why:
                 say(f"no Swarm: {why}")
+            elif (kept := swarm.kept()[0]) is not None:
+                found_machine["engine"] = kept.version()
         while to_come:
             if to_come[0] not in plan.ON_SWARM:
                 stack.close()  # its engines would only be in the way

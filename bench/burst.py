@@ -66,16 +66,16 @@ QUEUES = "jobs:\n  max_queued: 100000\n  max_queued_per_owner: 100000\n"
 
 
 def rows(run: Run) -> Iterator[Row]:
-    """The rows: first those of a Swarm, which take longest."""
+    """The rows: last that of a Swarm, which takes what is left of the time."""
+    if run.wants(*(PASS.format(kind) for kind in KINDS)):
+        yield from run.part("burst: scheduling pass", passes(run))
+    if run.wants(*SUBMITTED):
+        yield from run.part("burst: submits acknowledged", submits(run))
     if run.wants(BURST):
         if run.swarm is None:
             yield not_measured(BURST, run.why_no_swarm, unit="s", goals=BURST_GOALS)
         else:
             yield from run.part(BURST, burst(run, run.swarm))
-    if run.wants(*(PASS.format(kind) for kind in KINDS)):
-        yield from run.part("burst: scheduling pass", passes(run))
-    if run.wants(*SUBMITTED):
-        yield from run.part("burst: submits acknowledged", submits(run))
 
 
 # -- the burst
@@ -98,8 +98,8 @@ def burst(run: Run, swarm: KeptSwarm) -> Iterator[Row]:
             lambda: burst_of_jobs(client),
             lambda: burst_of_services(services),
             rounds=5,
-            until=run.until(0.6),
-            least=1 if run.quick else 2,
+            until=run.until(0.55),  # a round takes over a minute
+            least=1,
             warm_up=False,
         )
     yield measured(BURST, "s", ours, bare.PEER, theirs, goals=BURST_GOALS)
@@ -152,7 +152,7 @@ def submits(run: Run) -> Iterator[Row]:
             lambda: client_rate(daemon, count),
             lambda: call_rate(daemon, package, count),
             rounds=5,
-            until=run.until(0.8),
+            until=run.until(0.12),
         )
         committed = [commits.rate(count) for _ in bare_calls]
         commits.close()
@@ -281,7 +281,7 @@ def passes(run: Run) -> Iterator[Row]:
         name=f"with {FEWER_WAITING:,} waiting",
         command=f"the same pass, {FEWER_WAITING:,} jobs in the queue",
     )
-    for number, (kind, change) in enumerate(KINDS.items()):
+    for kind, change in KINDS.items():
 
         def slowest_ms(pool: FullPool, change: Callable[[FullPool], list[float]] = change) -> float:
             return max(change(pool)) * 1e3
@@ -290,7 +290,7 @@ def passes(run: Run) -> Iterator[Row]:
             lambda: slowest_ms(many),  # of this turn
             lambda: slowest_ms(fewer),
             rounds=3 if run.quick else 15,
-            until=run.until(0.4 / (len(KINDS) - number)),
+            until=run.until(0.12),
         )
         yield measured(
             PASS.format(kind),

@@ -30,6 +30,7 @@ IDLE_SESSIONS = 3000
 STALLED_BYTES = 80_000_000
 STALLED_GOAL_MIB = 2.0
 MIB = 1 << 20
+COMMAND = "crossbar start --cbdir NODE --loglevel=warn, its config as in bench/routing/servers.py"
 
 #: CPU time per operation in µs, and operations per second
 Cost = tuple[float, float]
@@ -41,7 +42,7 @@ def rows(run: Run) -> Iterator[Row]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     version = install_crossbar()
-    peer = Peer(name=f"Crossbar {version}", command="crossbar start, config in routing/servers.py")
+    peer = Peer(name=f"Crossbar {version}", command=COMMAND)
     wanted = [
         (case, codec)
         for case in cases.CASES

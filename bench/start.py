@@ -260,6 +260,7 @@ def beside_ray(run: Run, daemon: Daemon, token: str, rounds: int) -> Iterator[Ro
             until=run.until(0.6),
         )
         shown = f"ray {shlex.join(submit[1:]).replace(str(run.folder), '.')}"
+        shown += ", on the node that ray start --head --num-cpus=2 made"
         peer = Peer(name=f"ray job submit, {node.version}", command=shown)
     yield measured(
         case,

@@ -32,9 +32,10 @@ def described(found: dict[str, Any]) -> str:
     memory = found["memory_bytes"] / (1 << 30)
     load = found["load"][0]
     libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
+    engine = f", Docker Engine {found['engine']}" if "engine" in found else ""
     return (
         f"{found['cores']} cores of {found['cpu']}, {memory:.0f} GiB, {found['kernel']}, "
-        f"{found['file_system']}, {found['python']}; Cumulus {found['cumulus']} at "
+        f"{found['file_system']}, {found['python']}{engine}; Cumulus {found['cumulus']} at "
         f"{found['commit']} ({libraries}); load {load:.1f} at the start"
     )
 

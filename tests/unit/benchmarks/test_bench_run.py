@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench import plan
 from bench.__main__ import parse
-from bench.parts.run import alone, paired
+from bench.parts.errors import BenchError
+from bench.parts.run import Run, alone, paired
 from bench.report import BEGIN, END, Report, written_into
-from bench.table import at_most, measured, not_measured
+from bench.table import Row, at_most, measured, not_measured
 
 ROOT = Path(__file__).parents[3]
 NEVER = float("inf")
@@ -75,6 +77,29 @@ def test_the_first_round_is_not_counted() -> None:
 def test_rounds_end_with_the_time_but_not_below_the_least() -> None:
     over = time.monotonic() - 1.0
     assert len(alone(lambda: 1, rounds=9, until=over, least=4)) == 4
+
+
+def run(tmp_path: Path, *words: str) -> Run:
+    return Run(seconds=10.0, folder=tmp_path, words=words)
+
+
+def test_a_row_is_wanted_by_any_of_the_words(tmp_path: Path) -> None:
+    assert run(tmp_path).wants("a case")
+    assert run(tmp_path, "nothing", "case").wants("one", "a case")
+    assert not run(tmp_path, "nothing").wants("one", "a case")
+
+
+def test_where_a_part_breaks_off_is_told_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows() -> Iterator[Row]:
+        yield measured("first", "ms", [1.0])
+        raise BenchError("it broke\nin detail")
+
+    found = list(run(tmp_path).part("the part", rows()))
+    assert [row.case for row in found] == ["first", "the part: the rest"]
+    assert found[1].cells()[-1] == "not measured: it broke"
+    assert "in detail" in capsys.readouterr().err
 
 
 def report() -> Report:
