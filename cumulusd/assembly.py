@@ -17,6 +17,7 @@ from cumulusd.config_listen import open_to_others
 from cumulusd.disk import Disk
 from cumulusd.errors import CumulusError
 from cumulusd.identity import DAEMON, Authenticator, Principal
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
@@ -67,7 +68,7 @@ _JOURNAL_SEGMENT_BYTES = 8 << 20
 
 def open_store(
     config: Config, reactor: Any, committed: Callable[[float], None]
-) -> tuple[Store, list[JobRecord]]:
+) -> tuple[Store, list[JobRecord | EndedJob]]:
     """The job store and what it holds. `committed`: as of `Store`. Raises StoreUnusable; ends the
     process when the folder can't be used."""
     state = config.state_dir

@@ -1,14 +1,13 @@
 """Looking through jobs: filters, pages, and how far one look goes. Pure."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
 
 from cumulus_wire.states import JobState
 from cumulusd.errors import InvalidArgument
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord, Phase, Seen
 
 #: What one answer holds at most, and how many records one look goes through for it: the reactor
 #: does nothing else meanwhile.
@@ -82,15 +81,14 @@ class Search:
             limit=max(1, min(limit, MAX_FOUND)),
         )
 
-    def finds(self, record: JobRecord) -> bool:
+    def finds(self, record: Seen) -> bool:
         """Is it one of those?"""
         if self.states and record.state not in self.states:
             return False
         if self.owner and self.owner not in record.owner.casefold():
             return False
         return not self.text or (
-            self.text in record.job_id.casefold()
-            or self.text in (record.spec.name or "").casefold()
+            self.text in record.job_id.casefold() or self.text in (record.name or "").casefold()
         )
 
 
@@ -99,16 +97,15 @@ class Found:
     """What one look found. `next`: where to go on, None at the end; with fewer than were asked for
     there may still be more, further on."""
 
-    records: list[JobRecord]
+    records: list[Seen]
     next: Cursor | None
 
 
-def look(
-    search: Search, records: Iterable[JobRecord], may_see: Callable[[JobRecord], bool]
-) -> Found:
-    """Goes through the records, which come newest first, from the search's place on."""
-    found: list[JobRecord] = []
-    last: JobRecord | None = None
+def look(search: Search, records: Iterable[Seen], may_see: Callable[[Seen], bool]) -> Found:
+    """Goes through the records, which come newest first, from the search's place on. Those that
+    are younger than that needn't be among them."""
+    found: list[Seen] = []
+    last: Seen | None = None
     for seen, record in enumerate(_behind(search.after, records)):
         if last is not None and (len(found) == search.limit or seen == MAX_SEEN):
             return Found(found, Cursor(created_at=last.created_at, job_id=last.job_id))
@@ -118,11 +115,11 @@ def look(
     return Found(found, None)
 
 
-def _behind(after: Cursor | None, records: Iterable[JobRecord]) -> Iterable[JobRecord]:
+def _behind(after: Cursor | None, records: Iterable[Seen]) -> Iterable[Seen]:
     if after is None:
         yield from records
         return
-    same: list[JobRecord] = []
+    same: list[Seen] = []
     passed = False
     for record in records:
         if passed:
@@ -157,11 +154,6 @@ def _place(record: JobRecord) -> tuple[int, float, float]:
     if isinstance(position, int | float):
         return (1, float(position), record.created_at)
     return (2, 0.0, record.created_at)
-
-
-def counts(records: Iterable[JobRecord]) -> Mapping[str, int]:
-    """How many have each state, of those that have not ended."""
-    return dict(Counter(record.state.value for record in records if record.end is None))
 
 
 def last_line(text: str, max_chars: int = 240) -> str | None:

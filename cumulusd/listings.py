@@ -1,6 +1,5 @@
 """Jobs in numbers: lists and searches over the table, as a principal may see them, bounded."""
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -10,7 +9,7 @@ from cumulusd.identity import Principal, Role
 from cumulusd.job_search import Search
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord, Phase, Seen
 from cumulusd.jobs.table import JobTable
 from cumulusd.views import job_view
 
@@ -35,44 +34,45 @@ class Listings:
 
     def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
         """The views of those jobs that this principal may see, newest first."""
-        if not active:
-            # They come newest first, nearly: of a long history the rest isn't looked at.
-            visible = (each for each in self._newest_of(who) if who.may_see(each.owner))
-            page = list(islice(visible, max(0, limit)))
-            page.sort(key=lambda record: record.created_at, reverse=True)
-            return [self._view(record) for record in page]
-        seen = (
-            record
-            for record in self._table.live()
-            if who.may_see(record.owner) and record.end is None
+        # They come newest first: of many the rest isn't looked at.
+        found: Iterator[Seen] = (
+            (one for one in self._table.newest_live(_only(who)) if one.end is None)
+            if active
+            else self._table.newest(_only(who))
         )
-        newest = heapq.nlargest(limit, seen, key=lambda record: record.created_at)
-        return [self._view(record) for record in newest]
+        visible = (one for one in found if who.may_see(one.owner))
+        return [self._view(each) for each in self._records(islice(visible, max(0, limit)))]
 
     def search(self, who: Principal, search: Search) -> dict[str, Any]:
         """What `cumulus.job.search` answers."""
-        mine = [record for record in self._table.live() if who.may_see(record.owner)]
         found: Iterable[JobRecord]
         go_on = None
         if search.order == "queue":
+            mine = (one for one in self._table.newest_live(_only(who)) if who.may_see(one.owner))
             found = job_search.in_line(mine, search)
         else:
+            until = None if search.after is None else search.after.created_at
             looked = job_search.look(
-                search, self._newest_of(who), lambda record: who.may_see(record.owner)
+                search, self._table.newest(_only(who), until), lambda one: who.may_see(one.owner)
             )
-            found, go_on = looked.records, looked.next
+            found, go_on = self._records(looked.records), looked.next
         return {
             "jobs": [
                 {**self._view(record), "last_line": self._last_line(record)} for record in found
             ],
             "next": None if go_on is None else str(go_on),
-            "counts": job_search.counts(mine),
+            "counts": {
+                state.value: count for state, count in self._table.counts(who.may_see).items()
+            },
             "now": self._wall_clock(),
         }
 
-    def _newest_of(self, who: Principal) -> Iterator[JobRecord]:
-        """All that this principal may see, and for some roles more."""
-        return self._table.newest(who.owner if who.role is Role.CLIENT else None)
+    def _records(self, found: Iterable[Seen]) -> Iterator[JobRecord]:
+        """The whole of them."""
+        for one in found:
+            record = self._table.get(one.job_id)
+            assert record is not None, "nothing changes the table meanwhile"
+            yield record
 
     def _view(self, record: JobRecord) -> dict[str, Any]:
         extent = self._journals.extent(record.job_id)
@@ -82,3 +82,8 @@ class Listings:
         if record.phase is Phase.ENDED:
             return None
         return job_search.last_line(self._tails.text(record.job_id))
+
+
+def _only(who: Principal) -> str | None:
+    """Whose jobs alone this principal may see; None: more people's, but not all for some roles."""
+    return who.owner if who.role is Role.CLIENT else None

@@ -12,6 +12,7 @@ from cumulusd.admin.site import AdminSite
 from cumulusd.admin.tokens import Tokens
 from cumulusd.certificates import Certificates
 from cumulusd.disk import Disk
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
@@ -48,7 +49,7 @@ class Parts:
     store: Store
     disk: Disk
     open_files: OpenFiles
-    records: list[JobRecord]  #: what the store held
+    records: list[JobRecord | EndedJob]  #: what the store held
     table: JobTable
     journals: Journals
     outputs: Outputs

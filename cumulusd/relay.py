@@ -304,7 +304,7 @@ class Relay:
             for agent in self._supervisor.placing.agents().values()
             for device in agent.devices
         ]
-        active = sum(record.end is None for record in self._table.live())
+        active = sum(self._table.counts(lambda owner: True).values())
         return {
             "server_version": __version__,
             "chronos_available": bool(devices),
@@ -334,8 +334,8 @@ class Relay:
 
     def _seen_owner(self, who: Principal, job_id: str) -> str | None:
         """Whose job that is, where this principal may see it."""
-        record = self._table.get(job_id)
-        return record.owner if record is not None and who.may_see(record.owner) else None
+        owner = self._table.owner(job_id)
+        return owner if owner is not None and who.may_see(owner) else None
 
     def view(self, record: JobRecord) -> dict[str, Any]:
         """The job view of docs/protocol.md."""

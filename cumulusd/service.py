@@ -18,7 +18,7 @@ from cumulusd.admin.unix_socket import AdminPort
 from cumulusd.config import Config, warnings
 from cumulusd.heartbeat import Heartbeat, status_line
 from cumulusd.jobs import timeline
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import JobRecord
 from cumulusd.notify import Notifier
 from cumulusd.parts import Parts
 from cumulusd.tasks import Tasks, wait_at_most
@@ -90,7 +90,7 @@ class Cumulusd(Service):
         assert parts is not None
         parts.store.start()
         parts.supervisor.resume(parts.records)
-        live = [record for record in parts.records if record.phase is not Phase.ENDED]
+        live = list(parts.table.live())
         for index, record in enumerate(live):
             if index % _REPORT_JOBS == 0:
                 progress = f"Starting: taking up jobs, {index} of {len(live)}"

@@ -18,6 +18,7 @@ import attrs
 from cumulusd.jobs import versions
 from cumulusd.jobs.model import JobRecord
 from cumulusd.jobs.quick_decode import Odd, decoder
+from cumulusd.jobs.quick_encode import encoder
 
 
 class RecordUnreadable(ValueError):
@@ -33,7 +34,7 @@ def encode(record: JobRecord) -> dict[str, Any]:
 
     Open mappings (`Wait.details`, `End.error`) must themselves hold JSON values.
     """
-    return {"version": versions.VERSION, **_encode_fields(record)}
+    return {"version": versions.VERSION, **encoder(JobRecord)(record)}
 
 
 def decode(value: Mapping[str, Any]) -> JobRecord:
@@ -77,27 +78,6 @@ def loads(text: str) -> JobRecord:
     if not isinstance(value, dict):
         raise RecordUnreadable("a job record is no JSON object")
     return decode(value)
-
-
-def _encode_fields(value: Any) -> dict[str, Any]:
-    return {
-        field.name: _encode_value(getattr(value, field.name)) for field in attrs.fields(type(value))
-    }
-
-
-def _encode_value(value: Any) -> Any:
-    if attrs.has(type(value)):
-        return _encode_fields(value)
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, tuple | list):
-        return [_encode_value(item) for item in value]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} is no string, which JSON needs")
-        return {key: _encode_value(item) for key, item in value.items()}
-    return value
 
 
 @cache

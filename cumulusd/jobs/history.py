@@ -7,7 +7,7 @@ from twisted.logger import Logger
 
 from cumulusd.errors import CumulusError
 from cumulusd.jobs.journals import Journals
-from cumulusd.jobs.model import JobRecord, Phase
+from cumulusd.jobs.model import Phase
 from cumulusd.jobs.outputs import Outputs
 from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.ports import Clock
@@ -97,7 +97,7 @@ class History:
     async def _prune_by_time(self) -> None:
         now = self._wall_clock()
         before = now - self._settings.history_s
-        old = [record.job_id for record in self._table.ended_before(before)]
+        old = self._table.ended_before(before)
         await self._delete(old)
         if old:
             self._log.info("history: {count} job(s) pruned", count=len(old))
@@ -117,7 +117,7 @@ class History:
     async def _prune_by_count(self) -> None:
         bound = self._settings.history_max_jobs
         count = max(0, self._table.ended_count - bound)
-        surplus = [record.job_id for record in self._table.oldest_ends(count)]
+        surplus = self._table.oldest_ends(count)
         await self._delete(surplus)
         if surplus:
             self._log.warn(
@@ -143,14 +143,14 @@ class History:
         bound = self._settings.outputs_history_max_bytes
         if self._outputs.total_bytes + size_bytes <= bound:
             return
-        for record in self._table.oldest_ends():
-            if not self._outputs.size_bytes(record.job_id):
+        for job_id in self._table.oldest_ends():
+            if not self._outputs.size_bytes(job_id):
                 continue
-            freed = await self._outputs.delete(record.job_id)
+            freed = await self._outputs.delete(job_id)
             self._log.warn(
                 "job {job_id}: its outputs were pruned before their time, those of all jobs are "
                 "over {bound} bytes (jobs.outputs_history_max_bytes)",
-                job_id=record.job_id,
+                job_id=job_id,
                 freed_bytes=freed,
                 bound=bound,
             )
@@ -166,17 +166,18 @@ class History:
         if self._journals.total_bytes <= bound:
             return  # those of the ended are less still: none of them need be looked at
         ended = self._table.oldest_ends()
-        used = sum(self._journals.size_bytes(record.job_id) for record in ended)
+        used = sum(self._journals.size_bytes(job_id) for job_id in ended)
         for keep_result in (True, False):
-            for record in ended:
+            for job_id in ended:
                 if used <= bound:
                     return
-                if self._pruned.get(record.job_id, True) and not (
-                    keep_result and record.job_id in self._pruned
-                ):
-                    used -= await self._prune_one(record, keep_result)
+                if self._pruned.get(job_id, True) and not (keep_result and job_id in self._pruned):
+                    used -= await self._prune_one(job_id, keep_result)
 
-    async def _prune_one(self, record: JobRecord, keep_result: bool) -> int:
+    async def _prune_one(self, job_id: str, keep_result: bool) -> int:
+        record = self._table.get(job_id)
+        if record is None:
+            return 0
         freed = await self._journals.prune(
             record.job_id, record.journal_start, keep_result=keep_result
         )

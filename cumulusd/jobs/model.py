@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -203,6 +203,21 @@ MIN_DURATION_LEFT_S = 1.0
 MAX_ATTEMPT_MESSAGE = 500
 
 
+class Seen(Protocol):
+    """What lists and searches look at: of a record and of an ended job alike."""
+
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def state(self) -> JobState: ...
+    @property
+    def created_at(self) -> float: ...
+
+
 @attrs.frozen(kw_only=True)
 class JobRecord:
     """All that is checkpointed of a job. Times are unix seconds."""
@@ -238,6 +253,11 @@ class JobRecord:
         lambda self: (Moment(stage=Stage.QUEUED, at=self.created_at, attempt=self.attempt),),
         takes_self=True,
     )
+
+    @property
+    def name(self) -> str | None:
+        """What its submitter calls it."""
+        return self.spec.name
 
     @property
     def duration_left_s(self) -> float:

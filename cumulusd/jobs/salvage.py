@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from cumulusd.errors import Unavailable
-from cumulusd.jobs import codec, store_file
+from cumulusd.jobs import codec, ended_job, store_file
 from cumulusd.jobs.model import JobRecord
 from cumulusd.jobs.store_file import StoreDamaged, StoreFile
 
@@ -245,13 +245,13 @@ def _records(
     records = []
     for job_id, text in texts.items():
         try:
-            record = codec.loads(text.decode())
+            record = ended_job.load_record(text)
             if record.job_id != job_id:
                 raise codec.RecordUnreadable(f"it says that it is of job {record.job_id}")
             records.append(record)
         except codec.RecordNewer as error:
             raise StoreFile(path).unreadable(job_id, error) from error
-        except (UnicodeDecodeError, codec.RecordUnreadable) as error:
+        except codec.RecordUnreadable as error:
             lost[job_id] = str(error)
     records.sort(key=lambda record: (record.created_at, record.job_id))
     return tuple(records), lost

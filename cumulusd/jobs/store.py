@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cumulusd.errors import TooLarge, Unavailable
-from cumulusd.jobs import codec
+from cumulusd.jobs import codec, ended_job
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.model import JobRecord
 from cumulusd.jobs.store_file import (
     StoreDamaged,
@@ -42,12 +43,12 @@ class StoreFailed(Unavailable):
 
 
 class _Change:
-    """The newest state of one job that is not on disk: its text, or None to delete it."""
+    """The newest state of one job that is not on disk: as it is stored, or None to delete it."""
 
-    __slots__ = ("text", "waiters")
+    __slots__ = ("stored", "waiters")
 
     def __init__(self) -> None:
-        self.text: str | None = None
+        self.stored: str | bytes | None = None
         self.waiters: list[Deferred[None]] = []
 
 
@@ -134,8 +135,8 @@ class Store:
 
     # At start, blocking.
 
-    def load(self) -> list[JobRecord]:
-        """All records, oldest first. Blocking: once, before `start`.
+    def load(self) -> list[JobRecord | EndedJob]:
+        """All, oldest first, ended jobs packed. Blocking: once, before `start`.
 
         Takes the lock, makes or upgrades the file. Raises StoreUnusable when another daemon has it,
         when it is not ours or written by a newer version; StoreDamaged when it is damaged.
@@ -191,7 +192,7 @@ class Store:
                 details={"size_bytes": len(text), "max_bytes": MAX_RECORD_BYTES},
                 hint="Use a smaller environment or fewer requirements.",
             )
-        await self._change({record.job_id: text})
+        await self._change({record.job_id: ended_job.stored(record, text)})
 
     async def delete(self, job_ids: Sequence[str]) -> None:
         """Fires when the records of these jobs are durably gone; unknown ones are no error.
@@ -201,8 +202,8 @@ class Store:
         if job_ids:
             await self._change(dict.fromkeys(job_ids))
 
-    def _change(self, texts: dict[str, str | None]) -> Deferred[None]:
-        job_id = next(iter(texts)) if len(texts) == 1 else None
+    def _change(self, values: dict[str, str | bytes | None]) -> Deferred[None]:
+        job_id = next(iter(values)) if len(values) == 1 else None
         waiter: Deferred[None] = Deferred()
         with self._condition:
             if self._stopping:
@@ -219,9 +220,9 @@ class Store:
                 )
             self._waiters += 1
             change = None
-            for each, text in texts.items():
+            for each, value in values.items():
                 change = self._changes.setdefault(each, _Change())
-                change.text = text
+                change.stored = value
             # One transaction takes all that waits, so any one of them stands for the call.
             assert change is not None
             change.waiters.append(waiter)
@@ -348,11 +349,15 @@ class Store:
             with transaction(self._connection):
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO jobs VALUES (?, ?)",
-                    [(key, each.text) for key, each in changes.items() if each.text is not None],
+                    [
+                        (key, each.stored)
+                        for key, each in changes.items()
+                        if each.stored is not None
+                    ],
                 )
                 self._connection.executemany(
                     "DELETE FROM jobs WHERE job_id = ?",
-                    [(key,) for key, each in changes.items() if each.text is None],
+                    [(key,) for key, each in changes.items() if each.stored is None],
                 )
                 if not changes:
                     # Another value each time: SQLite writes nothing where nothing changes.

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cumulusd.errors import Unavailable
-from cumulusd.jobs import codec
+from cumulusd.jobs import codec, ended_job
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.model import JobRecord
 
 #: "CUMU": tells this daemon's files from other SQLite files.
@@ -23,6 +24,10 @@ _SALVAGE = (
 
 
 _PID_BYTES = 16
+
+
+class _RowUnreadable(Exception):
+    """Its arguments: the job's id, the RecordUnreadable."""
 
 
 class StoreUnusable(Unavailable):
@@ -41,9 +46,22 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO meta VALUES ('probe', '0')")
 
 
+def _pack_ended(connection: sqlite3.Connection) -> None:
+    """1 to 2: jobs that have ended are kept packed, with a checksum (`jobs/ended_job.py`)."""
+    packed = []
+    for job_id, text in connection.execute("SELECT job_id, record FROM jobs"):
+        try:
+            record = codec.loads(text)
+        except codec.RecordUnreadable as error:
+            raise _RowUnreadable(job_id, error) from error
+        if ended_job.is_kept_packed(record):
+            packed.append((ended_job.stored(record, codec.dumps(record)), job_id))
+    connection.executemany("UPDATE jobs SET record = ? WHERE job_id = ?", packed)
+
+
 #: `_UPGRADES[n]` brings a file of format n (`PRAGMA user_version`) to n + 1; each has a golden file
 #: in the tests. What the records themselves say has versions of its own: `jobs/versions.py`.
-_UPGRADES: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+_UPGRADES: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _pack_ended)
 
 FORMAT = len(_UPGRADES)
 
@@ -82,7 +100,10 @@ def write_new(path: Path, instance_id: str, records: Iterable[JobRecord]) -> Non
             )
             connection.executemany(
                 "INSERT INTO jobs VALUES (?, ?)",
-                ((record.job_id, codec.dumps(record)) for record in records),
+                (
+                    (record.job_id, ended_job.stored(record, codec.dumps(record)))
+                    for record in records
+                ),
             )
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
@@ -224,21 +245,35 @@ class StoreFile:
         if faults != ["ok"]:
             raise self.damaged("; ".join(faults))
         for number in range(version, FORMAT):
-            with transaction(connection):
-                _UPGRADES[number](connection)
-                connection.execute(f"PRAGMA user_version = {number + 1}")
+            try:
+                with transaction(connection):
+                    _UPGRADES[number](connection)
+                    connection.execute(f"PRAGMA user_version = {number + 1}")
+            except _RowUnreadable as error:
+                raise self.unreadable(*error.args) from error
 
-    def read(self, connection: sqlite3.Connection) -> tuple[str, list[JobRecord]]:
-        """(the instance's id, all records, oldest first)."""
+    def read(self, connection: sqlite3.Connection) -> tuple[str, list[JobRecord | EndedJob]]:
+        """(the instance's id, all records, oldest first). Packed ones of an older version are
+        brought to today's, in the file too."""
         row = connection.execute("SELECT value FROM meta WHERE key = 'instance_id'").fetchone()
         if row is None:
             raise self.damaged("its instance id is lost")
-        records = []
-        for job_id, text in connection.execute("SELECT job_id, record FROM jobs"):
+        records: list[JobRecord | EndedJob] = []
+        outdated: list[EndedJob] = []
+        for job_id, value in connection.execute("SELECT job_id, record FROM jobs"):
             try:
-                records.append(codec.loads(text))
+                found = ended_job.load(value)
             except codec.RecordUnreadable as error:
                 raise self.unreadable(job_id, error) from error
+            records.append(found)
+            if isinstance(found, EndedJob) and ended_job.is_outdated(value):
+                outdated.append(found)
+        if outdated:
+            with transaction(connection):
+                connection.executemany(
+                    "UPDATE jobs SET record = ? WHERE job_id = ?",
+                    ((one.stored(), one.job_id) for one in outdated),
+                )
         records.sort(key=lambda record: (record.created_at, record.job_id))
         return str(row[0]), records
 

@@ -16,6 +16,7 @@ from cumulusd.errors import CumulusError
 from cumulusd.jobs import ends, machine
 from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.effects import Effects
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.events import Event, EventKind, ImpossibleTransition
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
@@ -104,11 +105,19 @@ class Supervisor:
 
     # -- from outside
 
-    def resume(self, records: Sequence[JobRecord]) -> None:
+    def resume(self, jobs: Sequence[JobRecord | EndedJob]) -> None:
         """Takes up what was found on disk. Call once, before anything else."""
         now = self._wall_clock()
-        self._secrets.discard_others({one.job_id for one in records if one.end is None})
-        for record in records:
+        self._secrets.discard_others(
+            {one.job_id for one in jobs if isinstance(one, JobRecord) and one.end is None}
+        )
+        for job in jobs:
+            if isinstance(job, EndedJob):
+                if job.created_at <= now:
+                    self._table.put_ended(job)
+                    continue
+                job = job.record()
+            record = job
             if record.created_at > now:
                 # The clock was set back meanwhile: its waits count from now, not from the future.
                 record = attrs.evolve(record, created_at=now)

@@ -1,12 +1,17 @@
 """The jobs in memory: what every reader sees. Written by the supervisor only, after the disk."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
 import attrs
 from twisted.logger import Logger
 
+from cumulus_wire.states import JobState
+from cumulusd.jobs import codec
+from cumulusd.jobs.by_age import ByAge
+from cumulusd.jobs.ended_job import EndedJob, is_kept_packed
 from cumulusd.jobs.model import JobRecord, Phase, Wait
 from cumulusd.tasks import Signal
 
@@ -14,20 +19,31 @@ LIVE = frozenset(Phase) - {Phase.ENDED}
 #: Phases in which a job holds, or may hold, a share of a device.
 HOLDING = LIVE - {Phase.QUEUED, Phase.PAUSED}
 
+#: Ended jobs whose record is at hand unpacked: those that were asked for last.
+UNPACKED = 256
+
 Watch = Callable[[JobRecord | None, JobRecord], None]
 
 
 class JobTable:
-    """Records by job id, the idempotency keys, and a signal per job that is being followed."""
+    """Records by job id, the idempotency keys, and a signal per job that is being followed.
+
+    Of jobs that have ended and left their worker the record is packed: `get` gives it whole, and
+    what goes through many of them looks at `EndedJob`.
+    """
 
     _log = Logger()
 
     def __init__(self) -> None:
-        self._records: dict[str, JobRecord] = {}
+        self._records: dict[str, JobRecord | EndedJob] = {}
+        self._unpacked: OrderedDict[str, JobRecord] = OrderedDict()
         self._live: dict[str, JobRecord] = {}
+        self._by_age = ByAge()
+        self._live_by_age = ByAge()
+        #: Owner -> state -> how many, of those whose end isn't known.
+        self._states: dict[str, Counter[JobState]] = {}
         #: (when it ended, job id) of those that have left their worker, in that order.
         self._ends: list[tuple[float, str]] = []
-        self._of_owner: dict[str, dict[str, None]] = {}  #: job ids, oldest first
         #: Node id -> ids of the jobs that hold, or may hold, a share there.
         self._on_node: dict[str, dict[str, None]] = {}
         self._keys: dict[tuple[str, str], str] = {}
@@ -43,17 +59,43 @@ class JobTable:
 
     def get(self, job_id: str) -> JobRecord | None:
         """The record as it stands on disk."""
-        return self._records.get(job_id)
+        found = self._records.get(job_id)
+        if not isinstance(found, EndedJob):
+            return found
+        record = self._unpacked.get(job_id)
+        if record is None:
+            record = found.record()
+        self._keep_unpacked(record)
+        return record
 
-    def all(self) -> Iterator[JobRecord]:
-        """Every record, oldest first."""
+    def owner(self, job_id: str) -> str | None:
+        """Whose job that is; None: there is none."""
+        found = self._records.get(job_id)
+        return None if found is None else found.owner
+
+    def all(self) -> Iterator[JobRecord | EndedJob]:
+        """Every job, in the order they came in."""
         return iter(self._records.values())
 
-    def newest(self, owner: str | None = None) -> Iterator[JobRecord]:
-        """The same, newest first; with an owner, theirs."""
-        if owner is None:
-            return reversed(self._records.values())
-        return (self._records[job_id] for job_id in reversed(self._of_owner.get(owner, {})))
+    def newest(
+        self, owner: str | None = None, until: float | None = None
+    ) -> Iterator[JobRecord | EndedJob]:
+        """The same, newest first; with an owner, theirs; with `until`, those created by then, in
+        unix seconds. The table must not change meanwhile."""
+        return (self._records[job_id] for job_id in self._by_age.newest(owner, until))
+
+    def newest_live(self, owner: str | None = None) -> Iterator[JobRecord]:
+        """Of those in `live`, newest first; with an owner, theirs. As `newest`."""
+        return (self._live[job_id] for job_id in self._live_by_age.newest(owner))
+
+    def counts(self, may_see: Callable[[str], bool]) -> Mapping[JobState, int]:
+        """How many have each state, of those whose end isn't known and whose owner `may_see`
+        takes."""
+        total: Counter[JobState] = Counter()
+        for owner, states in self._states.items():
+            if may_see(owner):
+                total.update(states)
+        return total
 
     def live(self) -> Iterable[JobRecord]:
         """Those that may still have something on a worker, or wait."""
@@ -64,18 +106,18 @@ class JobTable:
         """How many have ended, and left their worker."""
         return len(self._ends)
 
-    def oldest_ends(self, count: int | None = None) -> list[JobRecord]:
-        """So many of those, all of them without a count, the oldest end first."""
-        return [self._records[job_id] for _, job_id in islice(self._ends, count)]
+    def oldest_ends(self, count: int | None = None) -> list[str]:
+        """The ids of so many of those, all of them without a count, the oldest end first."""
+        return [job_id for _, job_id in islice(self._ends, count)]
 
-    def ended_before(self, moment: float) -> list[JobRecord]:
-        """Those whose end was before that, in unix seconds, the oldest first."""
+    def ended_before(self, moment: float) -> list[str]:
+        """The ids of those whose end was before that, in unix seconds, the oldest first."""
         return self.oldest_ends(bisect_left(self._ends, (moment, "")))
 
     def by_key(self, owner: str, key: str) -> JobRecord | None:
         """The job that was submitted under this idempotency key."""
         job_id = self._keys.get((owner, key))
-        return None if job_id is None else self._records.get(job_id)
+        return None if job_id is None else self.get(job_id)
 
     def watch(self, changed: Watch) -> None:
         """`changed(before, after)` after every change that a reader can see; new: before None."""
@@ -87,12 +129,14 @@ class JobTable:
 
     def put(self, record: JobRecord) -> None:
         """Shows a record that is on disk."""
-        before = self._records.get(record.job_id)
-        self._records[record.job_id] = record
-        if before is None:
-            self._of_owner.setdefault(record.owner, {})[record.job_id] = None
-        self._place_end(before, record)
-        self._place_on_node(before, record)
+        before = self.get(record.job_id)
+        if is_kept_packed(record):
+            self._records[record.job_id] = EndedJob.of(record, codec.dumps(record))
+            self._keep_unpacked(record)
+        else:
+            self._records[record.job_id] = record
+            self._unpacked.pop(record.job_id, None)
+        self._place(before, record)
         if record.phase is Phase.ENDED:
             self._live.pop(record.job_id, None)
         else:
@@ -101,10 +145,19 @@ class JobTable:
             self._keys[record.owner, record.spec.idempotency_key] = record.job_id
         self._tell(before, record)
 
+    def put_ended(self, job: EndedJob) -> None:
+        """Shows a job that had ended when the daemon started: nobody is told, and it must not be
+        there."""
+        self._records[job.job_id] = job
+        self._by_age.add(job.owner, (job.created_at, job.job_id))
+        insort(self._ends, (job.ended_at or 0.0, job.job_id))
+        if job.idempotency_key is not None:
+            self._keys[job.owner, job.idempotency_key] = job.job_id
+
     def explain(self, job_id: str, wait: Wait, phase: Phase = Phase.QUEUED) -> JobRecord | None:
         """Shows why a job that is in `phase` waits (derived, so not on disk). None when that is
         no news, or the job has gone on."""
-        record = self._records.get(job_id)
+        record = self._live.get(job_id)
         if record is None or record.phase is not phase or record.wait == wait:
             return None
         explained = attrs.evolve(record, wait=wait)
@@ -114,17 +167,16 @@ class JobTable:
 
     def forget(self, job_id: str) -> None:
         """Drops a record that history no longer keeps."""
-        record = self._records.pop(job_id, None)
+        found = self._records.pop(job_id, None)
+        self._unpacked.pop(job_id, None)
         self._live.pop(job_id, None)
-        self._place_end(record, None)
-        self._place_on_node(record, None)
-        if record is not None:
-            theirs = self._of_owner[record.owner]
-            del theirs[job_id]
-            if not theirs:
-                del self._of_owner[record.owner]
-        if record is not None and record.spec.idempotency_key is not None:
-            self._keys.pop((record.owner, record.spec.idempotency_key), None)
+        if isinstance(found, EndedJob):
+            self._by_age.remove(found.owner, (found.created_at, job_id))
+            del self._ends[bisect_left(self._ends, (found.ended_at or 0.0, job_id))]
+            self._keys.pop((found.owner, found.idempotency_key or ""), None)
+        elif found is not None:
+            self._place(found, None)
+            self._keys.pop((found.owner, found.spec.idempotency_key or ""), None)
         self.wake(job_id)
         for mourner in self._mourners:
             mourner(job_id)
@@ -135,7 +187,7 @@ class JobTable:
 
     def placed_on(self, node_id: str) -> list[JobRecord]:
         """Those of them that are on that node."""
-        return [self._records[job_id] for job_id in self._on_node.get(node_id, ())]
+        return [self._live[job_id] for job_id in self._on_node.get(node_id, ())]
 
     def signal(self, job_id: str) -> Signal:
         """Fires when the job's record or journal changed."""
@@ -146,6 +198,46 @@ class JobTable:
         signal = self._signals.pop(job_id, None)
         if signal is not None:
             signal.fire()
+
+    def _keep_unpacked(self, record: JobRecord) -> None:
+        self._unpacked[record.job_id] = record
+        self._unpacked.move_to_end(record.job_id)
+        if len(self._unpacked) > UNPACKED:
+            self._unpacked.popitem(last=False)
+
+    def _place(self, before: JobRecord | None, after: JobRecord | None) -> None:
+        """In all that finds it by something else than its id."""
+        self._place_by_age(self._by_age, before, after)
+        self._place_by_age(self._live_by_age, _if_live(before), _if_live(after))
+        self._place_end(before, after)
+        self._place_on_node(before, after)
+        self._count(before, after)
+
+    def _place_by_age(
+        self, order: ByAge, before: JobRecord | None, after: JobRecord | None
+    ) -> None:
+        was = None if before is None else (before.owner, (before.created_at, before.job_id))
+        now = None if after is None else (after.owner, (after.created_at, after.job_id))
+        if was == now:
+            return
+        if was is not None:
+            order.remove(*was)
+        if now is not None:
+            order.add(*now)
+
+    def _count(self, before: JobRecord | None, after: JobRecord | None) -> None:
+        was, now = _counted_as(before), _counted_as(after)
+        if was == now:
+            return
+        if was is not None:
+            states = self._states[was[0]]
+            states[was[1]] -= 1
+            if not states[was[1]]:
+                del states[was[1]]
+            if not states:
+                del self._states[was[0]]
+        if now is not None:
+            self._states.setdefault(now[0], Counter())[now[1]] += 1
 
     def _place_end(self, before: JobRecord | None, after: JobRecord | None) -> None:
         was, now = _end_of(before), _end_of(after)
@@ -176,6 +268,16 @@ class JobTable:
             except Exception:
                 # Who looks on must not keep a job, saved already, from what is to be done next.
                 self._log.failure("a watcher of the jobs failed", job_id=after.job_id)
+
+
+def _if_live(record: JobRecord | None) -> JobRecord | None:
+    return None if record is None or record.phase is Phase.ENDED else record
+
+
+def _counted_as(record: JobRecord | None) -> tuple[str, JobState] | None:
+    if record is None or record.phase is Phase.ENDED or record.end is not None:
+        return None
+    return record.owner, record.state
 
 
 def _end_of(record: JobRecord | None) -> tuple[float, str] | None:

@@ -35,15 +35,15 @@ def test_those_that_have_ended_are_known_by_when() -> None:
         table.put(ended(job_id, at))
     table.put(record("runs"))
     assert table.ended_count == 5
-    assert ids(table.oldest_ends()) == ["n", "a", "b", "c", "d"]
-    assert ids(table.oldest_ends(2)) == ["n", "a"]
-    assert ids(table.ended_before(30.0)) == ["n", "a", "b"], "one at that moment is not before it"
+    assert table.oldest_ends() == ["n", "a", "b", "c", "d"]
+    assert table.oldest_ends(2) == ["n", "a"]
+    assert table.ended_before(30.0) == ["n", "a", "b"], "one at that moment is not before it"
     table.put(ended("a", 40.0))  # told anew, by another clock
     table.put(ended("b", 20.0))
     table.forget("c")
     table.forget("runs")
     table.forget("never there")
-    assert ids(table.oldest_ends()) == ["n", "b", "d", "a"]
+    assert table.oldest_ends() == ["n", "b", "d", "a"]
     assert table.ended_count == 4
 
 
@@ -58,9 +58,7 @@ def test_ends_stay_in_order_whatever_comes(steps: list[tuple[str, int | None]]) 
         else:
             table.put(ended(job_id, float(at)))
             expected[job_id] = float(at)
-    assert ids(table.oldest_ends()) == sorted(
-        expected, key=lambda job_id: (expected[job_id], job_id)
-    )
+    assert table.oldest_ends() == sorted(expected, key=lambda job_id: (expected[job_id], job_id))
 
 
 def placed(job_id: str, node_id: str, phase: Phase = Phase.RUNNING) -> JobRecord:

@@ -7,6 +7,7 @@ import pytest
 
 from cumulus_wire.states import JobState
 from cumulusd.identity import Principal, Role
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.table import JobTable
@@ -29,8 +30,10 @@ class Looked(JobTable):
 
     seen = 0
 
-    def newest(self, owner: str | None = None) -> Iterator[JobRecord]:
-        for record in super().newest(owner):
+    def newest(
+        self, owner: str | None = None, until: float | None = None
+    ) -> Iterator[JobRecord | EndedJob]:
+        for record in super().newest(owner, until):
             self.seen += 1
             yield record
 
