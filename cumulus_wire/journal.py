@@ -118,6 +118,7 @@ class FrameParser:
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
         self._buffer = bytearray()
+        self._wanted_bytes = HEADER.size  #: of what is held back, before it is looked at again
 
     @property
     def pending_bytes(self) -> int:
@@ -128,11 +129,14 @@ class FrameParser:
         """Returns the records completed by `data`. Raises JournalCorrupt."""
         if self._buffer:
             self._buffer += data
+            if len(self._buffer) < self._wanted_bytes:
+                return []  # a large frame comes in many pieces: copied once, not with each
             source: bytes = bytes(self._buffer)
         else:
             source = data
         records: list[Record] = []
         position, size = 0, len(source)
+        self._wanted_bytes = HEADER.size
         while size - position >= HEADER.size:
             magic, kind, flags, length, time_us, crc = HEADER.unpack_from(source, position)
             here = self.offset
@@ -140,6 +144,7 @@ class FrameParser:
                 raise JournalCorrupt(here, "no frame header")
             end = position + HEADER.size + length
             if end > size:
+                self._wanted_bytes = end - position
                 break
             payload = source[position + HEADER.size : end]
             head = source[position : position + _CHECKED.size]
