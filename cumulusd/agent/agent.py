@@ -35,6 +35,7 @@ from cumulusd.agent.output_files import OutputFiles
 from cumulusd.agent.package import store_package
 from cumulusd.agent.partitions import Partitions
 from cumulusd.agent.threads import Threads
+from cumulusd.agent.trash import Trash
 from cumulusd.chronos.discovery import Discovery, DiscoveryFailed
 from cumulusd.chronos.grant import Grant
 from cumulusd.chronos.libchronos import Libchronos
@@ -46,6 +47,8 @@ from cumulusd.tasks import Tasks, sleep, wait_at_most
 Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 SWEEP_S = 0.5
+#: How long a release waits for a runner that is leaving: as a rule it is gone within 0.03 s.
+LEAVE_WAIT_S = 2.0
 
 
 class Agent:
@@ -80,6 +83,7 @@ class Agent:
         self._room = DiskRoom(reactor, disk, hostname)
         self._python = JobPython(reactor, options.job_python, options.discovery_timeout_s)
         self._threads = Threads(run_in_thread)
+        self._trash = Trash(self._threads, folders.empty_trash)
         self._books = Books(partitions, libchronos)
         self._ca_bundle = ca_bundle
         self._locks = JobLocks()
@@ -112,13 +116,14 @@ class Agent:
         self._jobs.recover()
         self._tasks.start(self._sweep(), "the sweep over journals and partitions")
         self._tasks.start(self._keeper.run(), "bounding the environments")
-        self._clear_trash()
+        self._trash.clear()
         self._books.start()
 
     async def close(self) -> None:
         """Closes sockets and descriptors. Jobs go on; the next agent takes them up."""
         await self._tasks.stop()
         await self._link.outputs.stop()
+        self._trash.stop()
         # Descriptors may be closed only when the threads that use them have ended.
         await self._threads.ended()
         self._jobs.close()
@@ -215,6 +220,8 @@ class Agent:
                     hint="submit the job again: it begins anew",
                 )
             if not complete:
+                if not self._room.has(order.package_size_bytes):
+                    await self._trash.cleared()  # of the job before, it may be
                 self._room.require(order.job_id, order.package_size_bytes)
             try:
                 grant = self._partitions.reserve(order, grants.place(order.job_id))
@@ -247,7 +254,7 @@ class Agent:
                     try:
                         self._partitions.free(order.job_id, order.attempt)
                     finally:
-                        self._clear_trash()  # which makes room to note it, next time
+                        self._trash.clear()  # which makes room to note it, next time
                     if is_full(error):
                         raise self._room.refusal(order.job_id, str(error)) from error
                     raise
@@ -337,15 +344,15 @@ class Agent:
             if live is not None:
                 return None, None  # another attempt is here, and what is kept is its own
             kept = self._let_go(job_id, order.keep)
-            await self._clear_trash()
+            self._trash.clear()
             return None, kept
-        self._partitions.drain(job_id, attempt)
         live.releasing = True
-        if not live.lock_free():
-            self._jobs.watch(live)
+        if not await self._jobs.is_free(live, LEAVE_WAIT_S):
+            self._partitions.drain(job_id, attempt)
             return f"the lock on the folder of job {job_id} is held: its processes run", None
-        why = await self._delivery(job_id)
-        if why is not None:
+        if self._link.sender.undelivered(job_id) is not None:
+            self._partitions.drain(job_id, attempt)
+        if (why := await self._delivery(job_id)) is not None:
             return f"job {job_id} has ended, but {why}", None
         self._jobs.forget(job_id)
         kept = self._let_go(job_id, order.keep)
@@ -353,8 +360,7 @@ class Agent:
             self._partitions.free(job_id, attempt)
         finally:
             # Also when the disk is too full to note it: this is what makes room.
-            clearing = self._clear_trash()
-        await clearing
+            self._trash.clear()
         return None, kept
 
     def _let_go(self, job_id: str, keep: bool) -> Kept | None:
@@ -373,10 +379,6 @@ class Agent:
                 return why
             await wait_at_most(self._reactor, left_s, self._link.progress.wait())
         return None
-
-    def _clear_trash(self) -> Deferred[None]:
-        """Fires when what was discarded is deleted; it is even if nobody waits for it."""
-        return self._threads.run(self._folders.empty_trash, "deleting what released jobs left")
 
     # -- from time to time
 

@@ -33,6 +33,10 @@ class DiskRoom:
         """How much would have to be freed before jobs are taken again."""
         return self._disk.lacking_bytes()
 
+    def has(self, size_bytes: int) -> bool:
+        """Whether the disk says that so much fits."""
+        return self._disk.fault(size_bytes) is None
+
     def require(self, job_id: str, size_bytes: int) -> None:
         """Raises InsufficientResources when the disk says that so much doesn't fit."""
         why = self._disk.fault(size_bytes)

@@ -6,6 +6,7 @@ from typing import Any
 from cumulusd.agent.job_folder import JobFolder
 from cumulusd.agent.journal import Journal
 from cumulusd.agent.runner_socket import RunnerSocket
+from cumulusd.tasks import Signal
 
 #: Attempt of a folder that says nothing of it; any attempt's release clears it.
 UNKNOWN_ATTEMPT = 0
@@ -31,6 +32,7 @@ class LiveJob:
         self.journal = Journal(folder.handle, journal_start)
         self.releasing = False  #: the daemon has asked for its release
         self.watching = False  #: somebody waits for its lock
+        self.freed = Signal()  #: fires when the one who waits for its lock saw it free
         self.socket = RunnerSocket(
             reactor,
             folder,

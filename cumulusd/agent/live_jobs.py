@@ -11,10 +11,13 @@ from cumulusd.agent.link import AgentLink
 from cumulusd.agent.live_job import UNKNOWN_ATTEMPT, LiveJob
 from cumulusd.agent.partitions import Partitions
 from cumulusd.errors import CumulusError
-from cumulusd.tasks import Tasks, sleep
+from cumulusd.tasks import Tasks, sleep, wait_at_most
 
-_FIRST_LOCK_PAUSE_S = 0.05
+#: A runner that said that it leaves is gone some milliseconds later, and its share with it. So the
+#: lock is seen free after at most a fifth of the time that it took.
+_FIRST_LOCK_PAUSE_S = 0.001
 _MAX_LOCK_PAUSE_S = 1.0
+_LOCK_PAUSE_GROWTH = 1.25
 
 
 class LiveJobs:
@@ -85,6 +88,17 @@ class LiveJobs:
             live.watching = True
             self._tasks.start(self._watch_lock(live), "watching a job's lock", job_id=live.job_id)
 
+    async def is_free(self, live: LiveJob, wait_s: float) -> bool:
+        """Whether no process of it is left; one whose runner is leaving gets `wait_s` for that.
+        Where something is left, the daemon is told as soon as nothing is."""
+        if live.lock_free():
+            return True
+        self.watch(live)
+        if not live.socket.has_left:
+            return False
+        await wait_at_most(self._reactor, wait_s, live.freed.wait())
+        return self._jobs.get(live.job_id) is live and live.lock_free()
+
     def forget(self, job_id: str) -> None:
         """The folder is out of the way at once; emptying the trash deletes it."""
         live = self._jobs.pop(job_id, None)
@@ -137,8 +151,9 @@ class LiveJobs:
                 if live.lock_free():
                     self._link.sender.poke(live.job_id)
                     self._link.lock_free(live.job_id, live.attempt)
+                    live.freed.fire()
                     return
                 await sleep(self._reactor, pause_s)
-                pause_s = min(_MAX_LOCK_PAUSE_S, pause_s * 1.5)
+                pause_s = min(_MAX_LOCK_PAUSE_S, pause_s * _LOCK_PAUSE_GROWTH)
         finally:
             live.watching = False

@@ -24,7 +24,7 @@ class RunnerSocket:
     beyond that job.
 
     `poked()` when something was appended, `came()` when a runner said hello, `left()` when the
-    last one's connection is gone.
+    last one said that it leaves, or its connection is gone.
     """
 
     _log = Logger()
@@ -48,10 +48,11 @@ class RunnerSocket:
         self._listener: _Listener | None = None
         self._connections: set[_RunnerConnection] = set()
         self._runners: set[_RunnerConnection] = set()
+        self.has_left = False  #: the runner was there, and said that it leaves or was cut off
 
     @property
     def runner_is_there(self) -> bool:
-        """A runner has said hello and is connected."""
+        """A runner has said hello, is connected, and isn't leaving."""
         return bool(self._runners)
 
     def open(self) -> None:
@@ -104,10 +105,7 @@ class RunnerSocket:
     def lost(self, connection: "_RunnerConnection") -> None:
         """It is gone."""
         self._connections.discard(connection)
-        if connection in self._runners:
-            self._runners.discard(connection)
-            if not self._runners and self._listener is not None:
-                self._left()
+        self._gone(connection)
 
     def said(self, connection: "_RunnerConnection", message: dict[str, Any]) -> None:
         """A line of that connection. Raises ValueError for what is no message."""
@@ -117,11 +115,22 @@ class RunnerSocket:
             if whose != (self._folder.job_id, self._attempt):
                 raise ValueError(f"hello of job {whose[0]!r}, attempt {whose[1]!r}")
             self._runners.add(connection)
+            self.has_left = False
             self._came()
         elif kind in ("poke", "bye"):
             self.poked()
+            if kind == "bye":
+                self._gone(connection)
         else:
             raise ValueError(f"unknown message {kind!r}")
+
+    def _gone(self, connection: "_RunnerConnection") -> None:
+        """Its runner is not there any more, or about to leave: it takes no command."""
+        if connection in self._runners:
+            self._runners.discard(connection)
+            if not self._runners and self._listener is not None:
+                self.has_left = True
+                self._left()
 
     def refused(self, why: str) -> None:
         """A connection was dropped for what it said."""

@@ -82,17 +82,24 @@ class Clearing:
             signal.fire()
 
     async def clear(self, record: JobRecord) -> Cleared:
-        """Container, partition and folder, in this order, until nothing of them is left, or it is
-        proven that nothing of them can run any more; the reaper then clears what comes back.
+        """Container, partition and folder, until nothing of them is left, or it is proven that
+        nothing of them can run any more; the reaper then clears what comes back.
+
+        In this order, but for a job whose runner said its end: its share is handed on as soon as
+        the folder's lock is free, and its container's own end is waited for without it.
         """
         begun_at = self._clock.seconds()
         self._explain(record, None)
+        released = await self._hand_on(record)
         if record.grant is not None:
-            await self._until_done(record, self._end_container)
-        released = Released(done=True)
-        if record.placement is not None:
-            done = await self._until_done(record, self._release)
-            released = Released(done=done, kept=self._kept.pop(record.job_id, None))
+            await self._until_done(
+                record, self._end_container if released is None else self._remove_container
+            )
+        if released is None:
+            released = Released(done=True)
+            if record.placement is not None:
+                done = await self._until_done(record, self._release)
+                released = Released(done=done, kept=self._kept.pop(record.job_id, None))
         given_up = record.grant is not None and await self._may_miss_some(record, released.done)
         journal_start: int | None = None
         if record.phase in _GOES_ON or given_up:
@@ -103,6 +110,29 @@ class Clearing:
             await sleep(self._clock, max(0.0, begun_at + pause_s - self._clock.seconds()))
         self._granted_at.pop((record.job_id, record.attempt), None)
         return Cleared(journal_start=journal_start, released=released)
+
+    async def _hand_on(self, record: JobRecord) -> Released | None:
+        """Has partition and folder given back at once, where the runner itself said how the job
+        ended: it did so when the job's processes were gone, and it is the last to hold the lock.
+        None: not possible now, or not so."""
+        if record.phase is not Phase.ENDING or record.placement is None or record.grant is None:
+            return None
+        try:
+            journal = self._journals.get(record.job_id)
+            if journal is None or not journal.finished_since(record.journal_start):
+                return None
+            done = await self._release(record, 0)
+        except CumulusError as error:
+            self._log.info(
+                "job {job_id}: its share can't be handed on yet: {why}",
+                job_id=record.job_id,
+                why=error.message,
+            )
+            return None
+        if not done:
+            return None
+        self._table.share_given_back(record.job_id)
+        return Released(done=True)
 
     async def _may_miss_some(self, record: JobRecord, released: bool) -> bool:
         """Whether the worker may have more of the attempt's journal than is here. One that gave the
@@ -243,19 +273,25 @@ class Clearing:
 
     async def _end_container(self, record: JobRecord, tries: int) -> bool:
         """True when the container is gone: the platform and the folder's lock say so."""
-        assert record.placement is not None
-        job_id, attempt = record.job_id, record.attempt
-        container = (await self._platform.containers()).get(job_id)
-        if container is not None and container.attempt != attempt:
-            container = None
-        gone = container is None or not container.alive
-        if not gone or not await self._lock_free(record):
+        gone = await self._is_over(record) and await self._lock_free(record)
+        return await self._remove_or_stop(record, tries, gone)
+
+    async def _remove_container(self, record: JobRecord, tries: int) -> bool:
+        """The same, of an attempt whose folder is gone since its lock was free."""
+        return await self._remove_or_stop(record, tries, await self._is_over(record))
+
+    async def _is_over(self, record: JobRecord) -> bool:
+        """The platform shows no container of it that runs or may start."""
+        container = (await self._platform.containers()).get(record.job_id)
+        return container is None or container.attempt != record.attempt or not container.alive
+
+    async def _remove_or_stop(self, record: JobRecord, tries: int, gone: bool) -> bool:
+        if gone:
+            await self._platform.remove(record.job_id, record.attempt)
+        elif tries >= _LOOKS_BEFORE_STOP:
             # A runner that has said its end leaves by itself within milliseconds.
-            if tries >= _LOOKS_BEFORE_STOP:
-                await self._platform.stop(job_id, attempt)
-            return False
-        await self._platform.remove(job_id, attempt)
-        return True
+            await self._platform.stop(record.job_id, record.attempt)
+        return gone
 
     async def _lock_free(self, record: JobRecord) -> bool:
         assert record.placement is not None

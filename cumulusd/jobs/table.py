@@ -46,6 +46,8 @@ class JobTable:
         self._ends: list[tuple[float, str]] = []
         #: Node id -> ids of the jobs that hold, or may hold, a share there.
         self._on_node: dict[str, dict[str, None]] = {}
+        #: Of those that are being cleared, the ones whose worker has given their share back.
+        self._without_share: set[str] = set()
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
         self._watchers: list[Watch] = []
@@ -137,6 +139,8 @@ class JobTable:
             self._records[record.job_id] = record
             self._unpacked.pop(record.job_id, None)
         self._place(before, record)
+        if record.phase is not Phase.ENDING:
+            self._without_share.discard(record.job_id)
         if record.phase is Phase.ENDED:
             self._live.pop(record.job_id, None)
         else:
@@ -170,6 +174,7 @@ class JobTable:
         found = self._records.pop(job_id, None)
         self._unpacked.pop(job_id, None)
         self._live.pop(job_id, None)
+        self._without_share.discard(job_id)
         if isinstance(found, EndedJob):
             self._by_age.remove(found.owner, (found.created_at, job_id))
             del self._ends[bisect_left(self._ends, (found.ended_at or 0.0, job_id))]
@@ -181,9 +186,20 @@ class JobTable:
         for mourner in self._mourners:
             mourner(job_id)
 
+    def share_given_back(self, job_id: str) -> None:
+        """The worker of a job that has ended says that its share is free; its container is still to
+        be cleared."""
+        record = self._live.get(job_id)
+        if record is not None and record.phase is Phase.ENDING:
+            self._without_share.add(job_id)
+
     def placed(self) -> list[JobRecord]:
         """Those that hold, or may hold, a share."""
-        return [record for record in self._live.values() if record.phase in HOLDING]
+        return [
+            record
+            for record in self._live.values()
+            if record.phase in HOLDING and record.job_id not in self._without_share
+        ]
 
     def placed_on(self, node_id: str) -> list[JobRecord]:
         """Those of them that are on that node."""

@@ -330,6 +330,7 @@ class Runner:
         self._record(encode_json(Kind.EXIT, record, self._now_us()))
         self.journal.exits[len(self.journal.data)] = (verdict.state.value, reason)
         self.journal.exit_at = self.worker.clock.now
+        self.clock.callLater(0.001, self._say_bye)
         code = 0 if verdict.state in (JobState.COMPLETED, JobState.PAUSED) else 1
         self.clock.callLater(self.worker.random.uniform(0.005, 0.1), self._leave, code)
 
@@ -376,6 +377,10 @@ class Runner:
     def _poke(self) -> None:
         if self._socket is not None:
             self._socket.poked()
+
+    def _say_bye(self) -> None:
+        if self._socket is not None:
+            self._socket.runner_left(self)
 
     def _connect(self) -> None:
         if self._socket is not None:

@@ -96,6 +96,7 @@ class SimRunnerSocket:
         self._left = left
         self._open = False
         self._runner: Runner | None = None
+        self.has_left = False
 
     @property
     def runner_is_there(self) -> bool:
@@ -133,6 +134,7 @@ class SimRunnerSocket:
 
     def hello(self, runner: Runner) -> None:
         self._runner = runner
+        self.has_left = False
         self._came()
 
     def poked(self) -> None:
@@ -143,6 +145,7 @@ class SimRunnerSocket:
         if self._runner is runner:
             self._runner = None
             if self._open:
+                self.has_left = True
                 self._left()
 
 

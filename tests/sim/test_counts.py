@@ -87,7 +87,7 @@ def test_twenty_jobs_on_two_workers(run: Run) -> None:
             "engine tasks": 75,
             "engine nodes": 8,
             "agent devices": 5,
-            "agent journals": 28,
+            "agent journals": 4,
             "agent partitions": 4,
             "commits": 128,
             "records written": 160,  # eight for each job

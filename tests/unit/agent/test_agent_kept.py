@@ -56,7 +56,8 @@ async def test_it_goes_with_the_job_and_stays_for_another_attempt(
     # The job ends without another attempt here: a release of no attempt that is there.
     answer = await world.router.call("release", job_id="job-1", attempt=3)
     assert (answer["released"], answer["kept"]) == (True, None)
-    assert os.listdir(world.root / "kept") == [] == os.listdir(world.root / "trash")
+    assert os.listdir(world.root / "kept") == []
+    await world.until(lambda: os.listdir(world.root / "trash") == [])
 
 
 @pytest_twisted.ensureDeferred

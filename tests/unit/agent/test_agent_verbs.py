@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from agent_world import DEVICE_ID, PACKAGE, CallFailed, World, until_runner
+from agent_world import DEVICE_ID, PACKAGE, CallFailed, Runner, World, until_runner
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 
 from cumulus_wire import journal
+from cumulusd.agent import agent
 from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.orders import PrepareOrder
+from cumulusd.chronos.ledger import Ledger
+from cumulusd.chronos.ledger_file import LedgerFile
 
 
 @pytest_twisted.ensureDeferred
@@ -221,7 +224,7 @@ async def test_release_deletes_the_folder_and_frees_the_share(make: Callable[...
     assert answer["released"] is True
     assert answer["devices"][0]["units_free"] == 10_000
     assert os.listdir(world.root / "jobs") == []
-    assert os.listdir(world.root / "trash") == []
+    await world.until(lambda: os.listdir(world.root / "trash") == [])  # no share waits for that
     assert outside.read_text() == "stays"
     again = await world.router.call("release", job_id="job-1", attempt=1)
     assert again["released"] is True
@@ -245,6 +248,73 @@ async def test_a_held_lock_makes_it_drain_and_its_end_is_told(make: Callable[...
         await world.until(lambda: world.desk.free == ["job-1"])
         answer = await world.router.call("release", job_id="job-1", attempt=1)
         assert answer["released"] is True
+    finally:
+        runner.close()
+
+
+async def bye(world: World, runner: Runner) -> None:
+    """The runner says it, and is heard."""
+    runner.say({"t": "bye"})
+    for _ in range(500):
+        (entry,) = (await world.router.call("journals"))["journals"]
+        if not entry["runner"]:
+            return
+        await deferLater(world.reactor, 0.01)
+    raise AssertionError("the runner's bye was not heard")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_runner_that_leaves_is_waited_for_and_the_ledger_written_once(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make().start()
+    await world.prepare()
+    runner = world.runner()
+    saved: list[Ledger] = []
+    save = LedgerFile.save
+
+    def noted(file: LedgerFile, ledger: Ledger) -> None:
+        saved.append(ledger)
+        save(file, ledger)
+
+    monkeypatch.setattr(LedgerFile, "save", noted)
+    try:
+        runner.lock()
+        runner.connect()
+        await until_runner(world)
+        await bye(world, runner)
+        released = Deferred.fromCoroutine(world.router.call("release", job_id="job-1", attempt=1))
+        await deferLater(world.reactor, 0.05)
+        assert not released.called
+        runner.unlock()
+        answer = await released
+        assert answer["released"] is True
+        assert answer["devices"][0]["units_free"] == 10_000
+        assert [one.partitions for one in saved] == [{}]
+    finally:
+        runner.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_leaving_runner_that_stays_makes_it_drain(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "LEAVE_WAIT_S", 0.1)
+    world = await make().start()
+    await world.prepare()
+    runner = world.runner()
+    try:
+        runner.lock()
+        runner.connect()
+        await until_runner(world)
+        await bye(world, runner)
+        answer = await world.router.call("release", job_id="job-1", attempt=1)
+        assert answer["released"] is False
+        assert answer["devices"][0]["units_free"] == 7500
+        (partition,) = answer["devices"][0]["partitions"]
+        assert partition["state"] == "draining"
+        runner.unlock()
+        await world.until(lambda: world.desk.free == ["job-1"])
     finally:
         runner.close()
 

@@ -365,6 +365,7 @@ async def test_the_reaper_tells_the_attempts_apart(world: World) -> None:
 @in_world
 async def test_an_ended_job_leaves_a_node_that_was_removed(world: World) -> None:
     await running_job(world)
+    world.workers.locks_held.add("a")
     world.says("a", exit_frame())
     lose_worker(world)
     assert world.record("a").phase is Phase.ENDING

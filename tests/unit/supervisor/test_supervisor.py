@@ -85,8 +85,8 @@ async def test_a_job_from_submit_to_nothing_left(world: World) -> None:
         "save a starting",
         "save a running",
         "save a ending",
-        "remove a",
         "release a",
+        "remove a",
         "save a ended",
     ]
     assert ("a", world.journals.open("a").end_offset) in world.acknowledged
