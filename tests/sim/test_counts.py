@@ -97,7 +97,7 @@ def test_twenty_jobs_on_two_workers(run: Run) -> None:
             "link messages": 280,
             "journal reads": 230,
             "messages to readers: journal": 230,
-            "messages to readers: state": 335,
+            "messages to readers: state": 340,  # shares come free one by one
         },
     )
 
