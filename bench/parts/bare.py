@@ -28,6 +28,7 @@ PEER = Peer(
         "GET /services/ID/logs?follow=1&stdout=1&stderr=1"
     ),
 )
+_LABEL = "cumulus-bench"
 _OVER = ("complete", "failed", "shutdown", "rejected", "remove", "orphaned")
 _READ_BYTES = 256 << 10
 _CALL_S = 60.0
@@ -47,7 +48,8 @@ class BareServices:
 
     def __enter__(self) -> "BareServices":
         data = base64.b64encode(self._source.encode()).decode()
-        made = self._api.call("POST", "/configs/create", {"Name": self._tag, "Data": data})
+        config = {"Name": self._tag, "Labels": {_LABEL: self._tag}, "Data": data}
+        made = self._api.call("POST", "/configs/create", config)
         self._config_id = str(made["ID"])
         return self
 
@@ -62,7 +64,7 @@ class BareServices:
         config = {"ConfigID": self._config_id, "ConfigName": self._tag, "File": file}
         spec = {
             "Name": f"{self._tag}-{secrets.token_hex(4)}",
-            "Labels": {"cumulus-bench": self._tag},
+            "Labels": {_LABEL: self._tag},
             "TaskTemplate": {
                 "ContainerSpec": {
                     "Image": self._image,
@@ -106,7 +108,7 @@ class BareServices:
         """Returns when the tasks of all that were created have ended well. Raises BenchError."""
         deadline = time.monotonic() + timeout_s
         while True:
-            states = self._states({"label": [f"cumulus-bench={self._tag}"]})
+            states = self._states({"label": [f"{_LABEL}={self._tag}"]})
             if len(states) == len(self._made) and all(state in _OVER for state in states):
                 if any(state != "complete" for state in states):
                     raise BenchError(f"bare services failed: {states}")
@@ -128,6 +130,14 @@ class BareServices:
         query = {"filters": json.dumps(filters)}
         tasks: list[dict[str, Any]] = self._api.call("GET", "/tasks", query=query) or []
         return [str(task["Status"]["State"]) for task in tasks]
+
+
+def remove_all(api: DockerApi) -> None:
+    """Removes all services and files that anybody's `BareServices` left."""
+    query = {"filters": json.dumps({"label": [_LABEL]})}
+    for kind in ("services", "configs"):
+        for one in api.call("GET", f"/{kind}", query=query) or []:
+            api.call("DELETE", f"/{kind}/{one['ID']}")
 
 
 class _Following:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.parts import bare
 from bench.parts.errors import BenchError
 from cumulus_client import CumulusClient
 from engines.cluster import Cluster
@@ -41,6 +42,10 @@ class KeptSwarm:
             raise BenchError("the Swarm's engines don't have cumulus-job:latest")
         return found
 
+    def clear(self) -> None:
+        """Removes bare services, and their files, that a module left which was killed."""
+        bare.remove_all(self.cluster.api())
+
     def version(self) -> str:
         """Of its engines."""
         return str(self.cluster.api().call("GET", "/version")["Version"])
@@ -61,7 +66,9 @@ class KeptDaemon(Daemon):
         self.process = None
 
     def start(self, wait: bool = True) -> "KeptDaemon":
-        """Returns when all workers can take jobs."""
+        """Returns when all workers can take jobs, and nothing is left of what a module did that was
+        killed."""
+        self.swarm.clear()
         super().start(wait)
         deadline = time.monotonic() + _USABLE_S
         while wait:
@@ -72,6 +79,8 @@ class KeptDaemon(Daemon):
             if time.monotonic() > deadline:
                 raise BenchError(f"{usable} of {WORKERS} workers can be used: {workers}")
             time.sleep(0.1)
+        if wait:
+            self.cancel_all()
         return self
 
     def get(self, path: str, token: str | None = None) -> tuple[int, Any]:

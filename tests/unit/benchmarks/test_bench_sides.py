@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from bench import start
+from bench.parts import bare
 from bench.parts.bare import BareServices
 from bench.parts.errors import BenchError
 from bench.parts.output import Sink, Ticks, file_of, say
@@ -123,6 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/tasks"):
             self._answer([{"Status": {"State": next(self.server.states)}}])
             return
+        if self.path.startswith(("/services?", "/configs?")):
+            self._answer([{"ID": f"left-{number}"} for number in range(2)])
+            return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -163,6 +168,7 @@ def test_a_bare_service_is_made_followed_and_removed(engine: _Engine) -> None:
     assert said == b"first\nsecond\n"
     config, made = engine.specs
     assert config["Data"] == "cHJpbnQoMSkK"
+    assert "cumulus-bench" in config["Labels"] and "cumulus-bench" in made["Labels"]
     task = made["TaskTemplate"]
     assert task["ContainerSpec"]["Image"] == "sha256:ab"
     assert task["ContainerSpec"]["Command"] == ["python3", "-u", "/function.py"]
@@ -170,6 +176,18 @@ def test_a_bare_service_is_made_followed_and_removed(engine: _Engine) -> None:
     assert made["Mode"] == {"Replicated": {"Replicas": 1}}
     deleted = [path for method, path in engine.asked if method == "DELETE"]
     assert deleted == ["/services/services", "/configs/configs"]
+
+
+def test_what_a_killed_measurement_left_is_removed(engine: _Engine) -> None:
+    bare.remove_all(DockerApi(Path(str(engine.server_address))))
+    asked = [unquote(path) for method, path in engine.asked if method == "GET"]
+    assert all('{"label": ["cumulus-bench"]}' in path.replace("+", " ") for path in asked)
+    assert [path for method, path in engine.asked if method == "DELETE"] == [
+        "/services/left-0",
+        "/services/left-1",
+        "/configs/left-0",
+        "/configs/left-1",
+    ]
 
 
 def test_a_log_that_says_nothing_ends_the_measurement(engine: _Engine) -> None:
