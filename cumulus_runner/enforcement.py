@@ -44,11 +44,16 @@ class LayerProof:
         `folder`: the runner's own, for the answer. Raises JobFailed (partition_failed).
         """
         answer = os.path.join(folder, "layer.answer")
-        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "layer_probe.py")
-        # It needs nothing that is installed: without `site` it is there sooner.
-        argv = [sys.executable, "-I", "-S", program, answer]
         try:
-            process = Process.start(argv, variables, folder, lock)
+            if any(name.startswith("LD_") for name in (*os.environ, *variables)):
+                # What a process loads at its start may differ: it has to be one like the code's.
+                program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "layer_probe.py")
+                argv = [sys.executable, "-I", "-S", program, answer]
+                process = Process.start(argv, variables, folder, lock)
+            else:
+                process = Process.fork(
+                    lambda: _probe(answer), "the test of the layer", variables, folder, lock
+                )
         except StartFailed as error:
             raise _not_enforced(str(error)) from error
         return cls(process, answer, supervisor.now())
@@ -92,6 +97,13 @@ class LayerProof:
             self._process.end_now()
             self._process.close()
             self._process = None
+
+
+def _probe(answer: str) -> int:
+    from cumulus_runner.layer_probe import main
+
+    main(answer)
+    return 0
 
 
 def _not_enforced(why: str) -> JobFailed:

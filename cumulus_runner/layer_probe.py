@@ -1,8 +1,8 @@
 """Asks the OpenCL layer whether it is in force, through the image's own loader, and tries it.
 
-Run as a program, `python -I layer_probe.py ANSWER`, never imported: a driver may hang or crash.
-ANSWER becomes a file: the line `in force`, or why the share isn't enforced here. Every job waits
-for it: it imports as little as it can.
+Only ever in a process of its own, be it as a program, `python -I layer_probe.py ANSWER`: a driver
+may hang or crash. ANSWER becomes a file: the line `in force`, or why the share isn't enforced here.
+Every job waits for it: it imports as little as it can.
 """
 
 import ctypes
@@ -24,16 +24,16 @@ class NotInForce(Exception):
     """The message says why."""
 
 
-def main() -> None:
+def main(path: str) -> None:
     answer = "in force\n"
     try:
         prove()
     except NotInForce as error:
         answer = str(error)
-    draft = f"{sys.argv[1]}.new"
+    draft = f"{path}.new"
     with open(draft, "w", encoding="utf-8", errors="replace") as file:
         file.write(answer)
-    os.rename(draft, sys.argv[1])
+    os.rename(draft, path)
 
 
 def prove() -> None:
@@ -127,4 +127,4 @@ def make_buffer(loader: ctypes.CDLL, context: ctypes.c_void_p, size: int) -> int
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

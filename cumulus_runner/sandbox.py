@@ -11,7 +11,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 PIPE_BYTES = 256 << 10
 #: Makes the kernel, out of memory, pick the job rather than the runner, which tells of it.
@@ -57,6 +57,48 @@ class Process:
         number too: stdin is what also programs that close all other descriptors hand on. `held`:
         further descriptors that it keeps.
         """
+
+        def run() -> None:
+            for fd in (lock, *held):
+                os.set_inheritable(fd, True)
+            os.chdir(working_directory)
+            os.execve(argv[0], list(argv), dict(environment))
+
+        return cls._fork(run, argv[0], lock)
+
+    @classmethod
+    def fork(
+        cls,
+        work: Callable[[], int],
+        what: str,
+        environment: Mapping[str, str],
+        working_directory: str,
+        lock: int,
+    ) -> Process:
+        """Does `work` in a copy of this process, which is there sooner than a program; its value is
+        the exit code. The copy has that environment and the lock, and nothing else of ours open.
+        Raises StartFailed, which says `what`."""
+
+        def run() -> None:
+            os.chdir(working_directory)
+            os.environ.clear()
+            os.environ.update(environment)
+            _close_all_but(lock)
+            code = 1
+            try:
+                code = work()
+            except BaseException:
+                import traceback
+
+                os.write(2, traceback.format_exc().encode(errors="replace"))
+            finally:
+                os._exit(code)
+
+        return cls._fork(run, what, lock)
+
+    @classmethod
+    def _fork(cls, run: Callable[[], None], what: str, lock: int) -> Process:
+        """`run` doesn't return. What it raises with the descriptors still open is StartFailed."""
         opened: list[int] = []
         try:
             for _ in range(3):
@@ -69,13 +111,13 @@ class Process:
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _become(argv, environment, working_directory, lock, held, opened, mask, runner)
+                    _become(run, lock, opened, mask, runner)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except OSError as error:
             for fd in opened:
                 os.close(fd)
-            raise StartFailed(f"{argv[0]} can't be started: {error.strerror}") from error
+            raise StartFailed(f"{what} can't be started: {error.strerror}") from error
         for fd in (out_w, err_w, fault_w):
             os.close(fd)
         with open(fault_r, "rb") as faults:
@@ -84,7 +126,7 @@ class Process:
             os.waitpid(pid, 0)
             os.close(out_r)
             os.close(err_r)
-            raise StartFailed(f"{argv[0]} can't be started: {fault.decode(errors='replace')}")
+            raise StartFailed(f"{what} can't be started: {fault.decode(errors='replace')}")
         return cls(pid, out_r, err_r)
 
     @property
@@ -229,16 +271,13 @@ def descendants(ancestor: int) -> set[int]:
 
 
 def _become(
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    working_directory: str,
+    run: Callable[[], None],
     lock: int,
-    held: Sequence[int],
     pipes: Sequence[int],
     mask: set[signal.Signals | int],
     runner: int,
 ) -> None:
-    """In the forked child: turns into the program, or says why not and is gone."""
+    """In the forked child: does what it is for, or says why not and is gone."""
     _, out_w, _, err_w, _, fault_w = pipes
     try:
         os.setsid()
@@ -249,20 +288,27 @@ def _become(
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for source, target in ((lock, 0), (out_w, 1), (err_w, 2)):
             os.dup2(source, target)
-        for fd in (lock, *held):
-            os.set_inheritable(fd, True)
-        os.chdir(working_directory)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         # Handlers of ours are gone with exec; until then a signal must not run them here.
         for number in _BLOCKED:
             signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.execve(argv[0], list(argv), dict(environment))
+        run()
     except BaseException as error:
         os.write(fault_w, str(error).encode(errors="replace")[:4000])
     finally:
         os._exit(127)
+
+
+def _close_all_but(kept: int) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the listing's own descriptor
 
 
 def _die_with_parent() -> None:
