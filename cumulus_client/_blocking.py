@@ -7,7 +7,6 @@ from typing import Any
 from cumulus_client._core import MAYBE_ACCEPTED, ClientCore
 from cumulus_client._io_future import IoFuture
 from cumulus_client._io_thread import IoThread
-from cumulus_client._job_stream import Event, JobStream
 from cumulus_client.exceptions import ClientTimeout, Conflict, CumulusError
 
 #: How long run() waits for the end of a job that Ctrl-C cancelled.
@@ -22,45 +21,6 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signal_name)
         self.signal_name = signal_name
         self.exit_code = exit_code
-
-
-class BlockingStream:
-    """A JobStream for a blocking reader. An interrupted `next` loses no event."""
-
-    def __init__(self, io: IoThread, stream: JobStream, url: str) -> None:
-        self._io = io
-        self._url = url
-        self.stream = stream
-        self._pending: IoFuture[Event | None] | None = None
-
-    def next(self, deadline: float | None) -> Event | None:
-        """The next event, None after the last. `deadline`: `time.monotonic()` after which
-        ClientTimeout is raised."""
-        if self._pending is None:
-            self._pending = self._io.run(self.stream.next())
-        if not self._pending.wait(deadline):
-            raise client_timeout(self._url, self.stream.job_id)
-        pending, self._pending = self._pending, None
-        return pending.result()
-
-    def close(self) -> None:
-        """Ends the following; the job goes on. Doesn't wait: a generator's finalisation may run
-        on any thread."""
-        self._let_go()
-        try:
-            self._io.run(self.stream.close())
-        except CumulusError:
-            pass  # the client is closed, and its streams with it
-
-    def withdraw(self, core: ClientCore, say: Callable[[str], None]) -> None:
-        """Instead of `close`, before the job was accepted: takes it back if it is."""
-        self._let_go()
-        begin(self._io, core.withdraw(self.stream, say))
-
-    def _let_go(self) -> None:
-        if self._pending is not None:
-            self._pending.cancel()
-            self._pending = None
 
 
 def begin(io: IoThread, coroutine: Coroutine[Any, Any, None]) -> None:

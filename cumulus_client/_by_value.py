@@ -34,7 +34,7 @@ from cumulus_client._arguments import (
     refusal,
 )
 from cumulus_client._callables import client_part, is_remote, short_name, told_name
-from cumulus_client._local_modules import Finder, LocalModule, client_import_line, collect, parse
+from cumulus_client._local_modules import Finder, LocalModule, collect, imports
 from cumulus_client._package_zip import PRIVATE, Contents
 from cumulus_client._source_route import Made, add_modules
 from cumulus_client.exceptions import PackagingError
@@ -210,7 +210,7 @@ def _unimportable(modules: Iterable[LocalModule]) -> set[str]:
         for local in modules
         if local.path is not None
         and local.name in sys.modules
-        and client_import_line(parse(local)) is not None
+        and imports(local).client_line is not None
     }
 
 

@@ -70,6 +70,13 @@ def connection_to(
     )
 
 
+class Value:
+    """A job's value, which may be None."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 class ClientCore:
     """One connection and what is done over it. All coroutines run on one event loop."""
 
@@ -141,7 +148,12 @@ class ClientCore:
         return self._stream_of(full)
 
     def _stream_of(self, full: Mapping[str, Any]) -> JobStream:
-        return JobStream(self.connection, spec=full, max_waiting_bytes=MAX_WAITING_BYTES)
+        return JobStream(
+            self.connection,
+            spec=full,
+            max_waiting_bytes=MAX_WAITING_BYTES,
+            pause=self.connection.read_pause,
+        )
 
     async def withdraw(self, stream: JobStream, say: Say) -> None:
         """Begins to take back what `stream` submits, and takes the stream over. `close` waits."""
@@ -162,6 +174,7 @@ class ClientCore:
             job_id=job_id,
             from_offset=from_offset,
             max_waiting_bytes=MAX_WAITING_BYTES,
+            pause=self.connection.read_pause,
         )
 
     async def result(self, job_id: str) -> Any:
@@ -185,11 +198,12 @@ class ClientCore:
         finally:
             await stream.close()
 
-    async def value(
+    def value_at_hand(
         self, view: Mapping[str, Any], collector: ResultCollector, show_output: bool = False
-    ) -> Any:
-        """The value of an ended job, its size and hash verified. Raises as `result`, with the
-        last of the job's output where that was not shown before."""
+    ) -> "Value | None":
+        """The value of an ended job, its size and hash verified; None when not all of it was
+        followed. Asks nothing of the daemon, on any thread. Raises as `result`, with the last of
+        the job's output where that was not shown before."""
         job_id = str(view["job_id"])
         error = error_from_end(
             view,
@@ -201,11 +215,19 @@ class ClientCore:
             raise error
         info = (view.get("end") or {}).get("result")
         if info is None:
-            return None  # a script has none
+            return Value(None)  # a script has none
         data = collector.verified(info)
-        if data is None:
+        return None if data is None else self._decoded(job_id, info, data)
+
+    async def value(
+        self, view: Mapping[str, Any], collector: ResultCollector, show_output: bool = False
+    ) -> Any:
+        """The value of an ended job, what wasn't followed asked for. Raises as `result`."""
+        value = self.value_at_hand(view, collector, show_output)
+        if value is None:
             # It wasn't followed from the first byte, or the journal's size cap has dropped a part
             # of it; the daemon may hold it whole.
+            job_id, info = str(view["job_id"]), view["end"]["result"]
             data = await self._stored_result(job_id, info)
             if data is None:
                 raise ResultError(
@@ -214,15 +236,23 @@ class ClientCore:
                     job_id=job_id,
                     hint="run the job again, and report it to the daemon's operator",
                 )
-        return decode_result(
-            data,
-            str(info.get("encoding")),
-            job_id=job_id,
-            may_unpickle=self._pickle_objection(job_id),
-            aliases=self._submitted.get(job_id, {}),
+            value = self._decoded(job_id, info, data)
+        return value.value
+
+    def _decoded(self, job_id: str, info: Mapping[str, Any], data: bytes | bytearray) -> "Value":
+        return Value(
+            decode_result(
+                data,
+                str(info.get("encoding")),
+                job_id=job_id,
+                may_unpickle=self._pickle_objection(job_id),
+                aliases=self._submitted.get(job_id, {}),
+            )
         )
 
-    async def _stored_result(self, job_id: str, info: Mapping[str, Any]) -> bytes | None:
+    async def _stored_result(
+        self, job_id: str, info: Mapping[str, Any]
+    ) -> bytes | bytearray | None:
         """The result as the daemon stores it, None when that is damaged too."""
         held = bytearray()
         size_bytes = min(int(info.get("size_bytes") or 0), MAX_RESULT_BYTES)
@@ -245,7 +275,7 @@ class ClientCore:
                 held.clear()  # it comes from its first byte again
                 await asyncio.sleep(backoff_s(failures))
         data = answer.get("data")
-        whole = data if isinstance(data, bytes) else bytes(held)
+        whole = data if isinstance(data, bytes) else held  # no copy: it may be large
         return whole if result_matches(whole, info) else None
 
     def _pickle_objection(self, job_id: str) -> str | None:

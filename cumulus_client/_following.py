@@ -5,8 +5,9 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from cumulus_client._blocking import BlockingStream, Interruption
-from cumulus_client._job_stream import Accepted, Ended, Journal
+from cumulus_client._blocking import Interruption
+from cumulus_client._blocking_stream import BlockingStream
+from cumulus_client._job_stream import Accepted, Ended, Event, Journal
 from cumulus_client._journal_reader import ResultCollector
 from cumulus_client.display import Display
 from cumulus_client.exceptions import ClientTimeout, ServerError
@@ -29,10 +30,6 @@ def follow_to_end(
     while True:
         try:
             event = stream.next(interruption.deadline or deadline)
-            if isinstance(event, Accepted):
-                accepted(str(event.job["job_id"]))
-            elif isinstance(event, Journal):
-                collector.feed(event.records)
         except KeyboardInterrupt as error:
             _interrupted(interruption, display, stream.stream.job_id, error)
             continue
@@ -40,23 +37,38 @@ def follow_to_end(
             interruption.gave_up(stream.stream.job_id)
             raise
         try:
-            if event is not None:
-                display.event(event)
+            if isinstance(event, Accepted):
+                accepted(str(event.job["job_id"]))
+            elif isinstance(event, Journal):
+                collector.feed(event.records)
         except KeyboardInterrupt as error:
             _interrupted(interruption, display, stream.stream.job_id, error)
-        except OSError as error:
-            if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
-                _tell_unwritten(display, stream.stream.job_id, error)
-                raise
-            # Whoever read the output is gone, or the terminal.
-            display.mute()
-            interruption.unread(stream.stream.job_id, error)
+        # In parts, so that Ctrl-C while one is written costs no more than its rest.
+        for part in event.parts() if isinstance(event, Journal) else (event,):
+            _show(part, display, interruption, stream.stream.job_id)
         if isinstance(event, Ended):
             interruption.raise_if_any()
             stream.close()
             return event.job, collector
         if event is None:
             raise ServerError("the job's events ended without its end")
+
+
+def _show(
+    event: Event | None, display: Display, interruption: Interruption, job_id: str | None
+) -> None:
+    try:
+        if event is not None:
+            display.event(event)
+    except KeyboardInterrupt as error:
+        _interrupted(interruption, display, job_id, error)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+            _tell_unwritten(display, job_id, error)
+            raise
+        # Whoever read the output is gone, or the terminal.
+        display.mute()
+        interruption.unread(job_id, error)
 
 
 def _interrupted(

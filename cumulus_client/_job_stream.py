@@ -1,17 +1,19 @@
 """Following one job: its events in order, each once, over any number of connections.
 
 Each consumer has a stream of its own with its own journal offset, so that a slow one holds nobody
-up. asyncio's WAMP gives no back-pressure to a caller, hence the bound here: when more than
-`max_waiting_bytes` wait unread, the call is cancelled and made anew from where the reader stands.
+up. WAMP gives no back-pressure to a caller, hence the bounds here: when much waits unread the
+connection's socket is read no further for a moment, which a reader that is merely busy needs. When
+more than `max_waiting_bytes` wait, the call is cancelled and made anew from where the reader is.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cumulus_client._journal_reader import JournalReader
+from cumulus_client._read_pause import ReadPause
 from cumulus_client.connection import backoff_s
 from cumulus_client.exceptions import (
     ConnectionFailed,
@@ -26,6 +28,9 @@ from cumulus_wire import uris
 from cumulus_wire.journal import JournalCorrupt, Record
 
 MAX_WAITING_BYTES = 8 << 20
+#: One event has the records of all messages that wait, up to about this.
+EVENT_BYTES = 512 << 10
+PART_BYTES = 64 << 10
 #: Followings in a row that brought nothing, before the stream gives up.
 MAX_FRUITLESS = 12
 #: A following that lasted this long was worth it, whatever it brought.
@@ -51,6 +56,17 @@ class Journal:
     """The next records."""
 
     records: list[Record]
+
+    def parts(self) -> "Iterator[Journal]":
+        """The same in pieces of about PART_BYTES."""
+        begin, size_bytes = 0, 0
+        for index, record in enumerate(self.records):
+            size_bytes += len(record.payload)
+            if size_bytes >= PART_BYTES:
+                yield Journal(records=self.records[begin : index + 1])
+                begin, size_bytes = index + 1, 0
+        if begin < len(self.records):
+            yield Journal(records=self.records[begin:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +155,10 @@ class JobStream:
         spec: Mapping[str, Any] | None = None,
         from_offset: int = 0,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        pause: ReadPause | None = None,
     ) -> None:
         """Either `job_id`, to attach, or `spec`, to submit. A spec should have an idempotency
-        key: a submit whose acknowledgement was lost is repeated."""
+        key: a submit whose acknowledgement was lost is repeated. `pause`: the connection's."""
         if (job_id is None) == (spec is None):
             raise ValueError("a stream needs either job_id or spec")
         self.job_id = job_id
@@ -149,6 +166,8 @@ class JobStream:
         self._spec = spec
         self._reader = JournalReader(from_offset)
         self._waiting = WaitingMessages(max_waiting_bytes)
+        self._pause = pause
+        self._pause_above_bytes = max_waiting_bytes // 4
         self._events: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._call: asyncio.Task[dict[str, Any]] | None = None
@@ -173,9 +192,7 @@ class JobStream:
             if self._call is None:
                 await self._follow()
                 continue
-            message = self._waiting.take()
-            if message is not None:
-                self._interpret(message)
+            if self._interpret_waiting():
                 continue
             if self._waiting.overflowed:
                 await self._hang_up()
@@ -205,7 +222,7 @@ class JobStream:
             }
         else:
             procedure, kwargs = uris.JOB_SUBMIT, {"spec": self._spec, "follow": True}
-        self._waiting.reset()
+        self._drop_waiting()
         self._followed_at = asyncio.get_running_loop().time()
         self._call = asyncio.ensure_future(
             self._connection.call_once(procedure, kwargs, self._progress)
@@ -222,16 +239,37 @@ class JobStream:
     def _progress(self, message: dict[str, Any]) -> None:
         if not self._waiting.put(message) and self._call is not None:
             self._call.cancel()
+        if self._pause is not None and self._waiting.waiting_bytes > self._pause_above_bytes:
+            self._pause.begin(self)
         self._wake.set()
+
+    def _drop_waiting(self) -> None:
+        self._waiting.reset()
+        if self._pause is not None:
+            self._pause.end(self)
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None
-        self._waiting.reset()
+        self._drop_waiting()
         if call is not None:
             call.cancel()
             await asyncio.wait([call])
             if not call.cancelled():
                 call.exception()  # it ended by itself meanwhile; attaching anew tells the same
+
+    def _interpret_waiting(self) -> bool:
+        """Makes events of what waits, of about EVENT_BYTES of it. False when nothing does."""
+        before = self._waiting.waiting_bytes
+        took = False
+        while before - self._waiting.waiting_bytes < EVENT_BYTES:
+            message = self._waiting.take()
+            if message is None:
+                break
+            took = True
+            self._interpret(message)
+        if self._pause is not None and self._waiting.waiting_bytes < self._pause_above_bytes // 2:
+            self._pause.end(self)
+        return took
 
     def _interpret(self, message: dict[str, Any]) -> None:
         event = message.get("event")
@@ -266,7 +304,11 @@ class JobStream:
         if records:
             self._has_read = True
             self._fruitless = self._damaged = 0
-            self._events.append(Journal(records=records))
+            last = self._events[-1] if self._events else None
+            if isinstance(last, Journal):  # which nobody has seen yet
+                last.records.extend(records)
+            else:
+                self._events.append(Journal(records=records))
 
     def _conclude(self, call: "asyncio.Task[dict[str, Any]]") -> None:
         self._call = None

@@ -9,6 +9,7 @@ from cumulus_wire.journal import FrameParser, Kind, Record, gap_record
 
 #: A result larger than this is not gathered in the client's memory.
 MAX_RESULT_BYTES = 1 << 30
+_OUTPUT = (Kind.STDOUT, Kind.STDERR)
 
 
 class JournalReader:
@@ -31,7 +32,9 @@ class JournalReader:
         records = parser.feed(data)
         if parser.pending_bytes:
             raise ValueError(f"incomplete frame at journal offset {parser.offset}")
-        fresh = [record for record in records if record.offset >= self.next_offset]
+        fresh = records
+        if offset < self.next_offset:
+            fresh = [record for record in records if record.offset >= self.next_offset]
         self.next_offset = max(self.next_offset, parser.offset)
         return fresh
 
@@ -59,31 +62,38 @@ class ResultCollector:
     def __init__(self, max_bytes: int = MAX_RESULT_BYTES) -> None:
         self._max_bytes = max_bytes
         self._data = bytearray()
+        self._sha256 = hashlib.sha256()  # of what is there, as it comes: a result may be large
         self._attempt_over = False
 
     def feed(self, records: Iterable[Record]) -> None:
         """Takes what belongs to the result. Raises ResultError over the bound."""
         for record in records:
-            if record.kind is Kind.EXIT:
+            kind = record.kind
+            if kind in _OUTPUT and not self._attempt_over:
+                continue  # nearly all of them
+            if kind is Kind.EXIT:
                 self._attempt_over = True
                 continue
             # An attempt that was killed has no EXIT; the next one begins with its set-up.
-            begins = record.kind is Kind.STATUS and record.said().get("phase") == "setup"
+            begins = kind is Kind.STATUS and record.said().get("phase") == "setup"
             if self._attempt_over or begins:  # what the attempt before left is void
                 self._attempt_over = False
                 self._data.clear()
-            if record.kind is Kind.RESULT:
+                self._sha256 = hashlib.sha256()
+            if kind is Kind.RESULT:
                 if len(self._data) + len(record.payload) > self._max_bytes:
                     raise ResultError(
                         f"the result is over {self._max_bytes} B, too large to gather in memory",
                         hint="write large data to a file or an object store and return its name",
                     )
                 self._data += record.payload
+                self._sha256.update(record.payload)
 
     def verified(self, info: Mapping[str, Any]) -> bytes | bytearray | None:
         """The whole result when size and SHA-256 are those of `info`, else None. No copy: what
         is fed later shows in it."""
-        return self._data if result_matches(self._data, info) else None
+        same = len(self._data) == info.get("size_bytes")
+        return self._data if same and self._sha256.hexdigest() == info.get("sha256") else None
 
 
 def result_matches(data: bytes | bytearray, info: Mapping[str, Any]) -> bool:

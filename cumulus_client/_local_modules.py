@@ -3,19 +3,17 @@
 Local is what lies neither in the standard library nor in a site-packages folder.
 """
 
-import ast
 import functools
 import importlib.machinery
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cumulus_client._names import is_type_checking
-from cumulus_client._parsing import parse_module
+from cumulus_client._module_syntax import Imports, imports_of
 from cumulus_client.exceptions import PackagingError
 
 #: What a job's Python has by itself, or never needs.
@@ -129,45 +127,29 @@ class Finder:
         return spec if spec is not None and spec.name == name else None
 
 
-def imported_names(tree: ast.AST, parent: str) -> Iterator[str]:
-    """The absolute names of what `tree` imports, anywhere in it; for `from a import b` both `a`
-    and `a.b`. `parent`: the package its relative imports start from."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                anchor = parent.split(".") if parent else []
-                anchor = anchor[: len(anchor) - (node.level - 1)]
-                base = ".".join([*anchor, *([base] if base else [])])
-            if base:
-                yield base
-                yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
 def collect(
-    imports: Iterable[str], finder: Finder, *, reduced: str | None = None
+    names: Iterable[str], finder: Finder, *, reduced: str | None = None
 ) -> dict[str, LocalModule]:
     """The local modules that these names need, transitively, with their packages. By name.
 
     `reduced`: a module that travels reduced. It is left out, unless one that travels whole
     imports it: whoever imports it so may want all of it.
     """
-    found = _closure(imports, finder, without=reduced)
+    names = list(names)
+    found = _closure(names, finder, without=reduced)
     if reduced is None:
         return found
     for module in found.values():
-        if module.path is not None and reduced in imported_names(parse(module), module.parent):
-            return _closure([*imports, reduced], finder, without=None)
+        if module.path is not None and reduced in imports(module).names(module.parent):
+            return _closure([*names, reduced], finder, without=None)
     return found
 
 
 def _closure(
-    imports: Iterable[str], finder: Finder, *, without: str | None
+    names: Iterable[str], finder: Finder, *, without: str | None
 ) -> dict[str, LocalModule]:
     found: dict[str, LocalModule] = {}
-    queue = list(imports)
+    queue = list(names)
     while queue:
         name = queue.pop()
         parts = name.split(".")
@@ -178,15 +160,15 @@ def _closure(
             if module.name not in found and module.name != without:
                 found[module.name] = module
                 if module.path is not None:
-                    queue += imported_names(parse(module), module.parent)
+                    queue += imports(module).names(module.parent)
     return found
 
 
-def parse(module: LocalModule) -> ast.Module:
-    """The syntax tree of a local module. Raises PackagingError."""
+def imports(module: LocalModule) -> Imports:
+    """What a local module imports. Raises PackagingError."""
     assert module.path is not None
     try:
-        return parse_module(Path(module.path).read_bytes(), module.path)
+        return imports_of(Path(module.path).read_bytes(), module.path)
     except SyntaxError as error:
         shown = "".join(traceback.format_exception_only(error)).rstrip()
         raise PackagingError(f"the local module {module.name!r} is no Python:\n{shown}") from error
@@ -194,23 +176,3 @@ def parse(module: LocalModule) -> ast.Module:
         raise PackagingError(
             f"the local module {module.name!r} ({module.path}) can't be read: {error}"
         ) from error
-
-
-def client_import_line(tree: ast.Module) -> int | None:
-    """The line on which importing this module imports cumulus_client for certain, else None."""
-
-    def inside(statements: list[ast.stmt]) -> int | None:
-        for node in statements:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else []
-                names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
-                level = node.level if isinstance(node, ast.ImportFrom) else 0
-                if not level and any((n or "").split(".")[0] == "cumulus_client" for n in names):
-                    return node.lineno
-            elif isinstance(node, ast.If | ast.With | ast.For) and not is_type_checking(node):
-                line = inside(node.body)
-                if line is not None:
-                    return line
-        return None
-
-    return inside(tree.body)

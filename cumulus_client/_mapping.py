@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any
 
 from cumulus_client._blocking import begin, client_timeout
-from cumulus_client._core import ClientCore
+from cumulus_client._core import ClientCore, Value
 from cumulus_client._io_future import SIGNAL_SLICE_S, IoFuture, wait_all
 from cumulus_client._io_thread import IoThread
 from cumulus_client._job_stream import Accepted, Ended, Event, Interrupted, JobStream, Journal
@@ -99,7 +99,7 @@ class Flights:
         future, flight.pending = flight.pending, None
         try:
             happened = future.result()
-            if isinstance(happened, _Value):
+            if isinstance(happened, Value):
                 return self._land(flight, Outcome(value=happened.value))
             if isinstance(happened, JobStream):
                 flight.stream = happened
@@ -145,8 +145,8 @@ class Flights:
             return
         flight.display.event(event)
 
-    async def _value(self, flight: _Flight, end: Ended) -> "_Value":
-        return _Value(await self._core.value(end.job, flight.collector))
+    async def _value(self, flight: _Flight, end: Ended) -> Value:
+        return Value(await self._core.value(end.job, flight.collector))
 
     def _land(self, flight: _Flight, outcome: Outcome) -> tuple[int, Outcome]:
         self._flights.pop(flight.index, None)  # `close` on another thread may have taken it
@@ -203,13 +203,6 @@ class Flights:
             begin(self._io, self._core.withdraw(flight.stream, note))
         else:
             self._io.run(flight.stream.close())
-
-
-class _Value:
-    """A job's value, told from the events before it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def _careful(note: Callable[[str], None]) -> Callable[[str], None]:

@@ -1,7 +1,6 @@
 """Which names statements bind and which they reach. Pure: syntax trees in, names out."""
 
 import ast
-import copy
 import symtable
 import sys
 from collections.abc import Iterable, Iterator
@@ -105,15 +104,19 @@ class Reach:
 
 
 def reach(statement: ast.stmt, *, lazy_annotations: bool) -> Reach:
-    """What `statement` reaches, by the compiler's own scoping rules.
+    """What `statement` reaches, by the compiler's own scoping rules. One thread at a time: the
+    nodes are changed, and changed back.
 
     `lazy_annotations`: the module has `from __future__ import annotations`.
     """
     lazy = lazy_annotations or sys.version_info >= (3, 14)
     stripper = _Annotations(lazy)
-    bare = ast.fix_missing_locations(stripper.visit(copy.deepcopy(statement)))
+    try:
+        bare = ast.unparse(stripper.visit(statement))
+    finally:
+        stripper.put_back()
     found = Reach(set(), set(), set())
-    table = symtable.symtable(ast.unparse(bare), "<slice>", "exec")
+    table = symtable.symtable(bare, "<slice>", "exec")
     for symbol in table.get_symbols():
         if symbol.is_referenced():
             found.needed.add(symbol.get_name())
@@ -142,32 +145,42 @@ def _inner(table: symtable.SymbolTable, found: Reach) -> None:
 
 
 class _Annotations(ast.NodeTransformer):
-    """Takes out annotations that aren't evaluated, and all that are strings."""
+    """Takes out annotations that aren't evaluated, and all that are strings, until `put_back`."""
 
     def __init__(self, lazy: bool) -> None:
         self._lazy = lazy
         self._in_function = False
         self.stripped: list[ast.expr] = []
+        self._before: list[tuple[ast.AST, str, ast.expr | None]] = []
 
-    def _take(self, annotation: ast.expr | None, always: bool = False) -> ast.expr | None:
+    def put_back(self) -> None:
+        """Makes the nodes what they were."""
+        for node, name, annotation in self._before:
+            setattr(node, name, annotation)
+
+    def _take(self, node: ast.AST, name: str, always: bool = False) -> bool:
+        """True when it is out."""
+        annotation: ast.expr | None = getattr(node, name)
         if annotation is None:
-            return None
+            return False
         if always or self._lazy:
             self.stripped.append(annotation)
-            return None
+            self._before.append((node, name, annotation))
+            setattr(node, name, None)
+            return True
         self.stripped += [
             node
             for node in ast.walk(annotation)
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         ]
-        return annotation
+        return False
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
-        node.annotation = self._take(node.annotation)
+        self._take(node, "annotation")
         return node
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        node.returns = self._take(node.returns)
+        self._take(node, "returns")
         outer, self._in_function = self._in_function, True
         self.generic_visit(node)
         self._in_function = outer
@@ -187,8 +200,8 @@ class _Annotations(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         # A local variable's annotation is never evaluated.
-        kept = self._take(node.annotation, always=self._in_function)
-        node.annotation = kept if kept is not None else ast.Constant(None)
+        if self._take(node, "annotation", always=self._in_function):
+            node.annotation = ast.Constant(None)
         self.generic_visit(node)
         return node
 

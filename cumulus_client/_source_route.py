@@ -5,7 +5,6 @@ the script where arguments are of its classes; other local modules travel whole;
 travel by name, in the job's requirements.
 """
 
-import ast
 import inspect
 import linecache
 import os
@@ -22,15 +21,13 @@ from cumulus_client._callables import is_plain_function, short_name, told_name, 
 from cumulus_client._local_modules import (
     Finder,
     LocalModule,
-    client_import_line,
     collect,
-    imported_names,
+    imports,
     is_local_file,
     module_path,
-    parse,
 )
+from cumulus_client._module_syntax import imports_of, syntax_of
 from cumulus_client._package_zip import Contents
-from cumulus_client._parsing import parse_module
 from cumulus_client._remote_error import MAIN_PREFIX
 from cumulus_client.exceptions import PackagingError
 from cumulus_client.source_slice import slice_module
@@ -134,7 +131,7 @@ def _read(local: LocalModule) -> bytes:
 
 def check_shippable(function_name: str, local: LocalModule) -> None:
     """Raises PackagingError for a module that a job couldn't import."""
-    line = client_import_line(parse(local))
+    line = imports(local).client_line
     if line is not None:
         raise PackagingError(
             f"function {function_name!r} imports the local module {local.name!r}, which imports "
@@ -156,7 +153,7 @@ def _reduce(
         _check_current(function, source, path)
     text = slice_module(source, vars(module), roots, filename=os.path.basename(path), unwrap=unwrap)
     job_name, parent = _name_in_job(module, path)
-    needs = [*imported_names(parse_module(text), parent), *([parent] if parent else [])]
+    needs = [*imports_of(text).names(parent), *([parent] if parent else [])]
     return _Reduced(
         name=module.__name__,
         job_name=job_name,
@@ -227,16 +224,11 @@ def _check_current(function: types.FunctionType, source: str, path: str) -> None
     name, code = function.__name__, inspect.unwrap(function).__code__
     if code.co_name != name:
         return  # another decorator's wrapper
-    starts = set()
     try:
-        tree = parse_module(source)
+        current = syntax_of(source, os.path.basename(path)).begins(name, code.co_firstlineno)
     except SyntaxError:
-        starts = {-1}
-    else:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-                starts |= {d.lineno for d in node.decorator_list[:1]} or {node.lineno}
-    if code.co_firstlineno not in starts:
+        current = False
+    if not current:
         raise PackagingError(
             f"function {name!r} can't be shipped: {path} was edited after this process read it "
             f"(line {code.co_firstlineno} no longer begins {name!r})",

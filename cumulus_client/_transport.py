@@ -16,8 +16,14 @@ from cumulus_client.connection import MAX_MESSAGE_BYTES, PING_INTERVAL_S, PING_T
 #: In order of preference; one whose library is missing is not offered.
 _SERIALIZERS = ("CBORSerializer", "MsgPackSerializer", "JsonSerializer")
 
+_PLAIN_CBOR = "wamp.2.cbor"
+
 #: A TLS handshake that takes longer makes the client look whether the server speaks TLS at all.
 TLS_PATIENCE_S = 1.5
+
+
+#: Bytes to plain messages; without its library no CBOR is offered.
+_cbor: Any = getattr(serializer, "CBORObjectSerializer", lambda: None)()
 
 
 class NoTls(Exception):
@@ -49,6 +55,18 @@ async def open_transport(
     session = CallerSession(loop, url=shown_url, api_key=api_key, api_key_name=api_key_name)
 
     class Protocol(WampWebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
+        def onMessage(self, payload: bytes, isBinary: bool) -> None:
+            # A job's output is thousands of these a second; Autobahn's way makes a message object
+            # and the text of a log line of each.
+            if self.websocket_protocol_in_use == _PLAIN_CBOR:
+                try:
+                    (message,) = _cbor.unserialize(payload)
+                except Exception:
+                    message = None  # it is none, which Autobahn words
+                if session.take(message):
+                    return
+            super().onMessage(payload, isBinary)
+
         def onClose(self, wasClean: bool, code: int, reason: str | None) -> None:
             # Before the WebSocket is open Autobahn knows no session to tell.
             if self._session is None:

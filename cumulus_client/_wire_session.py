@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 message: Any = wamp_message
 role: Any = wamp_role
 
+_RESULT = message.Result.MESSAGE_TYPE
+_PROGRESS = {"progress": True}
+
 Progress = Callable[[dict[str, Any]], None]
 
 #: None of the methods that were offered is one for this connection.
@@ -140,6 +143,20 @@ class CallerSession:
                 authextra=authextra,
             )
         )
+
+    def take(self, raw: Any) -> bool:
+        """A message's plain form, if it is a progressive result of a call under way that has
+        keyword arguments only; False: it is one for `onMessage`."""
+        if type(raw) is not list or len(raw) != 5:
+            return False
+        kind, request, details, args, kwargs = raw
+        if kind != _RESULT or details != _PROGRESS or args or type(kwargs) is not dict:
+            return False
+        call = self._calls.get(request) if type(request) is int else None
+        if call is None or call.on_progress is None:
+            return False
+        call.on_progress(kwargs)
+        return True
 
     def onMessage(self, msg: Any) -> None:
         """One message of the router's. Raises ProtocolError, on which Autobahn closes."""

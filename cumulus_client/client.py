@@ -4,12 +4,8 @@ import os
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from cumulus_client._blocking import (
-    BlockingStream,
-    Interruption,
-    begin,
-    client_timeout,
-)
+from cumulus_client._blocking import Interruption, begin, client_timeout
+from cumulus_client._blocking_stream import BlockingStream
 from cumulus_client._core import MAYBE_ACCEPTED
 from cumulus_client._following import follow_to_end
 from cumulus_client._journal_reader import ResultCollector
@@ -276,7 +272,9 @@ class CumulusClient(BlockingSession):
     ) -> Any:
         package = package_function(func, args, kwargs, files=files)
         view, collector = self._follow(package, spec, timeout, self._display())
-        return self._call(self._core.value(view, collector))
+        # Here rather than on the connection's thread, which has its pings to answer.
+        value = self._core.value_at_hand(view, collector)
+        return value.value if value else self._call(self._core.value(view, collector))
 
     def _submit_call(
         self,

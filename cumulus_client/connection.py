@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cumulus_client._read_pause import ReadPause
 from cumulus_client.exceptions import ConnectionFailed, ConnectionLost, CumulusError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Connection:
         self._call_timeout_s = call_timeout_s
         self._session: CallerSession | None = None
         self._transport: Any = None
+        self.read_pause = ReadPause(lambda: self._transport)
         self._opening: asyncio.Task[CallerSession] | None = None
         self._was_open = False
         self._closed = False

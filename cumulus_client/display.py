@@ -3,6 +3,8 @@
 import codecs
 import contextlib
 import io
+import itertools
+import operator
 import os
 import sys
 import threading
@@ -41,6 +43,11 @@ MAX_LINE = 16384
 _NO_NEWS = frozenset(
     {WaitReason.QUEUED, WaitReason.PLACING, WaitReason.LAUNCHING, WaitReason.STARTING}
 )
+
+#: The encodings of a usual stdout.
+_TAKES_ASCII = frozenset({"utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "latin-1", "cp1252"})
+_OUTPUT = (Kind.STDOUT, Kind.STDERR)
+_kind_of = operator.attrgetter("kind")
 
 _Chunk = TypeVar("_Chunk", str, bytes)
 
@@ -92,8 +99,11 @@ class OutputDecoder:
 
     def feed(self, record: Record) -> str:
         """The text that `record` completes; "" for records that are no output."""
-        decoder = self._decoders.get(record.kind)
-        return decoder.decode(record.payload) if decoder is not None else ""
+        return self.decode(record.kind, record.payload) if record.kind in _OUTPUT else ""
+
+    def decode(self, kind: Kind, data: bytes) -> str:
+        """The text that these bytes of stdout or stderr complete."""
+        return self._decoders[kind].decode(data)
 
     def finish(self) -> list[tuple[Kind, str]]:
         """What is left of characters that never were completed."""
@@ -191,8 +201,13 @@ class Display:
     def event(self, event: Event) -> None:
         """Shows one event of a JobStream."""
         if isinstance(event, Journal):
-            for record in event.records:
-                self._record(record)
+            # A job that prints much has many records in an event: they are written at once.
+            for kind, records in itertools.groupby(event.records, _kind_of):
+                if kind in _OUTPUT:
+                    self._said(kind, b"".join([record.payload for record in records]))
+                else:
+                    for record in records:
+                        self._record(record)
         elif isinstance(event, Accepted):
             self._job_id = str(event.job["job_id"])
             # Of a job that has ended the journal comes first, and this as its summary.
@@ -205,12 +220,15 @@ class Display:
         elif isinstance(event, Ended):
             self._end(event.job)
 
+    def _said(self, kind: Kind, data: bytes) -> None:
+        """The job's next output."""
+        if kind is Kind.STDOUT and data:
+            self._stdout_ended = data.endswith(b"\n")
+        self._output(kind, data, self._decoder.decode(kind, data))
+
     def _record(self, record: Record) -> None:
-        if record.kind in (Kind.STDOUT, Kind.STDERR):
-            if record.kind is Kind.STDOUT and record.payload:
-                self._stdout_ended = record.payload.endswith(b"\n")
-            self._output(record.kind, record.payload, self._decoder.feed(record))
-        elif record.kind is Kind.SETUP:
+        """One that is no output."""
+        if record.kind is Kind.SETUP:
             self._setup_line += self._setup.decode(record.payload)
             *lines, self._setup_line = self._setup_line.split("\n")
             if len(self._setup_line) > MAX_LINE:
@@ -374,4 +392,6 @@ def same_file(one: TextIO, other: TextIO) -> bool:
 
 def _encodable(text: str, stream: TextIO) -> str:
     encoding = getattr(stream, "encoding", None) or "utf-8"
+    if text.isascii() and encoding.lower() in _TAKES_ASCII:
+        return text
     return text.encode(encoding, "backslashreplace").decode(encoding)

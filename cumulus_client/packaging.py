@@ -89,7 +89,7 @@ def package_function(
     Raises PackagingError saying what can't travel and what to do.
     """
     # Not before they are needed: importing the client is to be quick.
-    from cumulus_client import _by_value, _source_route
+    from cumulus_client import _source_route
 
     function = plain_callable(func)
     name = short_name(function)
@@ -98,6 +98,8 @@ def package_function(
         contents = Contents(name)
         made = _source_route.add_by_source(contents, *call)
     except PackagingError as refused:
+        from cumulus_client import _by_value
+
         contents = Contents(name)
         try:
             made = _by_value.add_by_value(contents, *call)
@@ -117,13 +119,13 @@ def package_script(
     path: str | os.PathLike[str], argv: Sequence[str] = (), *, files: Files = None
 ) -> Package:
     """Packs a script and the local modules that it imports. Raises PackagingError."""
-    from cumulus_client._local_modules import Finder, collect, imported_names
-    from cumulus_client._parsing import parse_module
+    from cumulus_client._local_modules import Finder, collect
+    from cumulus_client._module_syntax import imports_of
 
     script = Path(path)
     try:
         source = script.read_bytes()
-        tree = parse_module(source, str(script))
+        imports = imports_of(source, str(script))
     except SyntaxError as error:
         shown = "".join(traceback.format_exception_only(error)).rstrip()
         raise PackagingError(f"the script {str(script)!r} is no Python:\n{shown}") from error
@@ -133,7 +135,7 @@ def package_script(
     search += [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     contents, origins = Contents(script.name), {script.name: str(script)}
     contents.add(script.name, source)
-    for local in collect(imported_names(tree, ""), Finder(search, loaded=False)).values():
+    for local in collect(imports.names(""), Finder(search, loaded=False)).values():
         if local.path is not None and local.archive_name not in contents:
             contents.add_file(local.archive_name, Path(local.path))
             origins[local.archive_name] = local.path

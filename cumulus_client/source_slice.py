@@ -19,16 +19,14 @@ from typing import Any
 
 from cumulus_client._callables import client_part
 from cumulus_client._literals import literal_source
+from cumulus_client._module_syntax import check_compiles, syntax_of
 from cumulus_client._names import (
     Form,
     Reach,
-    bound_names,
     import_bindings,
     is_type_checking,
-    reach,
     root_name,
 )
-from cumulus_client._parsing import parse_module
 from cumulus_client._slice_text import Fragments
 from cumulus_client.exceptions import PackagingError
 
@@ -58,9 +56,10 @@ def slice_module(
 class _Statement:
     """One top-level statement and what is to be kept of it."""
 
-    def __init__(self, node: ast.stmt) -> None:
+    def __init__(self, index: int, node: ast.stmt, binds: dict[str, Form]) -> None:
+        self.index = index
         self.node = node
-        self.binds = bound_names(node)
+        self.binds = binds
         self.kept = False
         self.names: set[str] = set()  # of an import: those reached
 
@@ -80,24 +79,18 @@ class _Slicer:
         self._filename = filename
         self._unwrap = unwrap
         try:
-            tree = parse_module(source, filename)
+            self._syntax = syntax_of(source, filename)
         except (SyntaxError, ValueError) as error:
             raise PackagingError(
                 f"function {function!r}: the source of its module can't be read: {error}",
                 hint="was the file edited after it was started? run it again",
             ) from error
-        self._statements = [_Statement(node) for node in tree.body]
-        self._lazy = any(
-            isinstance(node, ast.ImportFrom)
-            and node.module == "__future__"
-            and any(alias.name == "annotations" for alias in node.names)
-            for node in tree.body
-        )
+        parts = zip(self._syntax.statements, self._syntax.binds, strict=True)
+        self._statements = [_Statement(index, *each) for index, each in enumerate(parts)]
         self._binders: dict[str, list[_Statement]] = {}
         for statement in self._statements:
             for name in statement.binds:
                 self._binders.setdefault(name, []).append(statement)
-        self._reaches: dict[int, Reach] = {}
         self._queue: list[tuple[str, bool]] = []
         self._via: dict[str, str | None] = {}
         self._literals: dict[str, str] = {}  # name -> "NAME = ..."
@@ -251,15 +244,12 @@ class _Slicer:
             self._want(reached, name, needed=False)
 
     def _reach(self, statement: _Statement) -> Reach:
-        key = id(statement)
-        if key not in self._reaches:
-            node = statement.node
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                kept = [d for d in node.decorator_list if not self._is_client_decorator(d)]
-                if len(kept) != len(node.decorator_list):
-                    node = _with_decorators(node, kept)
-            self._reaches[key] = reach(node, lazy_annotations=self._lazy)
-        return self._reaches[key]
+        node = statement.node
+        without: tuple[int, ...] = ()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = enumerate(node.decorator_list)
+            without = tuple(at for at, each in decorators if self._is_client_decorator(each))
+        return self._syntax.reach(statement.index, without)
 
     def _is_client_decorator(self, decorator: ast.expr) -> bool:
         name = root_name(decorator)
@@ -402,7 +392,7 @@ class _Slicer:
             fragments.put(node, ast.unparse(one))
         text = fragments.text()
         try:
-            compile(text, self._filename, "exec", dont_inherit=True)
+            check_compiles(text, self._filename)
         except SyntaxError as error:
             raise PackagingError(
                 f"function {self._function!r}: reducing {self._filename} gave wrong source at "
@@ -440,10 +430,3 @@ def _is_literal(node: ast.expr) -> bool:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
     return True
-
-
-def _with_decorators(
-    node: ast.FunctionDef | ast.AsyncFunctionDef, decorators: list[ast.expr]
-) -> ast.FunctionDef | ast.AsyncFunctionDef:
-    fields = dict(ast.iter_fields(node)) | {"decorator_list": decorators}
-    return type(node)(**fields)

@@ -49,6 +49,10 @@ class Kind(IntEnum):
     CHECKPOINT = 10
 
 
+_KINDS = {int(kind): kind for kind in Kind}  # Kind(number) takes longer than the rest of a frame
+_CHECKED_BYTES = _CHECKED.size
+
+
 class JournalCorrupt(ValueError):
     """The bytes at `offset` are no frame."""
 
@@ -135,28 +139,31 @@ class FrameParser:
         else:
             source = data
         records: list[Record] = []
-        position, size = 0, len(source)
-        self._wanted_bytes = HEADER.size
-        while size - position >= HEADER.size:
-            magic, kind, flags, length, time_us, crc = HEADER.unpack_from(source, position)
-            here = self.offset
-            if magic != MAGIC or flags != 0 or length > MAX_PAYLOAD_BYTES:
-                raise JournalCorrupt(here, "no frame header")
-            end = position + HEADER.size + length
-            if end > size:
-                self._wanted_bytes = end - position
-                break
-            payload = source[position + HEADER.size : end]
-            head = source[position : position + _CHECKED.size]
-            if zlib.crc32(payload, zlib.crc32(head)) != crc:
-                raise JournalCorrupt(here, "checksum mismatch")
-            try:
-                known = Kind(kind)
-            except ValueError:
-                raise JournalCorrupt(here, f"unknown kind {kind}") from None
-            next_offset = here + HEADER.size + length
-            records.append(Record(known, payload, time_us, here, next_offset))
-            self.offset, position = next_offset, end
+        # Once per frame, of which there may be one for each printed line.
+        unpack, crc32, kinds, header_bytes = HEADER.unpack_from, zlib.crc32, _KINDS, HEADER.size
+        position, size, here = 0, len(source), self.offset
+        self._wanted_bytes = header_bytes
+        try:
+            while size - position >= header_bytes:
+                magic, kind, flags, length, time_us, crc = unpack(source, position)
+                if magic != MAGIC or flags != 0 or length > MAX_PAYLOAD_BYTES:
+                    raise JournalCorrupt(here, "no frame header")
+                begin = position + header_bytes
+                end = begin + length
+                if end > size:
+                    self._wanted_bytes = end - position
+                    break
+                payload = source[begin:end]
+                if crc32(payload, crc32(source[position : position + _CHECKED_BYTES])) != crc:
+                    raise JournalCorrupt(here, "checksum mismatch")
+                known = kinds.get(kind)
+                if known is None:
+                    raise JournalCorrupt(here, f"unknown kind {kind}")
+                next_offset = here + header_bytes + length
+                records.append(Record(known, payload, time_us, here, next_offset))
+                here, position = next_offset, end
+        finally:
+            self.offset = here
         self._buffer = bytearray(source[position:])
         return records
 
