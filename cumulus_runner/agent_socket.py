@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket as socket  # `socket` adds what isn't used here, and takes 2 ms of each start
 import errno
 import json
+import math
 import os
 
 TYPE_CHECKING = False
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 64 << 10
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-#: Pokes are at least this far apart: each one tells of everything before it.
+#: Pokes are at least this far apart: each one tells of everything before it. A little, which may
+#: be a line that somebody waits for, is told sooner than output in bulk.
 POKE_INTERVAL_S = 0.005
+SOON_S = 0.002
+LITTLE_BYTES = 16 << 10
 #: An agent that reads nothing for so many bytes is as good as gone.
 MAX_UNSENT_BYTES = 16 << 10
 
@@ -38,7 +42,7 @@ class AgentSocket:
         self._connect_at = now
         self._end_offset = 0
         self._told_offset = 0
-        self._poke_at = now
+        self._poked_at = now - POKE_INTERVAL_S
         #: Why the last connection ended or couldn't be made, for the runner's own log.
         self.problem: str | None = None
 
@@ -57,7 +61,13 @@ class AgentSocket:
             return self._connect_at
         if self._end_offset > self._told_offset and not self._outgoing:
             return self._poke_at
-        return float("inf")
+        return math.inf
+
+    @property
+    def _poke_at(self) -> float:
+        """From when on the agent may be told of what it doesn't know yet."""
+        little = self._end_offset - self._told_offset < LITTLE_BYTES
+        return self._poked_at + (SOON_S if little else POKE_INTERVAL_S)
 
     def poke(self, end_offset: int) -> None:
         """The journal now ends there; the agent is told at the next `tick`."""
@@ -72,7 +82,7 @@ class AgentSocket:
         due = self._end_offset > self._told_offset and now >= self._poke_at
         if self._socket is not None and due and not self._outgoing:
             self._told_offset = self._end_offset
-            self._poke_at = now + POKE_INTERVAL_S
+            self._poked_at = now
             self._queue({"t": "poke", "end": self._end_offset})
         if self._outgoing:
             self._flush(now)
@@ -137,7 +147,7 @@ class AgentSocket:
         self._incoming.clear()
         self._outgoing.clear()
         self._told_offset = 0
-        self._poke_at = now
+        self._poked_at = now - POKE_INTERVAL_S
         self._queue(self._hello)
 
     def _queue(self, message: dict[str, Any]) -> None:

@@ -27,11 +27,11 @@ class ContainerLog:
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                 os.set_blocking(fd, False)
 
-    def out(self, data: bytes) -> None:
+    def out(self, data: bytes | memoryview) -> None:
         """A copy of the job's stdout."""
         self._write(self._out, data)
 
-    def err(self, data: bytes) -> None:
+    def err(self, data: bytes | memoryview) -> None:
         """A copy of the job's stderr."""
         self._write(self._err, data)
 
@@ -54,7 +54,7 @@ class ContainerLog:
         start = "\n" if self._line_open[fd] else ""
         return f"{start}{text}\n".encode(errors="replace")
 
-    def _write(self, fd: int, data: bytes) -> None:
+    def _write(self, fd: int, data: bytes | memoryview) -> None:
         data = data[: self._left[fd]]
         if not data:
             return

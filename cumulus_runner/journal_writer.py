@@ -61,7 +61,7 @@ class JournalWriter:
             os.close(fd)
         self._set_aside = path
 
-    def append(self, frames: bytes, urgent: bool = False) -> bool:
+    def append(self, frames: bytes | memoryview, urgent: bool = False) -> bool:
         """Appends whole frames with one write; the caller minds `room_bytes`.
 
         False when the disk is full: then nothing was written. Raises OSError.
@@ -78,7 +78,7 @@ class JournalWriter:
             self._set_aside = None
         return self._append(frames)
 
-    def _append(self, frames: bytes) -> bool:
+    def _append(self, frames: bytes | memoryview) -> bool:
         try:
             fd, before = self._open_segment(len(frames))
         except OSError as error:

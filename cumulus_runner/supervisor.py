@@ -8,8 +8,9 @@ import select
 import time
 
 from cumulus_runner.outcome import Stop, StopRequested, stop_asked
+from cumulus_runner.pipe_reader import HEADERS_BYTES, READ_BYTES, RECORD_BYTES, PipeReader
 from cumulus_runner.sandbox import reap
-from cumulus_wire.journal import HEADER, Kind, encode, encode_json
+from cumulus_wire.journal import Kind, encode, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from cumulus_runner.journal_writer import JournalWriter
     from cumulus_runner.sandbox import Process
 
-READ_BYTES = 64 << 10
 #: How often to look for room in a full journal.
 FULL_PAUSE_S = 0.05
 #: Longest sleep: poll's clock stands still while the machine is suspended, the deadline's doesn't.
@@ -76,6 +76,7 @@ class Supervisor:
         #: The last output of the set-up, for its error message.
         self.setup_tail = bytearray()
         self._code: CodeSocket | None = None
+        self._reader = PipeReader()
         self._unwritten = b""
         self._batch_at = -math.inf
         self._control: Control | None = None
@@ -277,32 +278,37 @@ class Supervisor:
         self._record_progress(last=True)
 
     def _read(self, readable: list[int], pipes: dict[int, Kind], past_bound: bool) -> int:
-        frames, size = [], 0
+        size = 0
         room = READ_BYTES * 4 if past_bound else self._journal.room_bytes(0)
         for fd in readable:
-            limit = min(READ_BYTES, room - HEADER.size)
-            if limit <= 0:
+            limit = min(READ_BYTES, room - HEADERS_BYTES)
+            # What the disk held up comes first.
+            if limit <= 0 or self._unwritten:
                 break
-            data = os.read(fd, limit)
-            if not data:
+            kind = pipes[fd]
+            frames, payloads = self._reader.read(fd, limit, kind)
+            if not payloads:
                 del pipes[fd]
                 continue
-            kind = pipes[fd]
-            frames.append(encode(kind, data))
-            room -= len(frames[-1])
-            size += len(data)
-            if kind is Kind.SETUP:
-                self.setup_tail += data
-                del self.setup_tail[:-TAIL_BYTES]
-            if kind is Kind.STDOUT:
-                self._log.out(data)
-            else:
-                self._log.err(data)
-        if frames:
-            self._unwritten = b"".join(frames)
-            self._flush()
+            for data in payloads:
+                self._copy(kind, data)
+            room -= len(frames)
+            size += len(frames)
+            if not self._append(frames):
+                self._unwritten = bytes(frames)
+        if size:
             self._gather(size)
         return size
+
+    def _copy(self, kind: Kind, data: memoryview) -> None:
+        """What else gets to see the output."""
+        if kind is Kind.SETUP:
+            self.setup_tail += data
+            del self.setup_tail[:-TAIL_BYTES]
+        if kind is Kind.STDOUT:
+            self._log.out(data)
+        else:
+            self._log.err(data)
 
     def _gather(self, size: int) -> None:
         """Lets a quick succession of small writes fill the pipe, to be read as one."""
@@ -313,10 +319,10 @@ class Supervisor:
         self._batch_at = now
 
     def _has_room(self) -> bool:
-        needed = min(READ_BYTES, self._journal.max_bytes // 8) + HEADER.size
+        needed = min(RECORD_BYTES, self._journal.max_bytes // 8) + HEADERS_BYTES
         return self._journal.room_bytes(needed) >= needed
 
-    def _append(self, frames: bytes, urgent: bool = False) -> bool:
+    def _append(self, frames: bytes | memoryview, urgent: bool = False) -> bool:
         if not self._journal.append(frames, urgent):
             return False
         self._agent.poke(self._journal.end_offset)

@@ -107,6 +107,16 @@ def encode(kind: Kind, payload: bytes, time_us: int | None = None) -> bytes:
     return b"".join((head, zlib.crc32(payload, zlib.crc32(head)).to_bytes(4, "big"), payload))
 
 
+def encode_into(buffer: bytearray, at: int, kind: Kind, size_bytes: int) -> None:
+    """Makes a frame, of now, of the payload of that size which stands `HEADER.size` behind `at`."""
+    _CHECKED.pack_into(buffer, at, MAGIC, kind, 0, size_bytes, time.time_ns() // 1000)
+    with memoryview(buffer) as view:
+        begin = at + HEADER.size
+        crc = zlib.crc32(view[at : at + _CHECKED.size])
+        crc = zlib.crc32(view[begin : begin + size_bytes], crc)
+    buffer[at + _CHECKED.size : begin] = crc.to_bytes(4, "big")
+
+
 def encode_json(kind: Kind, value: Mapping[str, Any], time_us: int | None = None) -> bytes:
     """One frame of a JSON kind."""
     return encode(kind, json.dumps(value, separators=(",", ":")).encode(), time_us)

@@ -41,18 +41,18 @@ def encode(header: Mapping[str, Any], body: bytes = b"") -> bytes:
     return b"".join((len(head).to_bytes(2, "big"), head, body))
 
 
-def decode(message: bytes) -> tuple[dict[str, Any], bytes]:
+def decode(message: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
     """The header and body. Raises LinkError."""
     size = int.from_bytes(message[:2], "big")
     if len(message) < 2 + size or size > MAX_HEADER_BYTES or len(message) > MAX_MESSAGE_BYTES:
         raise LinkError("message shorter than its header, or over the bounds")
     try:
-        header = json.loads(message[2 : 2 + size])
+        header = json.loads(bytes(message[2 : 2 + size]))
     except (ValueError, RecursionError) as error:
         raise LinkError(f"header is no JSON: {error}") from None
     if not isinstance(header, dict) or not isinstance(header.get("t"), str):
         raise LinkError("header has no type")
-    return header, message[2 + size :]
+    return header, bytes(message[2 + size :])
 
 
 def text(header: Mapping[str, Any], key: str, max_chars: int = 256) -> str:

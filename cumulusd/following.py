@@ -11,13 +11,39 @@ from cumulusd.jobs.ports import Clock
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import wait_at_most
 
-#: What one progressive result carries at most.
+#: What one progressive result carries at most, and to a reader that is quick: each costs daemon and
+#: client more than its bytes, but a slow peer is one that takes none for a while.
 FOLLOW_CHUNK_BYTES = 64 * 1024
+BULK_CHUNK_BYTES = 256 * 1024
+#: Quick is who takes so much within that time, until it is waited for so long.
+_QUICK_BYTES, _QUICK_S = 4 << 20, 1.0
+_SLOW_S = 0.25
 #: How long followers of a job that was ended by force wait for what is still on its worker.
 LATE_OUTPUT_S = 60.0
 
 #: Takes one progressive result; fires when the reader can take more.
 Sink = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+class Pace:
+    """How large the pieces are that a reader gets, by how quickly it takes them. Pure."""
+
+    def __init__(self, now: float) -> None:
+        """`now`: seconds, of whatever clock."""
+        self.chunk_bytes = FOLLOW_CHUNK_BYTES
+        self._since = now
+        self._taken_bytes = 0
+
+    def took(self, size_bytes: int, began: float, now: float) -> None:
+        """It took a piece that was given to it at `began`."""
+        if now - began > _SLOW_S:
+            self.chunk_bytes, self._since, self._taken_bytes = FOLLOW_CHUNK_BYTES, now, 0
+            return
+        self._taken_bytes += size_bytes
+        if self._taken_bytes >= _QUICK_BYTES:
+            quick = now - self._since <= _QUICK_S
+            self.chunk_bytes = BULK_CHUNK_BYTES if quick else FOLLOW_CHUNK_BYTES
+            self._since, self._taken_bytes = now, 0
 
 
 class Following:
@@ -64,20 +90,23 @@ class Following:
             tail = journal.end_offset - tail_bytes
             offset = max(offset, journal.record_begin(tail)) if tail > offset else offset
         shown: dict[str, Any] | None = None
+        looked_at: JobRecord | None = None
+        pace = Pace(self._clock.seconds())
         while True:
             record = self._readable(who, job_id)
-            view = self._view(record)
-            # Of journal and progress its records tell.
-            state = {key: view[key] for key in view.keys() - {"journal", "progress"}}
             # The end itself is told last, by the answer.
-            if state != shown and record.end is None:
-                await sink({"event": "state", "job": view})
-                shown = state
-                continue
+            if record is not looked_at and record.end is None:
+                looked_at, view = record, self._view(record)
+                # Of journal and progress its records tell.
+                state = {key: view[key] for key in view.keys() - {"journal", "progress"}}
+                if state != shown:
+                    await sink({"event": "state", "job": view})
+                    shown = state
+                    continue
             journal = journal or self._journals.get(job_id)
             if journal is not None and offset < journal.end_offset:
                 try:
-                    chunk = journal.read(offset, FOLLOW_CHUNK_BYTES)
+                    chunk = journal.read(offset, pace.chunk_bytes)
                 except InvalidArgument as error:
                     begin = int(error.details["continue_from"])
                     why = "is inside a record"
@@ -91,7 +120,9 @@ class Following:
                     part["frames"] = chunk.data
                     self._sent(len(chunk.data))
                 offset = chunk.next_offset
+                began = self._clock.seconds()
                 await sink(part)
+                pace.took(len(chunk.data), began, self._clock.seconds())
                 continue
             changed = self._table.signal(job_id).wait
             if record.end is None:
@@ -104,7 +135,7 @@ class Following:
                 why = f"is behind its end, {end}"
                 raise journal.bad_offset(offset, why, _resumed(record, offset, end))
             else:
-                return {"event": "end", "job": view}
+                return {"event": "end", "job": self._view(record)}
 
     def _late_output_s(self, record: JobRecord, journal: Journal | None) -> float:
         """How long the journal of an ended job may still grow, for its followers.

@@ -19,6 +19,9 @@ from cumulusd.agent.connection import Life
 from cumulusd.agent.journal_sender import JournalSender
 from cumulusd.agent.loss import why_lost
 from cumulusd.agent.output_sender import OutputSender
+from cumulusd.autobahn_log import STILL
+from cumulusd.bulk_frames import BulkReading, header
+from cumulusd.direct_write import DirectWrite
 from cumulusd.errors import Unavailable
 from cumulusd.tasks import Signal
 
@@ -173,10 +176,13 @@ class _LinkProtocol(WebSocketClientProtocol):
     """One connection. Sends as fast as the transport takes it, never further."""
 
     _log = Logger()
+    log = STILL
 
     def __init__(self, link: AgentLink, clock: Any) -> None:
         super().__init__()
         self.life = Life()
+        self._reading = BulkReading(self, wire.MAX_MESSAGE_BYTES, masked=False)
+        self._writing: DirectWrite | None = None
         self._link = link
         self._clock = clock
         self._paused = False
@@ -192,20 +198,36 @@ class _LinkProtocol(WebSocketClientProtocol):
         if response.protocol != SUBPROTOCOL:
             raise ValueError(f"the daemon doesn't speak {SUBPROTOCOL}")
 
+    def dataReceived(self, data: bytes) -> None:
+        self._reading.read(data)
+
     def onOpen(self) -> None:
+        self._writing = DirectWrite(self.transport)
         self.registerProducer(self, True)
         self.life.ready()
         self._link.up(self)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if isBinary:
+            self.message_received(payload)
+        else:
+            self._no_message(wire.LinkError("text instead of a binary message"))
+
+    def write_message(self, message: bytes) -> None:
+        """One message to the daemon, while it is open."""
+        assert self._writing is not None
+        self._writing.write(header(len(message), masked=True) + message)
+
+    def message_received(self, payload: bytes | memoryview) -> None:
+        """One message of the daemon's."""
         try:
-            if not isBinary:
-                raise wire.LinkError("text instead of a binary message")
-            header, body = wire.decode(payload)
-            self._link.received(header, body)
+            self._link.received(*wire.decode(payload))
         except wire.LinkError as error:
-            self._log.error("the daemon sent what is no message: {error}", error=error)
-            self.drop()
+            self._no_message(error)
+
+    def _no_message(self, error: wire.LinkError) -> None:
+        self._log.error("the daemon sent what is no message: {error}", error=error)
+        self.drop()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._next_turn is not None:
@@ -235,7 +257,7 @@ class _LinkProtocol(WebSocketClientProtocol):
             message = self._link.next_message()
             if message is None:
                 return
-            self.sendMessage(message, isBinary=True)  # type: ignore[no-untyped-call]
+            self.write_message(message)
             written += len(message)
             if written >= TURN_BYTES:
                 self._next_turn = self._clock.callLater(0, self._turn)

@@ -54,6 +54,8 @@ class JournalFiles:
         # was found may have been left unsynced by a daemon that was killed.
         self._unsynced = {segment.start for segment in self._segments}
         self._in_flight: set[int] = set()
+        #: The names of some may not be on disk.
+        self._new_names = True
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self._segments)
@@ -114,6 +116,8 @@ class JournalFiles:
             raise disk_error(self._job_id, "written", self._folder, error) from error
         if not self._segments:
             self._segments.append(segment)
+        if not segment.size_bytes:
+            self._new_names = True
         segment.end += len(data)
         self.size_bytes += len(data)
         self._unsynced.add(segment.start)
@@ -172,6 +176,7 @@ class JournalFiles:
         last.end = boundary
         self._segments.append(Segment(boundary, boundary + part_bytes))
         if part_bytes:
+            self._new_names = True
             self._unsynced.add(boundary)
 
     def drop(self) -> None:
@@ -209,11 +214,13 @@ class JournalFiles:
         """Fires when what was there at the call is fsynced. Raises OSError: it may not be."""
         folder, starts = self._folder, sorted(self._unsynced)
         self._in_flight, self._unsynced = self._unsynced, set()
+        names, self._new_names = self._new_names, False
         try:
-            await self._run_in_thread(lambda: segments.sync_files(folder, starts))
+            await self._run_in_thread(lambda: segments.sync_files(folder, starts, names))
         except BaseException:
             # Failed, or cancelled and unknown how far it came.
             self._unsynced |= self._in_flight
+            self._new_names = self._new_names or names
             raise
         finally:
             self._in_flight = set()

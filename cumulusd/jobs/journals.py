@@ -8,11 +8,12 @@ in memory a journal is a few numbers.
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,6 +32,8 @@ __all__ = ["Chunk", "Journal", "JournalDamaged", "JournalHole", "Journals"]
 MAX_OPEN_FILES = 64
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _TRASH = ".trash-"
+#: Journals that are fsynced at the same time.
+_SYNCS_AT_A_TIME = 4
 #: A disk that refuses is tried again after so long, and the log told after so long.
 _RETRY_S = 5.0
 _TELL_AGAIN_S = 60.0
@@ -319,9 +322,17 @@ class Journals:
         self._in_background(self._sync_all())
 
     async def _sync_all(self) -> None:
+        waiting = deque(sorted(self._dirty))
+
+        async def some() -> None:
+            while waiting:
+                await self._sync(waiting.popleft())
+
         try:
-            for job_id in sorted(self._dirty):
-                await self._sync(job_id)
+            # Some at a time: the file system then waits for its disk once for several.
+            await gatherResults(
+                [Deferred.fromCoroutine(some()) for _ in range(min(len(waiting), _SYNCS_AT_A_TIME))]
+            )
         finally:
             self._syncing = False
             if self._dirty and not self._stopped:

@@ -272,12 +272,14 @@ def _marks(data: bytes, start: int, floor: int) -> tuple[int | None, int | None]
     return result, last
 
 
-def sync_files(folder: Path, starts: list[int]) -> None:
-    """fsyncs these segments, their folder and the one above it, where the folder's name stands.
+def sync_files(folder: Path, starts: list[int], names: bool = True) -> None:
+    """fsyncs these segments, and with `names`, where there are new ones, their folder and the one
+    above it, where the folder's name stands.
 
     What is gone was dropped or deleted meanwhile, which is no error.
     """
-    for path in (*(path_of(folder, start) for start in starts), folder, folder.parent):
+    folders = (folder, folder.parent) if names else ()
+    for path in (*(path_of(folder, start) for start in starts), *folders):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -1,15 +1,14 @@
 """Writes what one turn of the reactor has for many connections in one piece each.
 
-Twisted's transports wait for the reactor to say that a socket takes bytes: two calls of epoll_ctl
-and one of epoll_wait beside each send. Here the turn's bytes are handed to an idle socket at once;
-only what it doesn't take goes Twisted's way, with its buffer and its pauses.
+They are handed to an idle socket at once (`direct_write`).
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import tcp
 from twisted.internet.interfaces import IReactorTime
+
+from cumulusd.direct_write import DirectWrite
 
 #: More than that is handed over before the turn ends.
 _MOST_BYTES = 64 * 1024
@@ -55,12 +54,10 @@ class Writer:
     """What waits for one transport within a turn: at most 64 KiB and one message."""
 
     def __init__(self, transport: Any, turn: Turn) -> None:
-        self._transport = transport
+        self._transport = DirectWrite(transport)
         self._turn = turn
         self._pieces: list[bytes] = []
         self._bytes = 0
-        # TLS wraps its transport, and has buffers of its own.
-        self._direct = isinstance(transport, tcp.Connection)
 
     def write(self, head: bytes, body: bytes) -> None:
         """Both, at the end of the turn at the latest."""
@@ -82,17 +79,4 @@ class Writer:
             return
         data = b"".join(self._pieces)
         self.drop()
-        transport = self._transport
-        if (
-            self._direct
-            and transport.connected
-            and not transport.disconnecting
-            and not transport.dataBuffer
-            and not transport._tempDataBuffer
-        ):
-            sent = transport.writeSomeData(data)
-            if isinstance(sent, int):  # else an error, which the reactor's way meets again
-                if sent == len(data):
-                    return
-                data = data[sent:]
-        transport.write(data)
+        self._transport.write(data)

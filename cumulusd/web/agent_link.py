@@ -19,6 +19,8 @@ from zope.interface import implementer
 
 from cumulus_wire import link as wire
 from cumulusd.autobahn_log import STILL
+from cumulusd.bulk_frames import BulkReading, header
+from cumulusd.direct_write import DirectWrite
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.peers import PLAIN_TOKEN, is_secure
@@ -202,6 +204,8 @@ class _AgentConnection(WebSocketServerProtocol):
         self._writable = Signal()
         self._lost = Signal()
         self._tasks = Tasks()
+        self._reading = BulkReading(self, wire.MAX_MESSAGE_BYTES, masked=True)
+        self._writing: DirectWrite | None = None
         self.fetches = OutputFetches(self._tell)
 
     def drop(self) -> None:
@@ -260,8 +264,12 @@ class _AgentConnection(WebSocketServerProtocol):
         # be refused and nothing would hold back what we write.
         self.unregisterProducer()
         self.registerProducer(self, True)
+        self._writing = DirectWrite(self.transport)
         self._owner.opened(self)
         self._log.info("the link of node {node_id} is up", node_id=self.node_id)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._reading.read(data)
 
     def onPing(self, payload: bytes) -> None:
         """Answered when it is read: the newest stands for all, as WebSocket lets it."""
@@ -281,11 +289,15 @@ class _AgentConnection(WebSocketServerProtocol):
             self._fail(f"it sent a message in more than {_MAX_FRAMES} frames")
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if isBinary:
+            self.message_received(payload)
+        else:
+            self._fail("it sent what is no message: text instead of a binary message")
+
+    def message_received(self, payload: bytes | memoryview) -> None:
+        """One message of the agent's."""
         try:
-            if not isBinary:
-                raise wire.LinkError("text instead of a binary message")
-            header, body = wire.decode(payload)
-            self._received(header, body)
+            self._received(*wire.decode(payload))
         except wire.LinkError as error:
             self._fail(f"it sent what is no message: {error}")
         except Exception:
@@ -448,7 +460,12 @@ class _AgentConnection(WebSocketServerProtocol):
 
     def _write(self, message: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self.sendMessage(message, isBinary=True)  # type: ignore[no-untyped-call]
+            self.write_message(message)
+
+    def write_message(self, message: bytes) -> None:
+        """One message to the agent, while it is open."""
+        assert self._writing is not None
+        self._writing.write(header(len(message), masked=False) + message)
 
     def _fail(self, why: str) -> None:
         self._log.error(

@@ -38,7 +38,10 @@ class Counts:
         self._count(patch, Daemon, "call", _agent_call)
         self._count(patch, Store, "_commit", _commit)
         self._count(
-            patch, sim_machine, "_sync_files", lambda folder, starts: {"fsyncs": len(starts)}
+            patch,
+            sim_machine,
+            "_sync_files",
+            lambda folder, starts, names=True: {"fsyncs": len(starts)},
         )
         self._count(
             patch,

@@ -200,9 +200,6 @@ class _Quiet(WebSocketServerProtocol):
     def unregisterProducer(self) -> None:
         pass
 
-    def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:
-        self.end.send(payload)
-
     def dropConnection(self, abort: bool = False) -> None:
         self.end.close()
 
@@ -229,11 +226,11 @@ class LinkServer(_AgentConnection, _Quiet):
         self.state = self.STATE_CLOSED
         self.connectionLost()
 
-    def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:
-        header, _ = wire.decode(payload)
+    def write_message(self, message: bytes) -> None:
+        header, _ = wire.decode(message)
         if header["t"] in ("ack", "from"):
             self._world.acknowledged(header["job"], header["offset"])
-        super().sendMessage(payload, isBinary)
+        self.end.send(message)
 
 
 class Daemon:

@@ -42,7 +42,7 @@ def _step(record: JobRecord, event: machine.Event) -> Any:
     return _real_step(record, event)
 
 
-def _sync_files(folder: Path, starts: list[int]) -> None:
+def _sync_files(folder: Path, starts: list[int], names: bool = True) -> None:
     assert _current is not None
     disk = _current.disk
     if disk.sync_fails:

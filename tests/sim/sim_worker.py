@@ -157,9 +157,6 @@ class _Quiet(WebSocketClientProtocol):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         pass
 
-    def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:
-        self.end.send(payload)
-
     def dropConnection(self, abort: bool = False) -> None:
         self.end.close()
 
@@ -178,6 +175,9 @@ class LinkClient(_LinkProtocol, _Quiet):
         self.state = self.STATE_OPEN
         end.heard = lambda message: self.onMessage(message, True)
         end.lost = self._wire_lost
+
+    def write_message(self, message: bytes) -> None:
+        self.end.send(message)
 
     def _wire_lost(self) -> None:
         self.state = self.STATE_CLOSED

@@ -49,6 +49,8 @@ OURS: dict[str, str] = {
     "cumulusd.log": "",
     "cumulusd.open_files": "",
     "cumulusd.autobahn_log": "",
+    "cumulusd.bulk_frames": "",
+    "cumulusd.direct_write": "",
     "cumulusd.loop_lag": "cumulusd.jobs.ports",
     "cumulusd.metrics": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.timeline"
     " cumulusd.metrics_gauges cumulusd.metrics_snapshot",
@@ -133,14 +135,16 @@ OURS: dict[str, str] = {
     "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
     "cumulusd.login_secret": "cumulusd.state_file",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.origins"
-    " cumulusd.peers cumulusd.scram_keys cumulusd.autobahn_log",
+    " cumulusd.peers cumulusd.scram_keys cumulusd.autobahn_log cumulusd.direct_write",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.job_search cumulusd.jobs.model",
     "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.origins"
-    " cumulusd.peers cumulusd.relay cumulusd.autobahn_log",
+    " cumulusd.peers cumulusd.relay cumulusd.autobahn_log cumulusd.bulk_frames"
+    " cumulusd.direct_write",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
     "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
-    " =cumulusd cumulusd.job_network",
+    " =cumulusd cumulusd.job_network cumulusd.autobahn_log cumulusd.bulk_frames"
+    " cumulusd.direct_write",
     "cumulusd.agent.settings": "cumulus_wire cumulusd.agent cumulusd.log",
     "cumulusd.agent.__main__": f"{_COMMON} cumulusd.agent cumulusd.log",
     "cumulusd.parts": "cumulus_wire cumulusd",  # of tap: the parts as a value

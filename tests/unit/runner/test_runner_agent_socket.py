@@ -92,10 +92,24 @@ def test_pokes_are_coalesced(peer: Peer) -> None:
         peer.agent.poke(offset)
         peer.agent.tick(0.0)
     assert peer.heard() == [HELLO, {"t": "poke", "end": 1}]
-    assert peer.agent.wake_at() == agent_socket.POKE_INTERVAL_S
+    assert peer.agent.wake_at() == agent_socket.SOON_S
     peer.agent.tick(peer.agent.wake_at())
     assert peer.heard() == [{"t": "poke", "end": 99}]
     assert peer.agent.wake_at() == float("inf")
+
+
+def test_output_in_bulk_is_told_less_often_than_a_line(peer: Peer) -> None:
+    peer.listen()
+    peer.agent.tick(0.0)
+    peer.accept()
+    peer.agent.poke(1)
+    peer.agent.tick(0.0)
+    peer.agent.poke(1 + agent_socket.LITTLE_BYTES)
+    assert peer.agent.wake_at() == agent_socket.POKE_INTERVAL_S
+    peer.agent.tick(agent_socket.SOON_S)
+    assert peer.heard() == [HELLO, {"t": "poke", "end": 1}]
+    peer.agent.tick(agent_socket.POKE_INTERVAL_S)
+    assert peer.heard() == [{"t": "poke", "end": 1 + agent_socket.LITTLE_BYTES}]
 
 
 def test_a_new_connection_is_told_where_the_journal_ends(peer: Peer) -> None:
