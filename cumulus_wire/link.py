@@ -27,6 +27,8 @@ MAX_HEADER_BYTES = 4096
 #: Largest body of one message, either way.
 MAX_BODY_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 2 + MAX_HEADER_BYTES + MAX_BODY_BYTES
+#: A package may take as long as this, beyond the time that every package has.
+SLOWEST_PACKAGE_BYTES_PER_S = 1 << 20
 
 
 class LinkError(ValueError):

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from cumulus_wire.link import SLOWEST_PACKAGE_BYTES_PER_S
 from cumulusd.agent.job_folder import JobFolder
 from cumulusd.agent.link import AgentLink
 from cumulusd.errors import CumulusError, Unavailable
@@ -31,19 +32,21 @@ async def fetch_package(
     sink: Callable[[bytes], object],
     timeout_s: float,
 ) -> None:
-    """Gives the package to `sink`, in order. A lost link is waited for, within `timeout_s`.
+    """Gives the package to `sink`, in order. A lost link is waited for, within `timeout_s` and
+    what its size allows it.
 
     Raises Unavailable when it doesn't come, or isn't what was asked for.
     """
     digest = hashlib.sha256()
     held = 0
     why = "the link to the daemon is down"
+    timeout_s += size_bytes / SLOWEST_PACKAGE_BYTES_PER_S
     ends_s = clock.seconds() + timeout_s
     while held < size_bytes:
         left_s = ends_s - clock.seconds()
         if left_s <= 0:
             raise Unavailable(
-                f"the package of job {job_id} did not arrive within {timeout_s:g} s: "
+                f"the package of job {job_id} did not arrive within {timeout_s:.1f} s: "
                 f"{held} of {size_bytes} B, {why}",
                 job_id=job_id,
                 hint="see whether the worker reaches the daemon",

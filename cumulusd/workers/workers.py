@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cumulus_wire import uris
+from cumulus_wire.link import SLOWEST_PACKAGE_BYTES_PER_S
 from cumulus_wire.variables import is_protected
 from cumulusd.errors import CumulusError, InsufficientResources, NotFound
 from cumulusd.identity import Principal, Role
@@ -33,7 +34,7 @@ Call = Callable[[str, Mapping[str, Any], float], Awaitable[dict[str, Any]]]
 class Timeouts:
     """How long an agent may take to answer."""
 
-    prepare_s: float = 300.0  #: it fetches the package meanwhile
+    prepare_s: float = 300.0  #: it fetches the package meanwhile; longer for large ones
     release_s: float = 30.0
     ask_s: float = 15.0
     refresh_s: float = 10.0  #: how often a present agent is asked for its devices again
@@ -214,7 +215,7 @@ class AgentWorkers:
         return await self._ask(
             placement.node_id,
             "prepare",
-            self._timeouts.prepare_s,
+            self._timeouts.prepare_s + spec.package_size_bytes / SLOWEST_PACKAGE_BYTES_PER_S,
             job_id=record.job_id,
             attempt=record.attempt,
             journal_start=record.journal_start,

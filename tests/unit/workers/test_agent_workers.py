@@ -14,7 +14,7 @@ from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import JobRecord, JobSpec, Phase, Placement
 from cumulusd.jobs.ports import Disagreement, Holding, Node
 from cumulusd.views import worker_views
-from cumulusd.workers.workers import AgentWorkers
+from cumulusd.workers.workers import AgentWorkers, Timeouts
 
 AGENT = Principal(name="agent", owner="agent", role=Role.AGENT, node_id="n1")
 DEVICE = {
@@ -73,6 +73,29 @@ async def test_a_folder_of_no_known_attempt_can_be_released() -> None:
     assert inventory.holdings == (
         Holding(node_id="n1", job_id="b", attempt=2, device_index=1, units=5),
     )
+    await workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_package_has_longer_to_come() -> None:
+    asked: list[float] = []
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        asked.append(timeout_s)
+        raise Unavailable("not now")
+
+    workers = AgentWorkers(call, Clock(), environment={}, timeouts=Timeouts(prepare_s=10.0))
+    for size_bytes in (0, 1 << 30):
+        spec = JobSpec(
+            package_sha256="ab" * 32,
+            package_size_bytes=size_bytes,
+            gpu_memory=0.5,
+            duration_s=60.0,
+        )
+        job = JobRecord(job_id="j", owner="ann", spec=spec, phase=Phase.PREPARING, created_at=1.0)
+        with pytest.raises(Unavailable):
+            await workers.prepare(job, Placement(node_id="n1", hostname="one", device_id="d0"))
+    assert asked == [10.0, 10.0 + 1024.0]
     await workers.stop()
 
 
