@@ -13,6 +13,8 @@ from cumulus_wire import uris
 _MAX_CHUNK_BYTES = 512 << 10
 #: Pieces on their way at a time, at most: what an upload holds in memory here and at the daemon.
 _MAX_WINDOW = 4
+#: Pieces read at a time from where the package lies.
+_READ_AHEAD = 8
 #: A piece that takes longer has a slow line before it.
 _QUICK_S = 1.0
 #: Answers in a row that bring the upload no further, before it is given up.
@@ -108,6 +110,7 @@ class _Pieces:
         self._next = offset
         self._chunk_bytes = chunk_bytes
         self._window = Window()
+        self._ahead, self._ahead_from = b"", offset
         self._sent: deque[tuple[asyncio.Task[dict[str, Any]], int, float]] = deque()
 
     async def answer(self) -> tuple[int, int] | None:
@@ -138,7 +141,14 @@ class _Pieces:
     async def _read(self) -> bytes:
         if self._package.in_memory:
             return self._package.read(self._next, self._chunk_bytes)
-        return await asyncio.to_thread(self._package.read, self._next, self._chunk_bytes)
+        at = self._next - self._ahead_from
+        if at >= len(self._ahead):
+            # Several pieces at a time: to go through a thread costs as much as to send one.
+            self._ahead_from, at = self._next, 0
+            self._ahead = await asyncio.to_thread(
+                self._package.read, self._next, _READ_AHEAD * self._chunk_bytes
+            )
+        return self._ahead[at : at + self._chunk_bytes]
 
 
 def _check_progress(package: Package, held: int, stalled: int) -> None:
