@@ -41,7 +41,10 @@ class Counts:
             patch,
             sim_machine,
             "_sync_files",
-            lambda folder, starts, names=True: {"fsyncs": len(starts)},
+            lambda folder, starts, names=True: {
+                "fsyncs": len(starts),
+                "folder fsyncs": 2 * names,
+            },
         )
         self._count(
             patch,

@@ -92,6 +92,7 @@ def test_twenty_jobs_on_two_workers(run: Run) -> None:
             "commits": 128,
             "records written": 160,  # eight for each job
             "fsyncs": 68,
+            "folder fsyncs": 88,  # two with new files, no longer with each sync
             "scheduling passes": 130,
             "jobs looked at in passes": 950,
             "link messages": 280,
@@ -134,6 +135,7 @@ def test_ten_megabytes_of_output(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
             "commits": 8,
             "records written": 8,
             "fsyncs": 8,
+            "folder fsyncs": 9,
             "scheduling passes": 1,
             "jobs looked at in passes": 1,
             "link messages": 175,
