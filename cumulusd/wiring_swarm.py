@@ -17,6 +17,7 @@ from cumulusd.jobs.ports import RunInThread
 from cumulusd.provision_scripts import http_url, made_out
 from cumulusd.provisioning import Provisioning
 from cumulusd.smoke_jobs import SmokeJobs
+from cumulusd.swarm import agent_plan
 from cumulusd.swarm.agent_services import AgentServices
 from cumulusd.swarm.agent_spec import CA_BUNDLE_FILE, DAEMON_CA_FILE, AgentSettings
 from cumulusd.swarm.agent_tokens import AgentTokens
@@ -162,7 +163,9 @@ class SwarmParts:
         self._pool_changed = pool_changed
         self._tasks.start(self._check(), "asking the engine what it is")
         self._agents.start()
-        hearing = self._engine.watch_events(["node"], connected=self._look, heard=self._heard)
+        hearing = self._engine.watch_events(
+            ["node", "service", "secret"], connected=self._look, heard=self._heard
+        )
         self._tasks.start(hearing, "hearing of the Swarm's nodes")
         if self._enrolment is not None:
             self._tasks.start(self._sweep(self._enrolment), "looking at provisioning tokens")
@@ -200,7 +203,11 @@ class SwarmParts:
             await sleep(self._clock, CHECK_INTERVAL_S)
 
     def _heard(self, event: Event) -> None:
-        self._look()
+        if event.kind == "node":
+            self._look()
+        elif agent_plan.may_be_an_agents(event.name):
+            # Jobs come and go as services too.
+            self._agents.nudge()
 
     def _look(self) -> None:
         """Nodes may have changed: placing is to know, the agents are looked after, and those that

@@ -282,8 +282,8 @@ class Clearing:
 
     async def _is_over(self, record: JobRecord) -> bool:
         """The platform shows no container of it that runs or may start."""
-        container = (await self._platform.containers()).get(record.job_id)
-        return container is None or container.attempt != record.attempt or not container.alive
+        container = await self._platform.container(record.job_id, record.attempt)
+        return container is None or not container.alive
 
     async def _remove_or_stop(self, record: JobRecord, tries: int, gone: bool) -> bool:
         if gone:

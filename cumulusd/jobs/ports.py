@@ -149,6 +149,9 @@ class Platform(Protocol):
     async def containers(self) -> Mapping[str, Container]:
         """The containers of this daemon instance, in one look: by job id, the newest attempt's."""
 
+    async def container(self, job_id: str, attempt: int) -> Container | None:
+        """That attempt's alone; None: there is none."""
+
     async def all_containers(self) -> Sequence[Container]:
         """The same with those of older attempts, of a worker that came back."""
 

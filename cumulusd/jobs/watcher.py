@@ -21,6 +21,8 @@ from cumulusd.tasks import Tasks, sleep
 #: containers the platform's answers are megabytes, and the reactor does nothing else meanwhile.
 _REST = 5.0
 _MAX_REST_S = 10.0
+#: Idle, the workers are asked what they hold so many times less often at most.
+_IDLE_REAPS = 10
 
 
 class Watcher:
@@ -56,6 +58,8 @@ class Watcher:
         self._reaped_at = clock.seconds()
         self._known_agents: frozenset[str] = frozenset()
         self._may_have_left = False  #: a job has ended that may have kept something on a worker
+        self._was_active = True  #: since the last reap jobs have changed
+        self._reap_pause_s = settings.reap_interval_s
         table.watch(self._changed)
         self.agreement = Agreement()
         self.platform_error: str | None = None
@@ -91,6 +95,7 @@ class Watcher:
             await sleep(self._clock, max(self._settings.watch_interval_s, rest_s))
 
     def _changed(self, before: JobRecord | None, after: JobRecord) -> None:
+        self._was_active = True
         # Clearing takes away what its last attempt kept; those before may have been elsewhere.
         was_live = before is not None and before.phase is not Phase.ENDED
         if was_live and after.phase is Phase.ENDED and after.attempt > 1:
@@ -98,13 +103,20 @@ class Watcher:
 
     def _is_time_to_reap(self) -> bool:
         """It is from time to time, when an agent has come, whose holdings may have changed, and
-        when a job has ended that may have kept something somewhere."""
+        when a job has ended that may have kept something somewhere. While no job changes, the
+        times are ever further apart."""
         before, self._known_agents = self._known_agents, frozenset(self._workers.agents())
         is_urgent = self._may_have_left or bool(self._known_agents - before)
         self._may_have_left = False
-        return is_urgent or (
-            self._clock.seconds() - self._reaped_at >= self._settings.reap_interval_s
-        )
+        interval_s = self._settings.reap_interval_s
+        if is_urgent or self._was_active or self._table.placed():
+            self._reap_pause_s = interval_s
+        if not is_urgent and self._clock.seconds() - self._reaped_at < self._reap_pause_s:
+            return False
+        if not self._was_active:
+            self._reap_pause_s = min(2 * self._reap_pause_s, _IDLE_REAPS * interval_s)
+        self._was_active = False
+        return True
 
     async def _look(self) -> None:
         watched = [

@@ -171,6 +171,11 @@ class LocalPlatform:
         """None: it reserves nothing beside the ledger."""
         return ()
 
+    async def container(self, job_id: str, attempt: int) -> Container | None:
+        """That attempt's alone."""
+        found = (await self.containers()).get(job_id)
+        return found if found is not None and found.attempt == attempt else None
+
     async def all_containers(self) -> Sequence[Container]:
         """The same: a job's attempts follow one another, and each has the folder to itself."""
         return list((await self.containers()).values())

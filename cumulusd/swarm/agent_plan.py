@@ -59,6 +59,23 @@ def next_secret_name(node_id: str, secrets: Sequence[SecretInfo]) -> str:
     return f"{prefix}{max(numbers, default=0) + 1}"
 
 
+def new_secret_names(
+    members: Sequence[NodeInfo], known: Mapping[str, str], seen: Seen
+) -> dict[str, str]:
+    """Node id -> the name of its next secret, of those that are not in `known`: node id -> the name
+    of a secret that is there, whose token is known."""
+    return {
+        node.node_id: next_secret_name(node.node_id, seen.secrets)
+        for node in members
+        if node.node_id not in known
+    }
+
+
+def may_be_an_agents(name: str) -> bool:
+    """Whether a service or secret of that name is an agent's, as far as the name tells."""
+    return not name or name.startswith(("cumulus-agent-", "cumulus-file-"))
+
+
 def unused_secrets(
     seen: Seen, instance_id: str, wanted_names: Mapping[str, str], files: Sequence[str]
 ) -> list[SecretInfo]:

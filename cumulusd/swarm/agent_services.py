@@ -29,6 +29,9 @@ from cumulusd.swarm.image_reference import resolve_image
 from cumulusd.tasks import Signal, Tasks, wait_at_most
 
 INTERVAL_S = 5.0
+#: While every look finds the Swarm as the one before did, the next comes later, up to this: who
+#: nudges is told of what changes.
+MAX_INTERVAL_S = 60.0
 RETRY_S = 1.0
 NOT_YET = "the workers in the configuration are not enrolled yet"
 
@@ -85,6 +88,8 @@ class AgentServices:
         self._woken = False
         self._pool_told = False
         self._said: dict[str, str] = {}
+        self._seen: Seen | None = None  #: by the last look
+        self._pause_s = INTERVAL_S
         #: Node id -> (what its service was made of, its payload).
         self._payloads: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}
         #: What keeps all agents from being looked after; None when nothing does.
@@ -159,9 +164,13 @@ class AgentServices:
         held: dict[str, str] = {}
         # Once for all: there are as many as nodes.
         own = {one.name: one for one in agent_plan.own_secrets(seen, settings.instance_id)}
+        known = {node_id: name for node_id, name in self._tokens.secret_names() if name in own}
+        fresh, refused = self._new_tokens(agent_plan.new_secret_names(members, known, seen))
         for node in members:
             try:
-                use = await self._keep_token(node, seen, own)
+                if refused is not None and node.node_id not in known:
+                    raise refused
+                use = await self._keep_token(node, fresh.get(node.node_id), own)
                 await self._keep_service(node, running.get(node.node_id), image, [use, *files])
                 self._tokens.retire(node.node_id)
                 self._say(node.node_id, None)
@@ -184,7 +193,10 @@ class AgentServices:
                 self._tokens.forget(node_id)
                 self._said.pop(node_id, None)
         await self._remove_unused(seen, held, [one.secret_name for one in files])
-        await self._tell_troubles(members)
+        is_well = await self._tell_troubles(members)
+        is_quiet = is_well and seen == self._seen and not self._said
+        self._seen = seen
+        self._pause_s = min(2 * self._pause_s, MAX_INTERVAL_S) if is_quiet else INTERVAL_S
 
     # -- inside
 
@@ -204,7 +216,7 @@ class AgentServices:
                 # One bad look must not end the looking; the next one comes.
                 self.error = f"the agents can't be looked after: {error!r}"
                 self._log.failure("looking after the agents failed, going on")
-            pause_s = INTERVAL_S if self.error is None else RETRY_S
+            pause_s = self._pause_s if self.error is None else RETRY_S
             if not self._woken:
                 await wait_at_most(self._clock, pause_s, self._wake.wait())
 
@@ -253,18 +265,26 @@ class AgentServices:
     def _mark(self) -> dict[str, str | None]:
         return {labels.WORKER: "true", labels.INSTANCE: self._settings.instance_id}
 
+    def _new_tokens(
+        self, names: Mapping[str, str]
+    ) -> tuple[Mapping[str, str], CumulusError | None]:
+        """(node id -> new token, None), or none and why they can't be written. On disk before they
+        are in the Swarm: an agent never holds a token that we don't know."""
+        try:
+            return self._tokens.rotate(names), None
+        except CumulusError as error:
+            return {}, error
+
     async def _keep_token(
-        self, node: NodeInfo, seen: Seen, own: Mapping[str, SecretInfo]
+        self, node: NodeInfo, token: str | None, own: Mapping[str, SecretInfo]
     ) -> SecretUse:
-        """The secret with the node's token; a new one when the token's hash or the secret is
-        lost. `own`: our secrets by name."""
+        """The secret with the node's token; `token`: a new one, which has none yet. `own`: our
+        secrets by name."""
         known = self._tokens.get(node.node_id)
-        secret = None if known is None else own.get(known.secret_name)
-        if secret is not None:
-            return SecretUse(secret_id=secret.secret_id, secret_name=secret.name, file=TOKEN_FILE)
-        name = agent_plan.next_secret_name(node.node_id, seen.secrets)
-        # On disk before it is in the Swarm: an agent never holds a token that we don't know.
-        token = self._tokens.rotate(node.node_id, name)
+        assert known is not None
+        name = known.secret_name
+        if token is None:
+            return SecretUse(secret_id=own[name].secret_id, secret_name=name, file=TOKEN_FILE)
         of = {labels.INSTANCE: self._settings.instance_id, labels.AGENT: node.node_id}
         secret_id = await self._engine.create_secret(name, token.encode(), of)
         self._log.info(
@@ -341,13 +361,15 @@ class AgentServices:
                 # A service that has not been updated yet may use it: the next look tries again.
                 self._say(key, f"the secret {secret.name} can't be removed yet: {_words(error)}")
 
-    async def _tell_troubles(self, members: Sequence[NodeInfo]) -> None:
+    async def _tell_troubles(self, members: Sequence[NodeInfo]) -> bool:
+        """Whether there are none."""
         mine = {labels.KIND: labels.KIND_AGENT, labels.INSTANCE: self._settings.instance_id}
         troubles = agent_plan.troubles(await self._engine.tasks(mine))
         for node in members:
             why = troubles.get(node.node_id)
             text = None if why is None else f"the agent of {node.hostname} does not run: {why}"
             self._say(f"task {node.node_id}", text)
+        return not troubles
 
     def _say(self, key: str, text: str | None) -> None:
         """Warns once of what goes on being wrong, and says when it is well again."""

@@ -58,17 +58,27 @@ class AgentTokens:
         """What is known of that node's token."""
         return self._known.get(node_id)
 
-    def rotate(self, node_id: str, secret_name: str) -> str:
-        """A new token for that node, known from now on and durably; the one before stays good
-        until `retire`. Raises InternalError when it can't be written."""
-        token = secrets.token_urlsafe(32)
-        made = AgentToken(node_id=node_id, sha256=hash_token(token), secret_name=secret_name)
-        before = self._known.get(node_id)
-        self._save({**self._known, node_id: made})
-        if before is not None:
-            self._retired.setdefault(node_id, set()).add(before.sha256)
-        self._tokens.add(made.sha256, _principal(node_id))
-        return token
+    def rotate(self, secret_names: Mapping[str, str]) -> dict[str, str]:
+        """Node id -> a new token for each of these nodes, by node id and name of its secret; known
+        from now on and durably, all with one write. Those before stay good until `retire`. Raises
+        InternalError when it can't be written."""
+        if not secret_names:
+            return {}
+        tokens = {node_id: secrets.token_urlsafe(32) for node_id in secret_names}
+        made = {
+            node_id: AgentToken(
+                node_id=node_id, sha256=hash_token(tokens[node_id]), secret_name=secret_name
+            )
+            for node_id, secret_name in secret_names.items()
+        }
+        known = self._known
+        self._save({**known, **made})
+        for node_id, one in made.items():
+            before = known.get(node_id)
+            if before is not None:
+                self._retired.setdefault(node_id, set()).add(before.sha256)
+            self._tokens.add(one.sha256, _principal(node_id))
+        return tokens
 
     def retire(self, node_id: str) -> None:
         """The node's service has the new token: older ones open no door any more."""
@@ -83,6 +93,10 @@ class AgentTokens:
         self._save({key: one for key, one in self._known.items() if key != node_id})
         self._tokens.discard(token.sha256)
         self.retire(node_id)
+
+    def secret_names(self) -> list[tuple[str, str]]:
+        """(node id, the name of the secret that holds its token) of all that have one."""
+        return [(node_id, one.secret_name) for node_id, one in self._known.items()]
 
     def node_ids(self) -> list[str]:
         """Nodes that have a token."""

@@ -260,6 +260,7 @@ class Event:
     kind: str  #: "node", "service", "secret", …
     action: str  #: "create", "update", "remove"
     actor_id: str
+    name: str  #: of a service or secret; empty: the engine doesn't tell
     time_ns: int
 
     @classmethod
@@ -269,6 +270,7 @@ class Event:
             kind=str(data.get("Type") or ""),
             action=str(data.get("Action") or ""),
             actor_id=str((data.get("Actor") or {}).get("ID") or ""),
+            name=str(((data.get("Actor") or {}).get("Attributes") or {}).get("name") or ""),
             time_ns=int(data.get("timeNano") or 0),
         )
 

@@ -26,6 +26,9 @@ _EXPLAIN_LINES = 50
 #: So long what a tag means isn't asked again: many jobs at once ask once.
 _IMAGE_S = 1.0
 _Key = tuple[str, int]  # job id, attempt
+#: A look at all that would tell more than so many containers to each who waits for it is not worth
+#: it: one container alone costs two small requests.
+_ASK_ALONE = 100
 
 
 class SwarmPlatform:
@@ -54,6 +57,7 @@ class SwarmPlatform:
         self._mine = {labels.INSTANCE: settings.instance_id}
         self._warned_for: ApiVersion | None = None
         self._look = SharedLook(clock, self._look_at_all)
+        self._container_count = 0  #: in the last look at all
 
     async def check(self) -> None:
         """Is this a Swarm manager whose API is known? Also logs what it can't guarantee.
@@ -112,19 +116,22 @@ class SwarmPlatform:
         """All of this instance's."""
         before = set(self._launching)
         found = dict(await self._look.get())
-        for job_id, attempt in before | set(self._launching):
-            found.setdefault(
-                (job_id, attempt),
-                Container(
-                    job_id=job_id,
-                    attempt=attempt,
-                    node_id=None,
-                    alive=True,
-                    exit_code=None,
-                    message="the service is being created",
-                ),
-            )
+        for key in before | set(self._launching):
+            found.setdefault(key, _being_created(key))
         return list(found.values())
+
+    async def container(self, job_id: str, attempt: int) -> Container | None:
+        """That attempt's alone. The look that all share tells it, unless that has grown to far
+        more than those who wait for it."""
+        key = (job_id, attempt)
+        is_launching = key in self._launching
+        if self._container_count > _ASK_ALONE * (1 + self._look.waiting):
+            found = await self._look_at({**self._mine, labels.JOB: job_id})
+        else:
+            found = dict(await self._look.get())
+        if is_launching or key in self._launching:
+            return found.get(key) or _being_created(key)
+        return found.get(key)
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Scales to 0: TERM, then KILL, while the task stays listed until it is gone."""
@@ -215,18 +222,21 @@ class SwarmPlatform:
             is_worker=enrolled and whose == self._settings.instance_id,
         )
 
-    async def _look_at_all(self) -> dict[tuple[str, int], Container]:
+    async def _look_at_all(self) -> dict[_Key, Container]:
+        found = await self._look_at({**self._mine, labels.JOB: None})
+        self._container_count = len(found)
+        return found
+
+    async def _look_at(self, of: Mapping[str, str | None]) -> dict[_Key, Container]:
+        """Those whose service has these labels."""
         # The services first: a task without one is then of a removed service, or a new one's.
-        services = await self._engine.services(self._jobs_of_mine())
-        tasks = await self._engine.tasks(self._jobs_of_mine())
+        services = await self._engine.services(of)
+        tasks = await self._engine.tasks(of)
         lost: dict[str, str] = {}
         if any(container_states.is_condemned(task) for task in tasks):
             nodes = await self._engine.nodes()
             lost = container_states.lost_nodes(tasks, nodes)
         return container_states.containers(services, tasks, lost)
-
-    def _jobs_of_mine(self) -> dict[str, str | None]:
-        return {**self._mine, labels.JOB: None}
 
     async def _launch(self, spec: ContainerSpec, key: _Key) -> None:
         """Tells all who wait how it went; a failure that nobody waits for is logged."""
@@ -286,6 +296,17 @@ class SwarmPlatform:
             details={"platform": why},
             hint="stop it, and remove it when it is gone",
         )
+
+
+def _being_created(key: _Key) -> Container:
+    return Container(
+        job_id=key[0],
+        attempt=key[1],
+        node_id=None,
+        alive=True,
+        exit_code=None,
+        message="the service is being created",
+    )
 
 
 class _Images:

@@ -36,6 +36,11 @@ class SharedLook(Generic[_T]):
             self._tasks.start(self._work(), "looking at the platform")
         return await waiting
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a look that has not begun."""
+        return len(self._waiting)
+
     async def close(self) -> None:
         """Who still waits gets Unavailable."""
         await self._tasks.stop()

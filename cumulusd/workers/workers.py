@@ -15,15 +15,20 @@ from cumulusd.identity import Principal, Role
 from cumulusd.jobs.model import Grant, JobRecord, Placement
 from cumulusd.jobs.ports import (
     AgentView,
-    Backend,
     Clock,
-    Device,
     Holding,
     Inventory,
     Kept,
     Released,
 )
 from cumulusd.tasks import Tasks, sleep
+from cumulusd.workers.agent_answers import (
+    backend_of,
+    devices_of,
+    grant_of,
+    holding_of,
+    optional_text,
+)
 from cumulusd.workers.shares import Share, shares
 
 #: `call(uri, kwargs, timeout_s)`: one procedure of one agent; raises CumulusError.
@@ -40,6 +45,7 @@ class Timeouts:
     refresh_s: float = 10.0  #: how often a present agent is asked for its devices again
     #: The same for one that holds no share, and tells nothing new: with the next job it tells all.
     refresh_idle_s: float = 30.0
+    refresh_idle_max_s: float = 120.0  #: up to which that grows while all stays as it is
     refresh_faulty_s: float = 5.0  #: the same for one with which something is wrong
 
 
@@ -130,7 +136,7 @@ class AgentWorkers:
             await self._refresh(placement.node_id)
             raise
         try:
-            return _grant(answer["grant"])
+            return grant_of(answer["grant"])
         except (KeyError, TypeError, ValueError) as error:
             raise CumulusError(
                 f"The agent of {placement.hostname} answered with a malformed grant: {error!r}",
@@ -203,7 +209,7 @@ class AgentWorkers:
                 # 0: a folder that doesn't say of which attempt it is; any release clears it.
                 jobs.add((str(entry["job_id"]), max(1, int(entry["attempt"]))))
                 if verb == "partitions":
-                    holdings.append(_holding(node_id, entry))
+                    holdings.append(holding_of(node_id, entry))
         return Inventory(jobs=frozenset(jobs), holdings=tuple(holdings), kept=frozenset(kept))
 
     # -- inside
@@ -261,7 +267,7 @@ class AgentWorkers:
             raise
         if "devices" in answer and verb != "devices" and node_id in self._agents:
             known = self._agents[node_id]
-            devices = _devices(answer["devices"])
+            devices = devices_of(answer["devices"])
             self._shares[node_id] = shares(answer["devices"], self._clock.seconds())
             self._learn(attrs.evolve(known, devices=devices))
             if {one.device_id for one in devices} != {one.device_id for one in known.devices}:
@@ -286,6 +292,7 @@ class AgentWorkers:
 
     async def _meet(self, node_id: str) -> None:
         """Learns an agent's devices, and keeps what is known of them fresh while it is present."""
+        idle_s = self._timeouts.refresh_idle_s
         while True:
             pause_s = self._timeouts.refresh_s
             try:
@@ -295,7 +302,10 @@ class AgentWorkers:
                 view = self._agents[node_id]
                 free = all(one.units_free == one.units_total for one in view.devices)
                 if view == before and free and not self._shares[node_id]:
-                    pause_s = max(pause_s, self._timeouts.refresh_idle_s)
+                    pause_s = max(pause_s, idle_s)
+                    idle_s = min(2 * idle_s, self._timeouts.refresh_idle_max_s)
+                else:
+                    idle_s = self._timeouts.refresh_idle_s
             except CumulusError as error:
                 # Whatever it is, it is asked again: the agent is connected, and would stay unused.
                 self._log.warn(
@@ -314,11 +324,11 @@ class AgentWorkers:
         view = AgentView(
             node_id=node_id,
             hostname=str(answer.get("hostname") or node_id),
-            devices=_devices(answer.get("devices", ())),
-            discovery_error=_optional_text(answer.get("discovery_error")),
-            fault=_optional_text(answer.get("fault")),
-            backend=_backend(answer.get("chronos") or {}),
-            python_version=_optional_text(answer.get("python_version")),
+            devices=devices_of(answer.get("devices", ())),
+            discovery_error=optional_text(answer.get("discovery_error")),
+            fault=optional_text(answer.get("fault")),
+            backend=backend_of(answer.get("chronos") or {}),
+            python_version=optional_text(answer.get("python_version")),
         )
         self._shares[node_id] = shares(answer.get("devices", ()), self._clock.seconds())
         known = self._agents.get(node_id)
@@ -348,58 +358,3 @@ class AgentWorkers:
 def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
     """Less what a job may not set: no submit takes it now, but a job from before may have it."""
     return {name: text for name, text in environment.items() if not is_protected(name)}
-
-
-def _optional_text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _holding(node_id: str, entry: Mapping[str, Any]) -> Holding:
-    index = entry.get("device_index")
-    return Holding(
-        node_id=node_id,
-        job_id=str(entry["job_id"]),
-        attempt=int(entry["attempt"]),
-        device_index=None if index is None else int(index),
-        units=int(entry["units"]),
-    )
-
-
-def _backend(value: Mapping[str, Any]) -> Backend:
-    return Backend(
-        name=str(value.get("backend", "builtin")), fault=_optional_text(value.get("fault"))
-    )
-
-
-def _devices(entries: Any) -> tuple[Device, ...]:
-    return tuple(
-        Device(
-            device_id=str(entry["device_id"]),
-            index=int(entry["index"]),
-            name=str(entry["name"]),
-            kind=str(entry["kind"]),
-            memory_bytes=int(entry["memory_bytes"]),
-            units_total=int(entry["units_total"]),
-            units_free=int(entry["units_free"]),
-            tier=str(entry["tier"]),
-            tier_note=str(entry.get("tier_note", "")),
-        )
-        for entry in entries
-    )
-
-
-def _grant(value: Mapping[str, Any]) -> Grant:
-    return Grant(
-        partition_id=str(value["partition_id"]),
-        device_id=str(value["device_id"]),
-        device_name=str(value["device_name"]),
-        device_index=int(value["device_index"]),
-        units=int(value["units"]),
-        gpu_memory_bytes=int(value["gpu_memory_bytes"]),
-        tier=str(value["tier"]),
-        tier_note=str(value["tier_note"]),
-        folder=str(value["folder"]),
-        environment={str(key): str(text) for key, text in value["environment"].items()},
-        mounts=tuple((str(a), str(b), bool(read_only)) for a, b, read_only in value["mounts"]),
-        lifetime_s=None if value.get("lifetime_s") is None else float(value["lifetime_s"]),
-    )

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
 from cumulusd.jobs.ports import Holding
 from cumulusd.swarm import labels
+from cumulusd.swarm import platform as swarm_platform
 from cumulusd.tasks import Tasks, sleep
 from tests.contract.site import UNITS, Contracted
 
@@ -92,6 +93,27 @@ class PlatformContract:
         await platform.remove(job_id, 2)
         assert job_id not in await platform.containers()
         await platform.remove(job_id, 2)
+
+    @pytest.mark.parametrize("alone", [False, True], ids=["shared look", "alone"])
+    @pytest_twisted.ensureDeferred
+    async def test_one_container_is_told_of_by_itself(
+        self, site: Contracted, monkeypatch: pytest.MonkeyPatch, alone: bool
+    ) -> None:
+        """Whichever way it is asked for: that depends on how many there are."""
+        if alone:
+            monkeypatch.setattr(swarm_platform, "_ASK_ALONE", -1)
+        platform, job_id = site.platform("exit 3"), new_job()
+        assert await platform.container(job_id, 1) is None
+        await site.launch(platform, site.spec(job_id))
+        at_once = await platform.container(job_id, 1)
+        assert at_once is not None  # it may have ended by now
+        ended = await site.ended(platform, job_id)
+        assert await platform.container(job_id, 1) == ended
+        assert await platform.container(job_id, 2) is None
+        other = site.platform("exit 3", instance_id=site.instance_id + "-other")
+        assert await other.container(job_id, 1) is None
+        await platform.remove(job_id, 1)
+        assert await platform.container(job_id, 1) is None
 
     @pytest_twisted.ensureDeferred
     async def test_launching_twice_is_one_launch(self, site: Contracted) -> None:

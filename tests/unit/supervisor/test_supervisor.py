@@ -487,6 +487,30 @@ async def test_an_agent_that_comes_back_is_reconciled_with_at_once(world: World)
 
 
 @in_world
+async def test_the_reaper_comes_less_often_while_no_job_changes(world: World) -> None:
+    asked: list[float] = []
+    plain = world.platform.all_containers
+
+    async def counted() -> Any:
+        asked.append(world.clock.seconds())
+        return await plain()
+
+    world.platform.all_containers = counted  # type: ignore[method-assign]
+
+    def reaps(seconds: int) -> int:
+        asked.clear()
+        for _ in range(seconds):
+            world.pass_time(1.0)
+        return len(asked)
+
+    interval_s = int(world.settings.reap_interval_s)
+    reaps(40 * interval_s)
+    assert 1 <= reaps(22 * interval_s) <= 3, "idle"
+    await running_job(world)
+    assert 1 <= reaps(interval_s + 2) <= 2, "at once as often as before"
+
+
+@in_world
 async def test_a_platform_that_answers_slowly_is_asked_less_often(world: World) -> None:
     """Its answers grow with the jobs there are."""
     await running_job(world)

@@ -114,6 +114,10 @@ class MemoryPlatform:
             await self.silence
         return dict(self.running)
 
+    async def container(self, job_id: str, attempt: int) -> Container | None:
+        found = (await self.containers()).get(job_id)
+        return found if found is not None and found.attempt == attempt else None
+
     async def all_containers(self) -> Sequence[Container]:
         return list((await self.containers()).values())
 

@@ -1,6 +1,7 @@
 """Every enrolled node has exactly one agent of this daemon's, with a token that only it has."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from cumulusd.errors import Conflict, CumulusError, InternalError, NotFound, Unavailable
 from cumulusd.identity import Authenticator, Principal, Role
+from cumulusd.state_file import StateFile
 from cumulusd.swarm import agent_plan, agent_services, labels
-from cumulusd.swarm.agent_services import INTERVAL_S, NOT_YET, AgentServices
+from cumulusd.swarm.agent_services import INTERVAL_S, MAX_INTERVAL_S, NOT_YET, AgentServices
 from cumulusd.swarm.agent_spec import CA_BUNDLE_FILE, AgentSettings
 from cumulusd.swarm.agent_tokens import AgentTokens
 from cumulusd.swarm.answers import ServiceInfo
@@ -450,9 +452,67 @@ async def test_a_nudge_is_a_look_now_and_none_is_lost(tmp_path: Path) -> None:
     assert looks == 2
     daemon.agents.nudge()
     assert looks == 3
-    daemon.clock.advance(INTERVAL_S)
+    daemon.clock.advance(MAX_INTERVAL_S)
     assert looks == 4
     await daemon.agents.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_looks_are_further_apart_while_nothing_changes_and_close_again_when_something_does(
+    tmp_path: Path,
+) -> None:
+    pool = Pool(node("n1", "gpu-1"))
+    daemon = Daemon(pool, tmp_path, "gpu-1")
+    looks: list[float] = []
+    plain = pool.tasks
+
+    async def counted(wanted: Any) -> Any:
+        looks.append(daemon.clock.seconds())
+        return await plain(wanted)
+
+    def pauses(seconds: int) -> list[float]:
+        looks.clear()
+        daemon.clock.pump([1.0] * seconds)
+        return [later - sooner for sooner, later in pairwise(looks)]
+
+    pool.tasks = counted  # type: ignore[method-assign]
+    daemon.agents.start()
+    pauses(30)
+    assert pauses(400)[-3:] == [MAX_INTERVAL_S] * 3
+    service = pool.service_of("n1")
+    pool.service_table[service.service_id] = attrs.evolve(service, replicas=0)
+    daemon.agents.nudge()  # as the engine's event of it does
+    assert pool.service_of("n1").replicas == 1
+    assert pauses(20)[0] == INTERVAL_S
+    pauses(400)
+    pool.secret_table.clear()  # and of this nobody tells
+    daemon.clock.pump([1.0] * int(MAX_INTERVAL_S))
+    assert daemon.who(pool.token_of("n1")) == "n1"
+    await daemon.agents.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_tokens_of_many_new_nodes_take_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = 0
+    save = StateFile.save
+
+    def counted(self: StateFile, value: Any) -> None:
+        nonlocal writes
+        writes += 1
+        save(self, value)
+
+    monkeypatch.setattr(StateFile, "save", counted)
+    pool = Pool(*(node(f"n{number}", f"gpu-{number}") for number in range(20)))
+    daemon = Daemon(pool, tmp_path, *(f"gpu-{number}" for number in range(20)))
+    await daemon.agents.reconcile()
+    assert writes == 1
+    assert {daemon.who(pool.token_of(f"n{number}")) for number in range(20)} == {
+        f"n{number}" for number in range(20)
+    }
+    await daemon.agents.reconcile()
+    assert writes == 1
 
 
 def test_a_damaged_file_of_tokens_is_refused(tmp_path: Path) -> None:

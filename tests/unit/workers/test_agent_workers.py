@@ -298,8 +298,8 @@ async def test_an_agent_that_has_nothing_to_tell_is_asked_less_often() -> None:
     workers = AgentWorkers(call, clock, environment={})
     for verb in uris.AGENT_VERBS:
         workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
-    asked_in(50)
-    assert asked_in(300) == 10
+    asked_in(200)
+    assert asked_in(600) == 5
     told["fault"] = "its disk is full"
     asked_in(40)
     assert asked_in(300) == 60, "one with a fault is asked often"
