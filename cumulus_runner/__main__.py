@@ -6,6 +6,7 @@ that holds `cumulus_runner` and `cumulus_wire` is then put on `sys.path`, and th
 so that no module here is mistaken for a top-level one.
 """
 
+import os
 import sys
 
 if __name__ == "__main__":
@@ -16,4 +17,7 @@ if __name__ == "__main__":
         sys.path.insert(0, here.rpartition("/")[0] or ("/" if here.startswith("/") else "."))
     from cumulus_runner.command import main
 
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Everything is written and closed: taking the interpreter apart would only keep the lock.
+    os._exit(code)

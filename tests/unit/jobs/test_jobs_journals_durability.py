@@ -37,6 +37,39 @@ def test_a_sync_follows_within_the_interval(daemon: Daemon) -> None:
     assert not daemon.clock.getDelayedCalls()
 
 
+def test_names_are_made_durable_once_and_with_each_new_segment(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append("root" if path == daemon.root else path.name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    journal = daemon.journals.open("j")
+    journal.append(0, line("one"))
+    daemon.clock.advance(1)
+    assert synced == [segment_name(0), "j", "root"]
+    synced.clear()
+    journal.append(journal.end_offset, EXIT)
+    daemon.clock.advance(1)
+    assert synced == [segment_name(0)]
+    journal.append(journal.end_offset, line("", 1000))
+    daemon.clock.advance(1)
+    begin = journal.end_offset
+    synced.clear()
+    journal.append(begin, line("two"))
+    daemon.clock.advance(1)
+    assert synced == [segment_name(begin), "j", "root"]
+    daemon.crash()  # what it left may have no name on disk yet
+    synced.clear()
+    result_of(ensureDeferred(daemon.journals.open("j").sync()))
+    assert synced[-2:] == ["j", "root"]
+
+
 def test_a_partial_frame_is_not_called_durable(daemon: Daemon) -> None:
     journal = daemon.journals.open("j")
     journal.append(0, line("one") + line("two")[:-1])
