@@ -117,10 +117,12 @@ class RunnerSocket:
             self._runners.add(connection)
             self.has_left = False
             self._came()
-        elif kind in ("poke", "bye"):
+        elif kind == "poke":
+            connection.has_poked = True
+        elif kind == "bye":
+            connection.has_poked = False
             self.poked()
-            if kind == "bye":
-                self._gone(connection)
+            self._gone(connection)
         else:
             raise ValueError(f"unknown message {kind!r}")
 
@@ -205,11 +207,18 @@ class _RunnerConnection(LineOnlyReceiver):
     def __init__(self, owner: RunnerSocket) -> None:
         self._owner = owner
         self._clogged = False
+        self.has_poked = False
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
         transport.registerProducer(self, True)
         self._owner.made(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        if self.has_poked:  # once for all that came while others had their turn
+            self.has_poked = False
+            self._owner.poked()
 
     def lineReceived(self, line: bytes) -> None:
         try:

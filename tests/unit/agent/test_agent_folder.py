@@ -214,13 +214,30 @@ async def test_hello_poke_bye_and_leaving(folder: JobFolder) -> None:
     runner = Runner(folder.path, "job-1")
     runner.connect()
     runner.poke()
+    await soon(lambda: heard.pokes == 1)
+    assert heard.socket.runner_is_there
     runner.say({"t": "bye"})
     await soon(lambda: heard.pokes == 2)
-    assert heard.socket.runner_is_there
+    assert not heard.socket.runner_is_there  # or about to leave
+    runner.close()
+    await soon(lambda: not heard.socket._connections)
+    assert heard.left == 1
+    assert not heard.socket.stop("cancelled_by_user", 1.0)
+    heard.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_pokes_that_come_together_are_one(folder: JobFolder) -> None:
+    heard = Heard(folder)
+    runner = Runner(folder.path, "job-1")
+    runner.connect()
+    await soon(lambda: heard.came == 1)
+    runner.say_raw(b'{"t":"poke","end":1}\n' * 100)
+    await soon(lambda: heard.pokes)
+    assert heard.pokes == 1
     runner.close()
     await soon(lambda: heard.left == 1)
-    assert not heard.socket.runner_is_there
-    assert not heard.socket.stop("cancelled_by_user", 1.0)
+    assert heard.pokes == 1
     heard.socket.close()
 
 
