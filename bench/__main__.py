@@ -120,6 +120,9 @@ def measure(options: argparse.Namespace) -> int:
 
 def measure_all(options: argparse.Namespace, words: list[str]) -> int:
     began_at, begun = time.time(), time.monotonic()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for place in (Path(tempfile.gettempdir()), FOLDER):
+        leftovers.sweep(place)
     found_machine = machine()
     rows: list[Row] = []
     interrupted = False
@@ -183,11 +186,11 @@ def run_module(name: str, seconds: float, options: argparse.Namespace) -> list[R
     """Its rows; what it could not measure is a row too."""
     say(f"{name}, within {seconds:.0f} s")
     ours = leftovers.below()  # the Swarm that is held
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    prefix = leftovers.prefix()
     with (
-        tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as temporary,
-        tempfile.TemporaryDirectory(prefix=f"{name}-", dir=FOLDER) as folder,
-        tempfile.NamedTemporaryFile("r", prefix="rows-", dir=FOLDER) as file,
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as temporary,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=FOLDER) as folder,
+        tempfile.NamedTemporaryFile("r", prefix="rows-", dir=folder) as file,
     ):
         child = subprocess.Popen(
             [

@@ -23,7 +23,7 @@ from tests.pool.rig import Pool, Used, running
 SHARE = 0.25  #: of a device, for each job
 STARTS = 3
 START_GOAL_S = 3.0
-STEADY_S, STEADY_QUICK_S = 30.0, 10.0
+STEADY_S, STEADY_QUICK_S = 20.0, 10.0
 SAMPLES, SAMPLES_QUICK = 200, 50
 ALL_RUN_S = 300.0
 LAG = "cumulus_event_loop_lag_seconds"

@@ -3,14 +3,17 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import time
 from collections.abc import Collection
+from pathlib import Path
 
 from bench.parts.daemons import descendants
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _END_S = 15.0
+_FOLDERS = "bench-of-"
 _LOOK_S = 0.05
 
 
@@ -49,6 +52,19 @@ def end_below(pid: int, spared: Collection[int] = ()) -> list[int]:
                 os.kill(each, signal.SIGKILL)
         time.sleep(_LOOK_S)
     return sorted(ended)
+
+
+def prefix() -> str:
+    """What the names of this process's folders begin with, for `sweep`."""
+    return f"{_FOLDERS}{os.getpid()}-"
+
+
+def sweep(folder: Path) -> None:
+    """Removes folders there that a process made which is gone: it was killed."""
+    for left in folder.glob(f"{_FOLDERS}*"):
+        number = left.name.removeprefix(_FOLDERS).partition("-")[0]
+        if number.isdigit() and not _lives(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def reap(spared: Collection[int]) -> None:

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench.parts import leftovers
+
 ROOT = Path(__file__).parents[3]
 #: Starts one that is spared, and one that leaves an orphan in a session of its own; says what it
 #: ended, and what still runs.
@@ -56,6 +58,15 @@ def test_a_module_goes_with_its_parent() -> None:
     while _state(child) not in ("", "Z"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_folders_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.run(["sh", "-c", "echo $$"], stdout=subprocess.PIPE, text=True, check=True)
+    names = [f"{leftovers.prefix()}a", f"bench-of-{gone.stdout.strip()}-b", "bench-of-others"]
+    for name in names:
+        (tmp_path / name / "deep").mkdir(parents=True)
+    leftovers.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {names[0], names[2]}
 
 
 def _state(pid: int) -> str:
