@@ -1,6 +1,6 @@
 """Prunes what history no longer keeps: records, journals, outputs, packages."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -68,20 +68,25 @@ class History:
         await self._tasks.stop()
 
     async def _run(self) -> None:
+        await self._try(self._journals.measure)
         while True:
             await sleep(self._clock, _INTERVAL_S)
-            try:
-                await self.prune()
-            except CumulusError as error:
-                self._log.warn("history can't be pruned now: {why}", why=error.message)
-            except CancelledError:
-                raise
-            except Exception:
-                # A failed pass must not end the pruning; the next one comes.
-                self._log.failure("pruning history failed, going on")
+            await self._try(self.prune)
+
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except CumulusError as error:
+            self._log.warn("history can't be pruned now: {why}", why=error.message)
+        except CancelledError:
+            raise
+        except Exception:
+            # A failed pass must not end the pruning; the next one comes.
+            self._log.failure("pruning history failed, going on")
 
     async def prune(self) -> None:
         """One pass."""
+        await self._journals.measure()
         await self._prune_by_time()
         await self._prune_by_count()
         await self._prune_by_size()

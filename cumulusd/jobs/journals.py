@@ -22,6 +22,7 @@ from cumulusd.jobs import segments
 from cumulusd.jobs.chunk import Chunk
 from cumulusd.jobs.journal import Journal
 from cumulusd.jobs.journal_errors import JournalDamaged, JournalHole, disk_error
+from cumulusd.jobs.journal_sizes import JournalSizes
 from cumulusd.jobs.ports import Clock, DelayedCall, RunInThread
 from cumulusd.jobs.segments import OpenFiles
 from cumulusd.jobs.store import StoreFailed
@@ -39,9 +40,7 @@ _RETRY_S = 5.0
 _TELL_AGAIN_S = 60.0
 #: So long after the last refusal, workers have offered again what they kept.
 _SETTLE_S = 30.0
-#: What is written to try a disk: less could fit where nothing else does.
 _PROBE = ".probe"
-_PROBE_BYTES = 64 << 10
 
 
 class Journals:
@@ -77,9 +76,7 @@ class Journals:
         self._on_durable = on_durable
         self._files = OpenFiles(max_open_files)
         self._journals: dict[str, Journal] = {}
-        self._sizes: dict[str, int] = {}
-        self._total_bytes = 0
-        self._over_cap: set[str] = set()
+        self._sizes = JournalSizes(cap_bytes, lambda job_id: segments.size_bytes(root / job_id))
         self._dirty: set[str] = set()
         self._timer: DelayedCall | None = None
         self._syncing = False
@@ -97,13 +94,13 @@ class Journals:
             elif name.startswith(_TRASH):
                 shutil.rmtree(root / name)
             elif _JOB_ID.fullmatch(name):
-                found = segments.list_segments(root / name)
-                self._resize(name, sum(segment.size_bytes for segment in found))
+                self._sizes.found(name)
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all journals on disk, also of those that are not open."""
-        return self._total_bytes
+        """Bytes of all journals on disk, also of those that are not open; until `measure` has
+        fired, of some."""
+        return self._sizes.total_bytes
 
     @property
     def trouble(self) -> str | None:
@@ -117,11 +114,22 @@ class Journals:
 
     def known(self) -> list[str]:
         """Job ids of all journals on disk."""
-        return list(self._sizes)
+        return self._sizes.known()
 
     def over_cap(self) -> list[str]:
         """Job ids of those that are larger than the cap, for `fit`."""
-        return sorted(self._over_cap)
+        return self._sizes.over_cap()
+
+    async def measure(self) -> None:
+        """Fires when the sizes of all are known. A start doesn't wait for that: it takes a look
+        into each folder. Raises StoreFailed."""
+        try:
+            await self._sizes.measure_all(self._run_in_thread)
+        except OSError as error:
+            raise StoreFailed(
+                f"The journals in {self._root} can't be looked at: {error}",
+                hint=f"Check the health of the disk that holds {self._root}.",
+            ) from error
 
     def open(self, job_id: str) -> Journal:
         """The job's journal, made or loaded when it isn't open yet.
@@ -192,15 +200,14 @@ class Journals:
         try:
             # Renamed first: an interrupted removal must not look like a journal with gaps.
             os.rename(folder, trash)
-            self._total_bytes -= self._sizes.pop(job_id)
-            self._over_cap.discard(job_id)
+            self._sizes.drop(job_id)
             await self._run_in_thread(lambda: shutil.rmtree(trash))
         except OSError as error:
             raise disk_error(job_id, "deleted", folder, error) from error
 
     def size_bytes(self, job_id: str) -> int:
         """Bytes of this journal on disk."""
-        return self._sizes.get(job_id, 0)
+        return self._sizes.of(job_id)
 
     def age_s(self, job_id: str, now: float) -> float:
         """For how long nothing was begun or deleted in its folder. `now`: unix seconds."""
@@ -237,7 +244,7 @@ class Journals:
         folder, cap_bytes = self._root / job_id, self._cap_bytes
         journal = self._journals.get(job_id)
         failing = journal is not None and journal.failing
-        if self._sizes.get(job_id, 0) <= cap_bytes or self._stopped or failing:
+        if self._sizes.of(job_id) <= cap_bytes or self._stopped or failing:
             return 0
         return await self._drop(job_id, lambda: segments.fit(folder, cap_bytes, floor))
 
@@ -245,8 +252,8 @@ class Journals:
         """Drops the range that `work` gives, off the reactor thread; the bytes freed."""
         folder = self._root / job_id
         trash = self._root / f"{_TRASH}{job_id}-output"
-        before = self._sizes[job_id]
         try:
+            before = self._sizes.of(job_id)
             dropped = await self._run_in_thread(work)
             if dropped is None or self._stopped or job_id not in self._sizes:
                 return 0
@@ -262,9 +269,8 @@ class Journals:
             if journal is not None:
                 journal.pruned()
             else:
-                left = segments.list_segments(folder)
-                self._resize(job_id, sum(each.size_bytes for each in left))
-            freed = before - self._sizes[job_id]
+                self._sizes.put(job_id, segments.size_bytes(folder))
+            freed = before - self._sizes.of(job_id)
             await self._run_in_thread(lambda: shutil.rmtree(trash))
         except OSError as error:
             raise disk_error(job_id, "pruned", folder, error) from error
@@ -295,7 +301,7 @@ class Journals:
 
     def _changed(self, journal: Journal) -> None:
         job_id = journal.job_id
-        self._resize(job_id, journal.size_bytes)
+        self._sizes.put(job_id, journal.size_bytes)
         if not journal.dirty:
             self._dirty.discard(job_id)
             return
@@ -307,14 +313,6 @@ class Journals:
             self._in_background(self._hurry(job_id))
         if self._timer is None and not self._syncing:
             self._timer = self._clock.callLater(self._sync_interval_s, self._tick)
-
-    def _resize(self, job_id: str, size_bytes: int) -> None:
-        self._total_bytes += size_bytes - self._sizes.get(job_id, 0)
-        self._sizes[job_id] = size_bytes
-        if size_bytes > self._cap_bytes:
-            self._over_cap.add(job_id)
-        else:
-            self._over_cap.discard(job_id)
 
     def _tick(self) -> None:
         self._timer = None
@@ -382,7 +380,7 @@ class Journals:
     async def _probe(self) -> None:
         """Writes a little: also when no journal has anything to write, the trouble must end."""
         try:
-            await self._run_in_thread(lambda: _try_disk(self._root))
+            await self._run_in_thread(lambda: segments.try_disk(self._root / _PROBE))
         except OSError as error:
             self._probe_timer = None
             self._failed(error)
@@ -400,15 +398,3 @@ class Journals:
 
     def _unexpected(self, failure: Failure) -> None:
         self._log.failure("syncing the journals failed", failure)
-
-
-def _try_disk(root: Path) -> None:
-    """Raises OSError when the disk takes no write. Blocking."""
-    path = root / _PROBE
-    try:
-        with open(path, "wb") as file:
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        path.unlink(missing_ok=True)

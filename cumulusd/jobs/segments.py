@@ -22,6 +22,8 @@ from cumulus_wire.folder import segment_name, segment_offset
 from cumulus_wire.journal import HEADER, MAGIC, FrameParser, JournalCorrupt, Kind
 
 _SCAN_BYTES = 256 << 10
+#: What is written to try a disk: less could fit where nothing else does.
+_PROBE_BYTES = 64 << 10
 
 
 @attrs.define
@@ -59,6 +61,25 @@ def list_segments(folder: Path) -> list[Segment]:
             if start is not None:
                 found.append(Segment(start, start + entry.stat().st_size))
     return sorted(found, key=lambda segment: segment.start)
+
+
+def size_bytes(folder: Path) -> int:
+    """Of all of them; 0 without the folder. Raises OSError."""
+    try:
+        return sum(segment.size_bytes for segment in list_segments(folder))
+    except FileNotFoundError:
+        return 0
+
+
+def try_disk(path: Path) -> None:
+    """Writes a file there, fsyncs and removes it. Raises OSError when the disk takes no write."""
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def scan(folder: Path, start: int) -> Scan:

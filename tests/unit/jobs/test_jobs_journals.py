@@ -354,6 +354,9 @@ def test_totals_count_journals_that_are_not_open(daemon: Daemon) -> None:
         daemon.journals.open(name).append(0, line("x", 480) + EXIT[:3])
     assert daemon.journals.total_bytes == 1006
     daemon.crash()
+    assert daemon.journals.total_bytes == 0, "a start doesn't look into each folder"
+    assert daemon.journals.size_bytes("a") == 503
+    result_of(ensureDeferred(daemon.journals.measure()))
     assert daemon.journals.total_bytes == 1006
     assert sorted(daemon.journals.known()) == ["a", "b"]
     assert daemon.journals.extent("a") == (0, 503)
