@@ -60,7 +60,7 @@ PHASES = (
     ("submitted", "preparing", "saved and placed"),
     ("preparing", "launching", "partition and folder made"),
     ("launching", "setup", "container or process started, runner connected"),
-    ("setup", "running", "package unpacked, code's process started"),
+    ("setup", "running", "layer proven, package unpacked, code's process started"),
     ("running", "first_byte", "first byte printed and relayed"),
 )
 
