@@ -6,24 +6,16 @@ import ssl
 from typing import Any
 
 from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocketClientProtocol
-from autobahn.wamp import serializer
+from autobahn.wamp.exception import ProtocolError
 from autobahn.websocket.util import parse_url
 
+from cumulus_client._cbor import CborSerializer
 from cumulus_client._tls import speaks_http, trusting
 from cumulus_client._wire_session import CallerSession
 from cumulus_client.connection import MAX_MESSAGE_BYTES, PING_INTERVAL_S, PING_TIMEOUT_S
 
-#: In order of preference; one whose library is missing is not offered.
-_SERIALIZERS = ("CBORSerializer", "MsgPackSerializer", "JsonSerializer")
-
-_PLAIN_CBOR = "wamp.2.cbor"
-
 #: A TLS handshake that takes longer makes the client look whether the server speaks TLS at all.
 TLS_PATIENCE_S = 1.5
-
-
-#: Bytes to plain messages; without its library no CBOR is offered.
-_cbor: Any = getattr(serializer, "CBORObjectSerializer", lambda: None)()
 
 
 class NoTls(Exception):
@@ -33,11 +25,6 @@ class NoTls(Exception):
 # What Autobahn warns of is raised as an exception as well: without logging set up it must not
 # appear among a job's output on stderr.
 logging.getLogger("autobahn").addHandler(logging.NullHandler())
-
-
-def _serializers() -> list[Any]:
-    classes = [getattr(serializer, name, None) for name in _SERIALIZERS]
-    return [cls() for cls in classes if cls is not None]
 
 
 async def open_transport(
@@ -53,18 +40,18 @@ async def open_transport(
     ConnectionFailed."""
     loop = asyncio.get_running_loop()
     session = CallerSession(loop, url=shown_url, api_key=api_key, api_key_name=api_key_name)
+    serializer = CborSerializer()
 
     class Protocol(WampWebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
         def onMessage(self, payload: bytes, isBinary: bool) -> None:
             # A job's output is thousands of these a second; Autobahn's way makes a message object
             # and the text of a log line of each.
-            if self.websocket_protocol_in_use == _PLAIN_CBOR:
-                try:
-                    (message,) = _cbor.unserialize(payload)
-                except Exception:
-                    message = None  # it is none, which Autobahn words
-                if session.take(message):
-                    return
+            try:
+                taken = session.take(serializer.plain(payload))
+            except ProtocolError:
+                taken = False  # Autobahn comes to the same, and ends the session
+            if taken:
+                return
             super().onMessage(payload, isBinary)
 
         def onClose(self, wasClean: bool, code: int, reason: str | None) -> None:
@@ -75,7 +62,7 @@ async def open_transport(
             session.transport_closed()
 
     make: Any = WampWebSocketClientFactory  # untyped
-    factory = make(lambda: session, url=url, serializers=_serializers(), loop=loop)
+    factory = make(lambda: session, url=url, serializers=[serializer], loop=loop)
     factory.protocol = Protocol
     factory.setProtocolOptions(
         maxFramePayloadSize=MAX_MESSAGE_BYTES,

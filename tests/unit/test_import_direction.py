@@ -165,7 +165,7 @@ OTHERS: dict[str, str | None] = {
     "cumulus_runner.inside.runtime": "torch joblib xgboost lightgbm boto3 botocore",
     "cumulus_runner.inside.distributed_checkpointer": "runtime",
     "engines": "",
-    "cumulus_client": "autobahn txaio cloudpickle pathspec",
+    "cumulus_client": "autobahn txaio cbor2 cloudpickle pathspec",
     "cumulus_client._scram": "cryptography",  # which Autobahn has loaded by then
     "cumulus_client.cli.status_area": "rich",
     "cumulus_client.share_probe": "pyopencl",  # a script that runs in a job
