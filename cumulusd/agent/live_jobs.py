@@ -13,8 +13,8 @@ from cumulusd.agent.partitions import Partitions
 from cumulusd.errors import CumulusError
 from cumulusd.tasks import Tasks, sleep, wait_at_most
 
-#: A runner that said that it leaves is gone some milliseconds later, and its share with it. So the
-#: lock is seen free after at most a fifth of the time that it took.
+#: A runner that said that it leaves is gone some milliseconds later, and its share is then waited
+#: for: its lock is seen free after about a quarter more of the time that it took.
 _FIRST_LOCK_PAUSE_S = 0.001
 _MAX_LOCK_PAUSE_S = 1.0
 _LOCK_PAUSE_GROWTH = 1.25
@@ -110,10 +110,11 @@ class LiveJobs:
 
     def close(self) -> None:
         """Closes sockets and descriptors, and deletes nothing."""
-        for live in self._jobs.values():
+        jobs, self._jobs = self._jobs, {}
+        for live in jobs.values():
             self._link.sender.remove(live.job_id)
             live.close()
-        self._jobs.clear()
+            live.freed.fire()  # who waits for it sees that it isn't here any more
 
     def _recover(self, job_id: str) -> None:
         try:

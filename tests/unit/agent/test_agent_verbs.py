@@ -320,6 +320,27 @@ async def test_a_leaving_runner_that_stays_makes_it_drain(
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_agent_that_closes_waits_for_no_runner(make: Callable[..., World]) -> None:
+    """And the share stays held: the runner was there at the end."""
+    world = await make().start()
+    await world.prepare()
+    runner = world.runner()
+    try:
+        runner.lock()
+        runner.connect()
+        await until_runner(world)
+        await bye(world, runner)
+        unheard = Deferred.fromCoroutine(world.router.call("release", job_id="job-1", attempt=1))
+        unheard.addErrback(lambda _: None)
+        await deferLater(world.reactor, 0.05)
+        await world.stop_agent()
+        held = json.loads((world.root / "ledger.json").read_text())["partitions"]
+        assert [one["job_id"] for one in held] == ["job-1"]
+    finally:
+        runner.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_journal_that_isnt_acknowledged_is_kept(make: Callable[..., World]) -> None:
     world = await make(release_wait_s=0.3).start()
     await world.prepare()
