@@ -72,7 +72,7 @@ def rows(run: Run) -> Iterator[Row]:
         for number, kind in enumerate((FIRST, FURTHER)):
             theirs = [having - without for without, having in (one[number] for one in ray_pairs)]
             peer = Peer(name=f"Ray, {kind}", command=f"{options(True)}, against {options(False)}")
-            yield measured(case_of(name), "s", added, peer, theirs, goals=goals)
+            yield measured(case_of(name), "s", added, peer, theirs, goals=goals, has_ratio=False)
 
 
 def case_of(side: str) -> str:

@@ -177,14 +177,16 @@ def measured(
     goals: Iterable[Goal] = (),
     why_not: str = "",
     more: Mapping[str, Any] | None = None,
+    has_ratio: bool = True,
 ) -> Row:
-    """A row of rounds. With as many of the peer's, round by round, the ratio is of the pairs."""
+    """A row of rounds. With as many of the peer's, round by round, the ratio is of the pairs; of
+    differences about zero it would say nothing: without `has_ratio` there is none."""
     if not ours:
         raise ValueError(f"{case}: no round was measured")
     ratio = None
-    if theirs and len(theirs) == len(ours):
+    if has_ratio and theirs and len(theirs) == len(ours):
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    elif theirs:
+    elif has_ratio and theirs:
         ratio = statistics.median(ours) / statistics.median(theirs)
     return Row(
         case=case,

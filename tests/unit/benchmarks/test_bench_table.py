@@ -126,3 +126,8 @@ def test_each_peers_command_is_told_once() -> None:
 )
 def test_numbers_have_the_digits_that_count(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_differences_have_no_ratio() -> None:
+    row = measured("a", "s", [0.1], Peer(name="b", command="b"), [-0.001], has_ratio=False)
+    assert row.ratio is None and row.theirs is not None
