@@ -589,6 +589,39 @@ held[1].cancel()
     swarm.wait_nothing_left(60.0)
 
 
+def test_a_share_is_the_next_jobs_before_swarm_tells_the_end_of_its_container(
+    swarm: SwarmDaemon,
+) -> None:
+    done = swarm.run(
+        HEAD
+        + """
+def hold(seconds):
+    import time
+    time.sleep(seconds)
+    return seconds
+
+def moments(job):
+    return {one["phase"]: one["at"] for one in job.view()["timeline"]}
+
+held = [client.submit(hold, args=[s], gpu_memory=1.0, duration=900) for s in (1.0, 600.0)]
+while not all(job.running() for job in held):
+    time.sleep(0.05)
+third = client.submit(hold, args=[0.0], gpu_memory=1.0, duration=60)
+assert third.result(timeout=200) == 0.0
+held[1].cancel()
+while "ended" not in moments(held[0]) or "ended" not in moments(third):
+    time.sleep(0.05)
+print(json.dumps([moments(held[0]), moments(third)]))
+""",
+        timeout_s=250.0,
+    )
+    first, third = json.loads(done.stdout)
+    assert first["ending"] <= third["preparing"] < first["ended"]
+    # Swarm's own sum has it begun behind the task before it.
+    assert third["setup"] > first["ending"]
+    swarm.wait_nothing_left(60.0)
+
+
 def test_code_by_value_runs_or_is_refused_before_it_is_queued(swarm: SwarmDaemon) -> None:
     done = swarm.run(
         HEAD
