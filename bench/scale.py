@@ -82,6 +82,8 @@ def rows(run: Run) -> Iterator[Row]:
             small[each.what],
             goals=each.goals,
             more={"size": str(size)},
+            # Of what polls, a short window may hold none.
+            has_ratio=all(small[each.what]),
         )
 
 
