@@ -336,6 +336,7 @@ def assemble(config: Config, reactor: Any) -> Parts:
     )
     workers.watch(lambda node_id: news.changed())
     table.watch(lambda before, after: procedures.job_changed(after))
+    supervisor.placing.tell_listeners(procedures.hears_of_job)
     table.watch_forgotten(procedures.job_forgotten)
     certificates = make_certificates(config, reactor, wall_clock, run_in_thread)
     site = make_site(

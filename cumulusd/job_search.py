@@ -1,6 +1,7 @@
 """Looking through jobs: filters, pages, and how far one look goes. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -138,22 +139,24 @@ def _behind(after: Cursor | None, records: Iterable[Seen]) -> Iterable[Seen]:
         yield from same
 
 
-def in_line(records: Iterable[JobRecord], search: Search) -> list[JobRecord]:
-    """Those that wait, by their place in the line as they were last told it; then those without
-    one, the oldest first."""
-    waiting = [record for record in records if record.end is None and search.finds(record)]
-    waiting = [record for record in waiting if record.state is JobState.PENDING]
-    waiting.sort(key=_place)
-    return waiting[: search.limit]
-
-
-def _place(record: JobRecord) -> tuple[int, float, float]:
-    position = None if record.wait is None else record.wait.details.get("position")
-    if record.phase is not Phase.QUEUED:
-        return (0, 0.0, record.created_at)  # on its way to a worker
-    if isinstance(position, int | float):
-        return (1, float(position), record.created_at)
-    return (2, 0.0, record.created_at)
+def in_line(
+    records: Iterable[JobRecord], line: Iterable[JobRecord], search: Search
+) -> list[JobRecord]:
+    """Those of `records` that are on their way to a worker, or between two attempts, the oldest
+    first; then those in `line`, whose turn is next first."""
+    on_the_way = [
+        record
+        for record in records
+        if record.phase is not Phase.QUEUED
+        and record.state is JobState.PENDING
+        and search.finds(record)
+    ]
+    on_the_way.sort(key=lambda record: record.created_at)
+    in_turn = islice(
+        (record for record in line if record.phase is Phase.QUEUED and search.finds(record)),
+        max(0, search.limit - len(on_the_way)),
+    )
+    return [*on_the_way[: search.limit], *in_turn]
 
 
 def last_line(text: str, max_chars: int = 240) -> str | None:

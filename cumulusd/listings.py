@@ -25,12 +25,18 @@ class Listings:
         tails: LogTails,
         wall_clock: Callable[[], float],
         progress: Callable[[str], Mapping[str, Any] | None],
+        explained: Callable[[JobRecord], JobRecord] = lambda record: record,
+        in_turn: Callable[[], Iterable[JobRecord]] = lambda: (),
     ) -> None:
+        """`explained` puts what a waiting job waits for into its record; `in_turn` gives those in
+        the queue, whose turn is next first."""
         self._table = table
         self._journals = journals
         self._tails = tails
         self._wall_clock = wall_clock
         self._progress = progress
+        self._explained = explained
+        self._in_turn = in_turn
 
     def list(self, who: Principal, active: bool, limit: int) -> list[dict[str, Any]]:
         """The views of those jobs that this principal may see, newest first."""
@@ -48,8 +54,9 @@ class Listings:
         found: Iterable[JobRecord]
         go_on = None
         if search.order == "queue":
-            mine = (one for one in self._table.newest_live(_only(who)) if who.may_see(one.owner))
-            found = job_search.in_line(mine, search)
+            mine = (one for one in self._table.placed() if who.may_see(one.owner))
+            line = (one for one in self._in_turn() if who.may_see(one.owner))
+            found = job_search.in_line(mine, line, search)
         else:
             until = None if search.after is None else search.after.created_at
             looked = job_search.look(
@@ -76,7 +83,8 @@ class Listings:
 
     def _view(self, record: JobRecord) -> dict[str, Any]:
         extent = self._journals.extent(record.job_id)
-        return job_view(record, extent, self._progress(record.job_id), in_listing=True)
+        progress = self._progress(record.job_id)
+        return job_view(self._explained(record), extent, progress, in_listing=True)
 
     def _last_line(self, record: JobRecord) -> str | None:
         if record.phase is Phase.ENDED:

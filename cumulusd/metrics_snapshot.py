@@ -1,7 +1,7 @@
 """How the daemon is at one moment, for its metrics: plain values, and how they are read. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -70,11 +70,16 @@ class MetricsSnapshot:
     reload_ok: bool = True  #: the last reload left nothing as it was
 
 
-def jobs_share(live: Iterable[JobRecord], queue_length: int, now: float) -> JobsShare:
+def jobs_share(
+    live: Iterable[JobRecord],
+    queue_length: int,
+    now: float,
+    wait_reason: Callable[[JobRecord], WaitReason | None],
+) -> JobsShare:
     """Of the records that are not through. `now`: unix seconds."""
     records = list(live)
     alive = [record for record in records if record.end is None]
-    waiting = Counter(record.wait.reason.value for record in alive if record.wait is not None)
+    waiting = Counter(wait_reason(record) for record in alive)
     queued = [record.waits_since for record in alive if record.phase is Phase.QUEUED]
     tiers = Counter(
         record.grant.tier if record.grant.tier in _TIERS else OTHERS
@@ -83,7 +88,7 @@ def jobs_share(live: Iterable[JobRecord], queue_length: int, now: float) -> Jobs
     )
     return JobsShare(
         by_state=Counter(record.state.value for record in alive),
-        waiting={reason.value: waiting[reason.value] for reason in WaitReason},
+        waiting={reason.value: waiting[reason] for reason in WaitReason},
         queue_length=queue_length,
         oldest_wait_s=max(0.0, now - min(queued, default=now)),
         partitions={tier: tiers[tier] for tier in (*_TIERS, *([OTHERS] if tiers[OTHERS] else []))},

@@ -112,7 +112,12 @@ class Parts:
         traffic = router.traffic
         stored = self.store.stats
         return MetricsSnapshot(
-            jobs=jobs_share(self.table.live(), placing.waiting_count, self.wall_clock()),
+            jobs=jobs_share(
+                self.table.live(),
+                placing.waiting_count,
+                self.wall_clock(),
+                placing.wait_reason,
+            ),
             pool=pool_share(placing.nodes, placing.agents(), self.watcher.agreement.shown),
             router=RouterShare(
                 sessions_by_role={role.value: count for role, count in router.sessions.items()},

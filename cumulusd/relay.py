@@ -93,6 +93,8 @@ class Relay:
             tails=tails or LogTails(),
             wall_clock=wall_clock,
             progress=lambda job_id: self._progress(job_id),
+            explained=supervisor.placing.explained,
+            in_turn=supervisor.placing.in_turn,
         )
         self._following = Following(
             table=table,
@@ -340,6 +342,7 @@ class Relay:
     def view(self, record: JobRecord) -> dict[str, Any]:
         """The job view of docs/protocol.md."""
         job_id = record.job_id
+        record = self._supervisor.placing.explained(record)
         return job_view(record, self._journals.extent(job_id), self._progress(job_id))
 
     def _readable(self, who: Principal, job_id: str) -> JobRecord:

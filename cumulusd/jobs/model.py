@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol
 
 import attrs
@@ -41,7 +42,7 @@ class JobSpec:
     needs_python: str | None = None
     secret_names: tuple[str, ...] = ()  #: their values are never in a record
 
-    @property
+    @cached_property
     def units(self) -> int:
         """The share in ten-thousandths of a device."""
         return units_for_fraction(self.gpu_memory)

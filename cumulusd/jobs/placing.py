@@ -1,21 +1,26 @@
 """Feeds the scheduler: who waits, what is free, and carries its decisions back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from cumulus_wire.codes import WaitReason
 from cumulusd.errors import CumulusError
 from cumulusd.jobs import ends, pool, scheduler
 from cumulusd.jobs.effects import Tell
 from cumulusd.jobs.events import Event, EventKind
 from cumulusd.jobs.fates import Fates
+from cumulusd.jobs.holdings import Holdings
 from cumulusd.jobs.model import End, JobRecord, JobSpec, Phase, Placement
 from cumulusd.jobs.ports import AgentView, Clock, DelayedCall, Node, Platform, Workers
 from cumulusd.jobs.queue import JobQueue
+from cumulusd.jobs.retelling import Retelling
+from cumulusd.jobs.room import Room
 from cumulusd.jobs.settings import Settings
-from cumulusd.jobs.table import JobTable
+from cumulusd.jobs.table import HOLDING, JobTable
+from cumulusd.jobs.waiting import Waiting
 from cumulusd.tasks import Signal, Tasks, sleep, wait_at_most
 
 _NODES_INTERVAL_S = 2.0
@@ -50,7 +55,15 @@ class Placing:
         self._settings = settings
         self._tell = tell
         self._line = JobQueue()
+        self._room = Room()
+        self._waiting = Waiting(self._line, self._room, settings.agent_grace_s)
+        self._retelling = Retelling(
+            table=table, line=self._line, wait_of=self._waiting.explained, clock=clock
+        )
+        self._holdings = Holdings(self._line.use)
+        #: Placed jobs that the table doesn't show on their worker yet.
         self._reserved: dict[str, Placement] = {}
+        self._seen: tuple[int, int] | None = None  #: the line and the room of the last pass
         self._pass: DelayedCall | None = None
         self._tasks = Tasks()
         self._added = Signal()
@@ -62,6 +75,9 @@ class Placing:
         self.error: str | None = "the platform has not answered yet"
         self._answered_at: float | None = None
         workers.watch(lambda node_id: self.soon())
+        table.watch(self._hold)
+        table.watch_forgotten(lambda job_id: self._holdings.put(job_id, None))
+        table.watch_shares(self._given_back)
 
     def start(self) -> None:
         """Begins to ask the platform for its nodes."""
@@ -72,6 +88,7 @@ class Placing:
         self._stopped = True
         if self._pass is not None and self._pass.active():
             self._pass.cancel()
+        self._retelling.stop()
         await self._tasks.stop()
 
     @property
@@ -93,18 +110,44 @@ class Placing:
         """Jobs of that owner in the queue."""
         return self._line.waiting_of(owner)
 
+    def in_turn(self) -> Iterator[JobRecord]:
+        """Those in the queue, as the table has them: first those that have a place, but are not
+        shown there yet, then those whose turn is next. The queue must not change before the last
+        is taken."""
+        for job_id in self._reserved:
+            record = self._table.get(job_id)
+            if record is not None and record.phase is Phase.QUEUED:
+                yield record
+        for waiting in self._line.in_turn():
+            record = self._table.get(waiting.job_id)
+            if record is not None:
+                yield record
+
+    def explained(self, record: JobRecord) -> JobRecord:
+        """The same with what it waits for now, if it is in the queue."""
+        wait = self._waiting.explained(record) if record.phase is Phase.QUEUED else None
+        return record if wait is None else attrs.evolve(record, wait=wait)
+
+    def wait_reason(self, record: JobRecord) -> WaitReason | None:
+        """Why it waits; None: it doesn't."""
+        reason = self._waiting.reason(record) if record.phase is Phase.QUEUED else None
+        if reason is not None:
+            return reason
+        return None if record.wait is None else record.wait.reason
+
+    def tell_listeners(self, is_heard: Callable[[str], bool]) -> None:
+        """From now on also who listens to a job otherwise than by following it is told, within a
+        while, what it waits for. `is_heard(job id)`: somebody does."""
+        self._retelling.add(is_heard)
+
     def agents(self) -> Mapping[str, AgentView]:
         """The agents with what is truly free: the ledger's word less what is on its way there."""
-        held: dict[tuple[str, str], int] = {}
-        for record in self._placed():
-            assert record.placement is not None
-            key = (record.placement.node_id, record.placement.device_id)
-            held[key] = held.get(key, 0) + record.spec.units
         views = {}
         for node_id, agent in self._workers.agents().items():
+            held = self._holdings.units_on(node_id)
             devices = []
             for device in agent.devices:
-                free = device.units_total - held.get((node_id, device.device_id), 0)
+                free = device.units_total - held.get(device.device_id, 0)
                 units_free = max(0, min(device.units_free, free))
                 devices.append(attrs.evolve(device, units_free=units_free))
             views[node_id] = attrs.evolve(agent, devices=tuple(devices))
@@ -145,17 +188,24 @@ class Placing:
 
     def add(self, record: JobRecord) -> None:
         """A job that waits."""
-        self._line.push(record)
+        self._push(record)
         self._added.fire()
         self.soon()
 
     def changed(self, before: JobRecord, after: JobRecord) -> None:
         """A job went from one phase to another."""
-        self._reserved.pop(after.job_id, None)
+        if self._reserved.pop(after.job_id, None) is not None and after.phase not in HOLDING:
+            self._holdings.put(after.job_id, None)
         if after.phase is Phase.QUEUED:
-            self._line.push(after)
+            self._push(after)
         elif before.phase is Phase.QUEUED:
             self._line.remove(after.job_id)
+        self.soon()
+
+    def time_is_over(self, job_id: str) -> None:
+        """The job's time in the queue is: the next pass places it, or refuses it and says what it
+        waited for."""
+        self._waiting.time_is_over(job_id)
         self.soon()
 
     def soon(self) -> None:
@@ -177,47 +227,55 @@ class Placing:
         """One pass. Nothing is decided before the platform has told its nodes once."""
         if not self._line or self._observed_since is None:
             return
-        now = self._wall_clock()
-        placed = self._placed()
-        in_use: dict[str, int] = {}
-        for record in placed:
-            in_use[record.owner] = in_use.get(record.owner, 0) + record.spec.units
-        decision = scheduler.decide(
-            self._line.ordered(in_use),
-            self.nodes,
-            self._workers.agents(),
-            placed,
-            now,
-            agent_grace_s=self._settings.agent_grace_s,
-            observed_since=self._observed_since,
+        agents, now = self._workers.agents(), self._wall_clock()
+        self._room.fill(self.nodes, agents, self._holdings.take_changed(), self._holdings.on_node)
+        seen = (self._line.version, self._room.version)
+        is_news = seen != self._seen
+        if is_news:
+            self._seen = seen
+            self._waiting.renew(self.nodes, agents)
+            decision = scheduler.place(self._line, self._room, self._waiting.gone())
+            for job_id, placement in decision.placements:
+                self._place(job_id, placement, now)
+            self._refuse(self._waiting.lost())
+        self._waiting.passed(now)
+        self._refuse(self._waiting.refused(now, self._observed_since))
+        if is_news:
+            self._retelling.soon()
+
+    def _place(self, job_id: str, placement: Placement, now: float) -> None:
+        record = self._line.remove(job_id)
+        assert record is not None
+        self._reserved[job_id] = placement
+        self._holdings.put(job_id, attrs.evolve(record, placement=placement))
+        self._log.info(
+            "job {job_id} placed on {worker}",
+            job_id=job_id,
+            worker=placement.hostname,
+            device_id=placement.device_id,
         )
-        for job_id, placement in decision.placements:
-            self._line.remove(job_id)
-            self._reserved[job_id] = placement
-            self._log.info(
-                "job {job_id} placed on {worker}",
-                job_id=job_id,
-                worker=placement.hostname,
-                device_id=placement.device_id,
-            )
-            event = Event(kind=EventKind.PLACED, at=now, placement=placement)
-            self._tell(job_id, EventKind.PLACED, event=event)
-        for job_id, end in decision.refusals.items():
+        event = Event(kind=EventKind.PLACED, at=now, placement=placement)
+        self._tell(job_id, EventKind.PLACED, event=event)
+
+    def _refuse(self, refusals: Mapping[str, End]) -> None:
+        for job_id, end in refusals.items():
             self._line.remove(job_id)
             self._tell(job_id, EventKind.REFUSED, end=end)
-        for job_id, wait in decision.waits.items():
-            explained = self._table.explain(job_id, wait)
-            if explained is not None:
-                self._line.push(explained)
 
-    def _placed(self) -> list[JobRecord]:
-        """Those that hold a share or are about to, also where the table doesn't show it yet."""
-        placed = self._table.placed()
-        for job_id, placement in self._reserved.items():
-            record = self._table.get(job_id)
-            if record is not None and record.phase is Phase.QUEUED:
-                placed.append(attrs.evolve(record, placement=placement))
-        return placed
+    def _push(self, record: JobRecord) -> None:
+        self._line.push(record, self._wall_clock())
+        self._waiting.add(record)
+
+    def _given_back(self, job_id: str) -> None:
+        self._holdings.put(job_id, None)
+        self.soon()
+
+    def _hold(self, before: JobRecord | None, after: JobRecord) -> None:
+        """The table's record changed."""
+        if self._table.holds(after):
+            self._holdings.put(after.job_id, after)
+        elif after.job_id not in self._reserved:
+            self._holdings.put(after.job_id, None)
 
     def _overdue(self) -> list[str]:
         """Nodes whose agent has been away for longer than its grace."""

@@ -1,25 +1,21 @@
 """The waiting line: fair between owners, then by priority, then by age. Pure."""
 
 import heapq
-from bisect import bisect_left, insort
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Collection, Iterator
 
-import attrs
+from cumulusd.jobs.model import UNITS_PER_DEVICE, JobRecord
+from cumulusd.jobs.owner_line import BEGIN, Cursor, Entry, Key, OwnerLine, Sizes
 
-from cumulusd.jobs.model import JobRecord
-
-#: (-priority, created_at, job_id): the order within one owner's line.
-_Key = tuple[int, float, str]
-
-
-@attrs.frozen
-class _Entry:
-    key: _Key
-    record: JobRecord
+#: (units that the owner has in use, key of their first job, owner): whose turn comes when.
+_Head = tuple[int, Key, str]
 
 
-def _key(record: JobRecord) -> _Key:
-    return (-record.spec.priority, record.created_at, record.job_id)
+class _All:
+    """No job asks for more than a device."""
+
+    def below(self, pinned: str | None) -> int:
+        return UNITS_PER_DEVICE + 1
 
 
 class JobQueue:
@@ -32,8 +28,16 @@ class JobQueue:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._lines: dict[str, list[_Key]] = {}
+        self._entries: dict[str, Entry] = {}
+        self._lines: dict[str, OwnerLine] = {}
+        self._in_use: dict[str, int] = {}
+        self._heads: list[_Head] = []
+        self._head_of: dict[str, _Head] = {}
+        #: Units -> the jobs that ask for so much, in the order in which they came.
+        self._of_size: dict[int, dict[str, None]] = {}
+        self._sizes: list[int] = []  #: those that there are, the smallest first
+        self._pinned: dict[str, set[str]] = {}  #: node id -> the jobs that are pinned to it
+        self.version = 0  #: another one after each change of who waits where in the line
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -41,52 +45,160 @@ class JobQueue:
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._entries
 
+    def __iter__(self) -> Iterator[str]:
+        """The jobs' ids, in no order to go by."""
+        return iter(self._entries)
+
+    def get(self, job_id: str) -> Entry | None:
+        """The job as it stands in the line."""
+        return self._entries.get(job_id)
+
     def waiting_of(self, owner: str) -> int:
         """How many jobs of that owner wait."""
         return len(self._lines.get(owner, ()))
 
-    def push(self, record: JobRecord) -> None:
-        """Adds the job, or takes its newer record; its place goes by the record alone."""
-        key, old = _key(record), self._entries.get(record.job_id)
-        self._entries[record.job_id] = _Entry(key, record)
+    @property
+    def least(self) -> int:
+        """The smallest share asked for, in units; more than a device when nobody waits."""
+        return self._sizes[0] if self._sizes else UNITS_PER_DEVICE + 1
+
+    def sizes_over(self, units: int) -> list[int]:
+        """What is asked for of more than so many units, the smallest first."""
+        return self._sizes[bisect_right(self._sizes, units) :]
+
+    def of_size(self, units: int) -> Collection[str]:
+        """The ids of the jobs that ask for so much, in the order in which they came."""
+        return self._of_size.get(units, {}).keys()
+
+    def pinned(self, node_id: str) -> Collection[str]:
+        """The ids of the jobs that may run there only."""
+        return self._pinned.get(node_id, ())
+
+    def pins(self) -> Collection[str]:
+        """The nodes that jobs here are pinned to."""
+        return self._pinned.keys()
+
+    def push(self, record: JobRecord, now: float = 0.0) -> None:
+        """Adds the job, or takes its newer record; its place goes by the record alone. `now`: unix
+        seconds."""
+        key: Key = (-record.spec.priority, record.created_at, record.job_id)
+        old = self._entries.get(record.job_id)
+        entry = Entry(key, record, record.spec.units, record.pinned_node, now)
         if old is not None:
-            if (old.key, old.record.owner) == (key, record.owner):
-                return
-            self._unline(old)
-        insort(self._lines.setdefault(record.owner, []), key)
+            entry.pushed_at = old.pushed_at
+            self.remove(record.job_id)
+        self.version += 1
+        self._entries[record.job_id] = entry
+        same = self._of_size.get(entry.units)
+        if same is None:
+            same = self._of_size[entry.units] = {}
+            insort(self._sizes, entry.units)
+        same[record.job_id] = None
+        if entry.pinned is not None:
+            self._pinned.setdefault(entry.pinned, set()).add(record.job_id)
+        line = self._lines.get(record.owner)
+        if line is None:
+            line = self._lines[record.owner] = OwnerLine()
+        line.add(entry)
+        if line.head is entry:
+            self._place_head(record.owner)
 
     def remove(self, job_id: str) -> JobRecord | None:
         """Takes the job out; None when it isn't there."""
         entry = self._entries.pop(job_id, None)
         if entry is None:
             return None
-        self._unline(entry)
-        return entry.record
-
-    def ordered(self, units_in_use: Mapping[str, int] | None = None) -> list[JobRecord]:
-        """The jobs in turn, O(log owners) each. `units_in_use`: owner -> units of the jobs that
-        hold a share now; left out, only the waiting jobs are shared out.
-        """
-        used = units_in_use or {}
-        # A key holds the job id, so no two are equal and owners are never compared.
-        turns = [(used.get(owner, 0), line[0], 0, owner) for owner, line in self._lines.items()]
-        heapq.heapify(turns)
-        records = []
-        while turns:
-            units, key, index, owner = turns[0]
-            record = self._entries[key[2]].record
-            records.append(record)
-            line = self._lines[owner]
-            if index + 1 < len(line):
-                turn = (units + record.spec.units, line[index + 1], index + 1, owner)
-                heapq.heapreplace(turns, turn)
-            else:
-                heapq.heappop(turns)
-        return records
-
-    def _unline(self, entry: _Entry) -> None:
+        self.version += 1
+        same = self._of_size[entry.units]
+        del same[job_id]
+        if not same:
+            del self._of_size[entry.units]
+            del self._sizes[bisect_left(self._sizes, entry.units)]
+        if entry.pinned is not None:
+            pinned = self._pinned[entry.pinned]
+            pinned.discard(job_id)
+            if not pinned:
+                del self._pinned[entry.pinned]
         owner = entry.record.owner
         line = self._lines[owner]
-        del line[bisect_left(line, entry.key)]
+        was_head = line.head is entry
+        line.remove(entry.key)
         if not line:
             del self._lines[owner]
+        if was_head:
+            self._place_head(owner)
+        return entry.record
+
+    def use(self, owner: str, units: int) -> None:
+        """The owner's jobs hold so many units more than before; less, when it is negative."""
+        in_use = self._in_use.get(owner, 0) + units
+        if in_use:
+            self._in_use[owner] = in_use
+        else:
+            self._in_use.pop(owner, None)
+        if owner in self._head_of:
+            self.version += 1
+            self._place_head(owner)
+
+    def turns(self, sizes: Sizes) -> Iterator[JobRecord]:
+        """The jobs in turn, but those that `sizes` is not for: they are passed over, many at once.
+        Its bounds may fall meanwhile. The queue must not change before the last is taken."""
+        opened: list[tuple[int, Key, str, Cursor, Entry]] = []
+        heads = iter(self._heads)
+        # An owner's turns are gone into when the first of them could be next.
+        head = next(heads, None)
+        while head is not None or opened:
+            if head is not None and (not opened or head < opened[0][:3]):
+                self._open(opened, head[2], BEGIN, sizes)
+                head = next(heads, None)
+                continue
+            _, _, owner, cursor, entry = heapq.heappop(opened)
+            if entry.units < sizes.below(entry.pinned):
+                yield entry.record
+                cursor = (cursor[0], cursor[1] + 1)
+            self._open(opened, owner, cursor, sizes)
+
+    def _open(
+        self,
+        opened: list[tuple[int, Key, str, Cursor, Entry]],
+        owner: str,
+        cursor: Cursor,
+        sizes: Sizes,
+    ) -> None:
+        found = self._lines[owner].seek(cursor, sizes)
+        if found is not None:
+            at, ahead, entry = found
+            units = self._in_use.get(owner, 0) + ahead
+            # A key holds the job id, so no two are equal and nothing behind it is compared.
+            heapq.heappush(opened, (units, entry.key, owner, at, entry))
+
+    def in_turn(self) -> Iterator[JobRecord]:
+        """All of them in turn. The queue must not change before the last is taken."""
+        return self.turns(_All())
+
+    def ordered(self) -> list[JobRecord]:
+        """The same, at once."""
+        return list(self.in_turn())
+
+    def position(self, job_id: str) -> int | None:
+        """Its place in the line, 1 is next; None when it isn't in it. It costs a search for each
+        owner that waits."""
+        entry = self._entries.get(job_id)
+        if entry is None:
+            return None
+        owner = entry.record.owner
+        units = self._in_use.get(owner, 0) + self._lines[owner].units_ahead(entry.key)
+        return 1 + sum(
+            line.count_before(units - self._in_use.get(other, 0), entry.key)
+            for other, line in self._lines.items()
+        )
+
+    def _place_head(self, owner: str) -> None:
+        old = self._head_of.pop(owner, None)
+        if old is not None:
+            del self._heads[bisect_left(self._heads, old)]
+        line = self._lines.get(owner)
+        if line is not None:
+            head = (self._in_use.get(owner, 0), line.head.key, owner)
+            self._head_of[owner] = head
+            insort(self._heads, head)

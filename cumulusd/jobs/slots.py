@@ -55,13 +55,13 @@ def slots_of(
             ours = placed.get((node.node_id, device.device_id), [])
             units = sum(record.spec.units for record in ours)
             free = max(0, min(device.units_free, device.units_total - units))
-            bounds = [(_ends_by(record), record.spec.units) for record in ours]
+            bounds = [(ends_by(record), record.spec.units) for record in ours]
             ends = sorted((at, freed) for at, freed in bounds if at is not None)
             slots.append(Slot(node=node, device=device, free=free, ends=ends))
     return sorted(slots, key=lambda slot: slot.key)
 
 
-def _ends_by(record: JobRecord) -> float | None:
+def ends_by(record: JobRecord) -> float | None:
     """The latest end that the job's own bounds allow; None before its set-up began, and while its
     worker is being cleared for another attempt, or a pause."""
     if record.phase in (Phase.RETRYING, Phase.PAUSING):

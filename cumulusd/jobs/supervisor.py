@@ -354,7 +354,7 @@ class Supervisor:
         if record is None or record.phase is not phase:
             return
         if phase is Phase.QUEUED:
-            self.placing.soon()  # the scheduler refuses it, and says what it waited for
+            self.placing.time_is_over(job_id)
         elif self._journals.settled and not self._is_storing(job_id):
             self.tell(job_id, EventKind.STOP, stop_reason=reason)
         else:

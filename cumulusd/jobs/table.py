@@ -42,6 +42,7 @@ class JobTable:
         self._live_by_age = ByAge()
         #: Owner -> state -> how many, of those whose end isn't known.
         self._states: dict[str, Counter[JobState]] = {}
+        self._holding: dict[str, JobRecord] = {}
         #: (when it ended, job id) of those that have left their worker, in that order.
         self._ends: list[tuple[float, str]] = []
         #: Node id -> ids of the jobs that hold, or may hold, a share there.
@@ -51,6 +52,7 @@ class JobTable:
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
         self._watchers: list[Watch] = []
+        self._givers: list[Callable[[str], None]] = []
         self._mourners: list[Callable[[str], None]] = []
 
     def __len__(self) -> int:
@@ -129,6 +131,10 @@ class JobTable:
         """`forgotten(job id)` after a record was dropped."""
         self._mourners.append(forgotten)
 
+    def watch_shares(self, given_back: Callable[[str], None]) -> None:
+        """`given_back(job id)` after `share_given_back`."""
+        self._givers.append(given_back)
+
     def put(self, record: JobRecord) -> None:
         """Shows a record that is on disk."""
         before = self.get(record.job_id)
@@ -145,6 +151,10 @@ class JobTable:
             self._live.pop(record.job_id, None)
         else:
             self._live[record.job_id] = record
+        if self.holds(record):
+            self._holding[record.job_id] = record
+        else:
+            self._holding.pop(record.job_id, None)
         if record.spec.idempotency_key is not None:
             self._keys[record.owner, record.spec.idempotency_key] = record.job_id
         self._tell(before, record)
@@ -166,6 +176,8 @@ class JobTable:
             return None
         explained = attrs.evolve(record, wait=wait)
         self._records[job_id] = self._live[job_id] = explained
+        if job_id in self._holding:
+            self._holding[job_id] = explained
         self._tell(record, explained)
         return explained
 
@@ -175,6 +187,7 @@ class JobTable:
         self._unpacked.pop(job_id, None)
         self._live.pop(job_id, None)
         self._without_share.discard(job_id)
+        self._holding.pop(job_id, None)
         if isinstance(found, EndedJob):
             self._by_age.remove(found.owner, (found.created_at, job_id))
             del self._ends[bisect_left(self._ends, (found.ended_at or 0.0, job_id))]
@@ -192,14 +205,17 @@ class JobTable:
         record = self._live.get(job_id)
         if record is not None and record.phase is Phase.ENDING:
             self._without_share.add(job_id)
+            self._holding.pop(job_id, None)
+            for given_back in self._givers:
+                given_back(job_id)
+
+    def holds(self, record: JobRecord) -> bool:
+        """Whether a job whose record this is holds, or may hold, a share."""
+        return record.phase in HOLDING and record.job_id not in self._without_share
 
     def placed(self) -> list[JobRecord]:
         """Those that hold, or may hold, a share."""
-        return [
-            record
-            for record in self._live.values()
-            if record.phase in HOLDING and record.job_id not in self._without_share
-        ]
+        return list(self._holding.values())
 
     def placed_on(self, node_id: str) -> list[JobRecord]:
         """Those of them that are on that node."""
@@ -208,6 +224,14 @@ class JobTable:
     def signal(self, job_id: str) -> Signal:
         """Fires when the job's record or journal changed."""
         return self._signals.setdefault(job_id, Signal())
+
+    def followed(self) -> list[str]:
+        """The ids of the jobs for whose signal somebody may wait."""
+        return list(self._signals)
+
+    def is_followed(self, job_id: str) -> bool:
+        """Is it one of those?"""
+        return job_id in self._signals
 
     def wake(self, job_id: str) -> None:
         """Wakes the job's followers."""

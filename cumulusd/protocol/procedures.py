@@ -84,13 +84,16 @@ class Procedures:
 
     def job_changed(self, record: JobRecord) -> None:
         """Tells the subscribers of this job and of all jobs."""
-        topics = (uris.TOPIC_JOBS, uris.job_status_topic(record.job_id))
-        heard = [topic for topic in topics if self._session.is_heard(topic)]
+        heard = [topic for topic in _topics_of(record.job_id) if self._session.is_heard(topic)]
         if not heard:
             return  # as for most jobs: each change of a wait would make a view of it for nobody
         event = {"job": self._relay.view(record)}
         for topic in heard:
             self._session.publish(topic, event)
+
+    def hears_of_job(self, job_id: str) -> bool:
+        """Whether anybody is told by `job_changed`."""
+        return any(self._session.is_heard(topic) for topic in _topics_of(job_id))
 
     def hears_of_workers(self) -> bool:
         """Whether anybody is told by `workers_changed`."""
@@ -215,3 +218,7 @@ class Procedures:
         job_id: str = arguments.take("job_id", str)
         arguments.end()
         return job_id
+
+
+def _topics_of(job_id: str) -> tuple[str, str]:
+    return uris.TOPIC_JOBS, uris.job_status_topic(job_id)

@@ -9,7 +9,7 @@ between those is bounded by them, since each of these hands on whole buffers.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -53,14 +53,14 @@ class Counts:
             lambda fd, data, at: {"journal bytes written": len(data)},
         )
         self._count(patch, Intake, "received", _received)
-        real_decide, real_read = placing.scheduler.decide, Journal.read
+        real_place, real_read = placing.scheduler.place, Journal.read
         real_follow = Following.follow
 
-        def decide(waiting: Iterable[Any], *rest: Any, **more: Any) -> Any:
-            line = list(waiting)
+        def place(*args: Any) -> Any:
+            decision = real_place(*args)
             self.of["scheduling passes"] += 1
-            self.of["jobs looked at in passes"] += len(line)
-            return real_decide(line, *rest, **more)
+            self.of["jobs looked at in passes"] += decision.looked_at
+            return decision
 
         def read(journal: Journal, offset: int, max_bytes: int) -> Any:
             chunk = real_read(journal, offset, max_bytes)
@@ -78,7 +78,7 @@ class Counts:
 
             return await real_follow(following, who, job_id, offset, counting, tail)
 
-        patch.setattr(placing.scheduler, "decide", decide)
+        patch.setattr(placing.scheduler, "place", place)
         patch.setattr(Journal, "read", read)
         patch.setattr(Following, "follow", follow)
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_values import record, spec
 
-from cumulus_wire.codes import WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import InvalidArgument
 from cumulusd.job_search import (
@@ -21,7 +20,7 @@ from cumulusd.job_search import (
     last_line,
     look,
 )
-from cumulusd.jobs.model import End, JobRecord, Phase, Wait
+from cumulusd.jobs.model import End, JobRecord, Phase
 
 ARGUMENTS: dict[str, Any] = {
     "states": [], "owner": "", "text": "", "order": "newest", "after": "", "limit": 50
@@ -116,22 +115,20 @@ def test_a_cursor_says_itself_exactly() -> None:
 
 
 def test_the_line_is_in_its_order() -> None:
-    def waiting(job_id: str, position: int | None, **changes: Any) -> JobRecord:
-        wait = Wait(reason=WaitReason.NO_FREE_SHARE, message="", details={"position": position})
-        return record(job_id, wait=wait, **changes)
-
+    line = [record("first"), record("second", owner="bob"), record("third")]
     records = [
-        waiting("third", 3),
-        record("new", created_at=300.0),
-        waiting("first", 1),
-        record("coming", phase=Phase.PREPARING),
+        line[2],
+        line[0],
+        record("coming", phase=Phase.PREPARING, created_at=300.0),
+        record("again", phase=Phase.RETRYING, created_at=200.0),
         record("running", phase=Phase.RUNNING),
         ended("over", 1.0),
-        waiting("second", 2, owner="bob"),
+        line[1],
     ]
-    line = in_line(records, read(order="queue"))
-    assert ids(line) == ["coming", "first", "second", "third", "new"]
-    assert ids(in_line(records, read(order="queue", owner="bob", limit=1))) == ["second"]
+    found = in_line(records, line, read(order="queue"))
+    assert ids(found) == ["again", "coming", "first", "second", "third"]
+    assert ids(in_line(records, iter(line), read(order="queue", limit=3))) == ids(found)[:3]
+    assert ids(in_line(records, line, read(order="queue", owner="bob", limit=1))) == ["second"]
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,13 @@ def test_turns_count_shares_not_jobs() -> None:
 def test_who_uses_much_waits_longer() -> None:
     queue = queue_of(record("a", created_at=1.0), record("b", owner="ben", created_at=2.0))
     assert ids(queue.ordered()) == ["a", "b"]
-    assert ids(queue.ordered({"ann": 1})) == ["b", "a"]
-    assert ids(queue.ordered({"ann": 1, "ben": 5000})) == ["a", "b"]
+    queue.use("ann", 1)
+    assert ids(queue.ordered()) == ["b", "a"]
+    queue.use("ben", 5000)
+    assert ids(queue.ordered()) == ["a", "b"]
+    queue.use("ann", -1)
+    queue.use("ben", -5000)
+    assert ids(queue.ordered()) == ["a", "b"]
 
 
 def test_a_newer_record_takes_the_place_of_the_old() -> None:
@@ -87,7 +92,10 @@ def test_every_turn_goes_to_the_owner_with_least(
     gone = data.draw(st.sets(st.sampled_from(ids(records)))) if records else set()
     for job_id in gone:
         assert queue.remove(job_id) is not None
-    ordered = queue.ordered(used)
+    for owner, units in used.items():
+        queue.use(owner, units)
+    ordered = queue.ordered()
+    assert [queue.position(each.job_id) for each in ordered] == list(range(1, len(ordered) + 1))
     assert sorted(ids(ordered)) == sorted(set(ids(records)) - gone)
     units = {owner: used.get(owner, 0) for owner in "abc"}
     for index, each in enumerate(ordered):

@@ -14,23 +14,82 @@ from cumulus_wire.codes import EndReason, WaitReason
 from cumulus_wire.states import JobState
 from cumulusd.errors import CumulusError, InsufficientResources, NoWorkers
 from cumulusd.jobs import scheduler
-from cumulusd.jobs.model import EndedAttempt, JobRecord, Phase
+from cumulusd.jobs.model import End, EndedAttempt, JobRecord, Phase, Placement, Wait
 from cumulusd.jobs.pool import could_ever_fit, fits_somewhere
 from cumulusd.jobs.ports import AgentView, Node
-from cumulusd.jobs.scheduler import Decision
+from cumulusd.jobs.queue import JobQueue
+from cumulusd.jobs.room import Room
+from cumulusd.jobs.waiting import Waiting
 
 
-def decide(
-    waiting: Sequence[JobRecord],
-    views: dict[str, AgentView],
-    running: Sequence[JobRecord] = (),
-    nodes: Sequence[Node] | None = None,
-    now: float = 1000.0,
-    **options: Any,
-) -> Decision:
-    if nodes is None:
-        nodes = [node(node_id) for node_id in views]
-    return scheduler.decide(waiting, nodes, views, running, now, **options)
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What one pass came to."""
+
+    placements: list[tuple[str, Placement]]
+    waits: dict[str, Wait]
+    refusals: dict[str, End]
+    reservations: dict[str, tuple[str, str]]
+
+
+class Passes:
+    """One pass after the other over a line and a room that stay."""
+
+    def __init__(self, agent_grace_s: float = 60.0) -> None:
+        self.line = JobQueue()
+        self.room = Room()
+        self.waiting = Waiting(self.line, self.room, agent_grace_s)
+
+    def decide(
+        self,
+        waiting: Sequence[JobRecord],
+        views: dict[str, AgentView],
+        running: Sequence[JobRecord] = (),
+        nodes: Sequence[Node] | None = None,
+        now: float = 1000.0,
+        observed_since: float = 0.0,
+    ) -> Decision:
+        """`waiting` in the order of the line."""
+        if nodes is None:
+            nodes = [node(node_id) for node_id in views]
+        for number, each in enumerate(waiting):
+            if each.job_id not in self.line:
+                ordered = attrs.evolve(each, spec=attrs.evolve(each.spec, priority=-number))
+                self.line.push(ordered, now)
+                self.waiting.add(ordered)
+            self.waiting.time_is_over(each.job_id)  # so that each is looked at for that
+        placed_on: dict[str, dict[str, JobRecord]] = {}
+        for each in running:
+            assert each.placement is not None
+            placed_on.setdefault(each.placement.node_id, {})[each.job_id] = each
+        self.room.fill(nodes, views, placed_on, placed_on)
+        self.waiting.renew(nodes, views)
+        decision = scheduler.place(self.line, self.room, self.waiting.gone())
+        for job_id, _ in decision.placements:
+            self.line.remove(job_id)
+        refusals = self.waiting.lost()
+        for job_id in refusals:
+            self.line.remove(job_id)
+        self.waiting.passed(now)
+        refusals |= self.waiting.refused(now, observed_since)
+        for job_id in refusals:
+            self.line.remove(job_id)
+        waits = {}
+        for each in self.line.ordered():
+            wait = self.waiting.explained(each)
+            assert wait is not None and wait.reason is self.waiting.reason(each)
+            waits[each.job_id] = wait
+        return Decision(
+            placements=decision.placements,
+            waits=waits,
+            refusals=refusals,
+            reservations=decision.reservations,
+        )
+
+
+def decide(*arguments: Any, **options: Any) -> Decision:
+    """The only pass over that line."""
+    return Passes().decide(*arguments, **options)
 
 
 def where(decision: Decision) -> dict[str, tuple[str, str]]:
@@ -108,13 +167,13 @@ def test_a_wait_says_position_need_what_is_free_and_until_when() -> None:
     jobs = [record("first", 0.25), record("j", 0.5)]
     wait = decide(jobs, views, busy).waits["j"]
     assert wait.message == (
-        "Waiting for a free share: position 2 of 2, needs 0.5 of a GPU (5000 units); the largest "
+        "Waiting for a free share: position 1 of 1, needs 0.5 of a GPU (5000 units); the largest "
         "free share is 0.1 of a GPU (1000 units) on host-n2, Card b; a share that large frees "
         "by 1970-01-12 13:47:40 UTC at the latest"
     )
     assert dict(wait.details) == {
-        "position": 2,
-        "waiting": 2,
+        "position": 1,  # the first has its place
+        "waiting": 1,
         "units": 5000,
         "gpu_memory": 0.5,
         "largest_free": {
@@ -161,12 +220,9 @@ def test_a_wait_does_not_change_with_the_clock_alone() -> None:
         ({}, [], []),
     ]
     for views, busy, nodes in cases:
-        first = decide([record("x", 1.0), record("j")], views, busy, nodes, now=1000.0)
-        again = [
-            attrs.evolve(each, wait=first.waits[each.job_id])
-            for each in (record("x", 1.0), record("j"))
-        ]
-        assert decide(again, views, busy, nodes, now=1010.0).waits == first.waits
+        jobs, passes = [record("x", 1.0), record("j")], Passes()
+        first = passes.decide(jobs, views, busy, nodes, now=1000.0)
+        assert passes.decide(jobs, views, busy, nodes, now=1010.0).waits == first.waits
 
 
 def test_a_stream_of_small_jobs_does_not_starve_a_large_one() -> None:
@@ -213,39 +269,38 @@ def test_a_stream_of_small_jobs_does_not_starve_a_large_one() -> None:
 def test_agents_away_are_waited_for_then_given_up() -> None:
     nodes = [node("n1"), node("n2")]
     waiting = record("j")
-    decision = decide([waiting], {}, nodes=nodes, now=1000.0, agent_grace_s=60.0)
+    passes, new = Passes(60.0), Passes(60.0)
+    decision = passes.decide([waiting], {}, nodes=nodes, now=1000.0)
     wait = decision.waits["j"]
     assert wait.reason is WaitReason.AGENT_AWAY
     assert "host-n1, host-n2" in wait.message
     assert wait.details["since"] == 1000.0
-    waiting = attrs.evolve(waiting, wait=wait)
-    assert "j" in decide([waiting], {}, nodes=nodes, now=1059.0, agent_grace_s=60.0).waits
-    late: dict[str, Any] = {"nodes": nodes, "now": 1060.0, "agent_grace_s": 60.0}
+    assert "j" in passes.decide([waiting], {}, nodes=nodes, now=1059.0).waits
+    late: dict[str, Any] = {"nodes": nodes, "now": 1060.0}
     # A daemon that has only just started has not waited for anybody yet.
-    assert "j" in decide([waiting], {}, observed_since=1050.0, **late).waits
-    end = decide([waiting], {}, **late).refusals["j"]
+    assert "j" in new.decide([waiting], {}, nodes=nodes, now=1000.0).waits
+    assert "j" in new.decide([waiting], {}, observed_since=1050.0, **late).waits
+    end = passes.decide([waiting], {}, **late).refusals["j"]
     assert (end.state, end.reason) == (JobState.FAILED, EndReason.UNSCHEDULABLE)
     assert "No GPU workers available" in end.message
     assert end.hint
 
 
 def test_a_device_that_comes_in_time_resets_the_grace() -> None:
-    waiting = record("j")
-    waiting = attrs.evolve(waiting, wait=decide([waiting], {}, nodes=[node()]).waits["j"])
+    waiting, passes = record("j"), Passes(60.0)
+    assert passes.decide([waiting], {}, nodes=[node()]).waits["j"].details["since"] == 1000.0
     full = agents(n1=(device(free=0),))
-    waiting = attrs.evolve(waiting, wait=decide([waiting], full, now=1030.0).waits["j"])
-    assert waiting.wait is not None
-    assert "since" not in waiting.wait.details
-    decision = decide([waiting], {}, nodes=[node()], now=2000.0, agent_grace_s=60.0)
+    assert "since" not in passes.decide([waiting], full, now=1030.0).waits["j"].details
+    decision = passes.decide([waiting], {}, nodes=[node()], now=2000.0)
     assert decision.waits["j"].details["since"] == 2000.0
 
 
 def test_an_empty_pool_does_not_end_queued_jobs_at_once() -> None:
-    decision = decide([record("j")], {}, nodes=[])
+    passes = Passes(60.0)
+    decision = passes.decide([record("j")], {}, nodes=[])
     assert decision.refusals == {}
     assert "worker to come back" in decision.waits["j"].message
-    waiting = attrs.evolve(record("j"), wait=decision.waits["j"])
-    end = decide([waiting], {}, nodes=[], now=1061.0, agent_grace_s=60.0).refusals["j"]
+    end = passes.decide([record("j")], {}, nodes=[], now=1061.0).refusals["j"]
     assert end.reason is EndReason.UNSCHEDULABLE
 
 
@@ -398,19 +453,22 @@ def test_whatever_the_pool(
             continue
         assert not room
         large = {k for k in totals if k[0] in usable and k not in held and totals[k] >= units}
-        assert (each.job_id in decision.reservations) == bool(large)
-        if large:
+        if each.job_id in decision.reservations:
             assert decision.reservations[each.job_id] in large
             held.add(decision.reservations[each.job_id])
+        elif large:
+            least = min(other.spec.units for other in jobs)
+            open_to_all = [f for k, f in left.items() if k[0] in usable and k not in held]
+            assert max(open_to_all, default=0) < least, "nothing is left to be held from anybody"
 
     # Words for everybody.
-    for position, each in enumerate(jobs, start=1):
-        if each.job_id in decision.waits:
-            wait = decision.waits[each.job_id]
-            assert f"position {position} of {len(jobs)}" in wait.message
-            assert f"{each.spec.units} units" in wait.message
-            assert wait.details["position"] == position
-            assert wait.details["units"] == each.spec.units
+    waiting = [each for each in jobs if each.job_id in decision.waits]
+    for position, each in enumerate(waiting, start=1):
+        wait = decision.waits[each.job_id]
+        assert f"position {position} of {len(waiting)}" in wait.message
+        assert f"{each.spec.units} units" in wait.message
+        assert wait.details["position"] == position
+        assert wait.details["units"] == each.spec.units
 
 
 def test_a_long_line_is_told_to_the_last_job() -> None:
@@ -430,7 +488,7 @@ def test_a_long_line_is_told_to_the_last_job() -> None:
 def test_a_worker_with_a_fault_takes_nothing_and_is_named() -> None:
     views = agents(n1=(device("a"),), n2=(device("b", free=3000),))
     views["n1"] = attrs.evolve(views["n1"], fault="its disk is full")
-    decision = decide([record("small", 0.2), record("large", 0.5)], views)
+    decision = decide([record("small", 0.2), record("large", 0.5), record("tiny", 0.1)], views)
     assert where(decision) == {"small": ("n2", "b")}
     wait = decision.waits["large"]
     assert wait.reason is WaitReason.NO_FREE_SHARE
@@ -445,11 +503,9 @@ def test_a_fault_is_waited_for_not_refused() -> None:
     views = agents(n1=(device("a"),))
     views["n1"] = attrs.evolve(views["n1"], fault="its disk is full")
     assert could_ever_fit(spec(0.5), [node("n1")], views) is None
-    waiting = record("j", 0.5)
+    waiting, passes = record("j", 0.5), Passes()
     for now in (1000.0, 2000.0, 900_000.0):
-        decision = decide([waiting], views, now=now)
-        assert list(decision.waits) == ["j"]
-        waiting = attrs.evolve(waiting, wait=decision.waits["j"])
+        assert list(passes.decide([waiting], views, now=now).waits) == ["j"]
     assert where(decide([waiting], agents(n1=(device("a"),)))) == {"j": ("n1", "a")}
 
 
@@ -495,11 +551,11 @@ def test_with_no_fit_worker_left_the_wait_and_the_end_name_them_all() -> None:
     nodes, views = mixed_pool()
     nodes = [each for each in nodes if each.node_id not in ("d", "f")]
     views = {node_id: view for node_id, view in views.items() if node_id != "f"}
-    wait = decide([record("j", 0.5)], views, nodes=nodes).waits["j"]
+    passes = Passes()
+    wait = passes.decide([record("j", 0.5)], views, nodes=nodes).waits["j"]
     told = {key: why for key, why in UNFIT.items() if key != "host-d"}
     assert {each["hostname"]: each["why"] for each in wait.details["unfit"]} == told
-    waiting = attrs.evolve(record("j", 0.5), wait=wait)
-    end = decide([waiting], views, nodes=nodes, now=2000.0).refusals["j"]
+    end = passes.decide([record("j", 0.5)], views, nodes=nodes, now=2000.0).refusals["j"]
     assert end.reason is EndReason.UNSCHEDULABLE
     for hostname, why in told.items():
         assert f"{hostname}: {why}" in end.message

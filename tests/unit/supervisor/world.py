@@ -400,9 +400,10 @@ class World:
         self.clock.advance(0)
 
     def record(self, job_id: str) -> JobRecord:
+        """As its readers see it."""
         record = self.table.get(job_id)
         assert record is not None
-        return record
+        return self.supervisor.placing.explained(record)
 
     async def submit(self, job_id: str, share: float = 0.6, **spec: Any) -> None:
         await self.supervisor.submit(new_record(job_id, self.clock.seconds(), share, **spec))

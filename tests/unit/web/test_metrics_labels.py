@@ -163,11 +163,18 @@ def test_jobs_by_why_they_wait_and_partitions_by_tier() -> None:
             job(Phase.RUNNING, "a tier of a later version"),
         ],
         1,
-        now=103.0,
+        103.0,
+        lambda record: (
+            WaitReason.BEHIND_OTHERS
+            if record.phase is Phase.QUEUED
+            else record.wait and record.wait.reason
+        ),
     )
-    assert share.waiting[WaitReason.NO_FREE_SHARE.value] == 1
+    assert share.waiting[WaitReason.BEHIND_OTHERS.value] == 1, "as it is now, not as last told"
+    assert share.waiting[WaitReason.LAUNCHING.value] == 1
+    assert share.waiting[WaitReason.NO_FREE_SHARE.value] == 0
     assert set(share.waiting) == {reason.value for reason in WaitReason}
     assert share.partitions["mig"] == 2 and share.partitions[OTHERS] == 1
     assert share.partitions["hami"] == 0
     assert share.oldest_wait_s == 3.0
-    assert jobs_share([], 0, now=103.0).oldest_wait_s == 0.0
+    assert jobs_share([], 0, 103.0, lambda record: None).oldest_wait_s == 0.0
