@@ -93,7 +93,7 @@ def test_twenty_jobs_on_two_workers(run: Run) -> None:
             "records written": 160,  # eight for each job
             "fsyncs": 68,
             "folder fsyncs": 88,  # two with new files, no longer with each sync
-            "scheduling passes": 120,
+            "scheduling passes": 85,
             "jobs looked at in passes": 20,  # each once
             "link messages": 280,
             "journal reads": 230,
