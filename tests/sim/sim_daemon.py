@@ -21,6 +21,7 @@ from cumulus_wire import uris
 from cumulusd.disk import Disk as RealDisk
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.identity import Principal, Role
+from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.history import History
 from cumulusd.jobs.intake import Intake
 from cumulusd.jobs.journals import Journals
@@ -357,6 +358,9 @@ class Daemon:
     def start(self) -> None:
         self.store.start()
         self.supervisor.resume(self.records)
+        for one in self.records:
+            if isinstance(one, EndedJob):  # shown from now on, though nobody is told
+                self.world.record_changed(None, one.record())
         for record in self.records:
             if record.phase is not Phase.ENDED:
                 self.intake.resume(record)
