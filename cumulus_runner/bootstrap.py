@@ -246,5 +246,7 @@ if __name__ == "__main__":
         sys.exit(0)
     os.chdir(WORK)
     sys.path.insert(0, WORK)
+    # For its own processes; ours may have been started without, so that it looked at nothing there.
+    os.environ["PYTHONPATH"] = os.pathsep.join((WORK, os.path.join(HERE, "inside")))
     sys.path_importer_cache.clear()  # the folder may have been looked for before it was there
     sys.exit(main(CALL))

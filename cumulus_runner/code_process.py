@@ -8,10 +8,16 @@ from cumulus_runner.sandbox import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: Modules that an interpreter imports at its start, where the package brings them.
 _AT_START = ("sitecustomize", "usercustomize")
+
+
+def may_start_early(names: Iterable[str]) -> bool:
+    """Whether an interpreter with these variables of the job's, before the package is there, loads
+    nothing that the job or one before it can have left on this worker."""
+    return not any(name == "HOME" or name.startswith("PYTHON") for name in names)
 
 
 def has_start_modules(work: str) -> bool:

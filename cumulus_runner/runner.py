@@ -12,7 +12,7 @@ from cumulus_runner import cgroup, legacy, outcome, package, variables
 from cumulus_runner.agent_socket import AgentSocket
 from cumulus_runner.boot import boot_time
 from cumulus_runner.checkpoint_index import CheckpointIndex
-from cumulus_runner.code_process import CodeProcess, has_start_modules
+from cumulus_runner.code_process import CodeProcess, has_start_modules, may_start_early
 from cumulus_runner.code_socket import CodeSocket
 from cumulus_runner.control import Control
 from cumulus_runner.deadlines import Deadlines
@@ -151,9 +151,9 @@ class Runner:
                 folder=self._private,
                 lock=self._lock,
             )
-        if not orders.requirements:
+        if not orders.requirements and may_start_early((*orders.environment, *orders.secrets)):
             # The job's Python is known: it starts while the rest is done, and waits.
-            self._code = self._start_code(self._provide())
+            self._code = self._start_code(self._provide(), early=True)
         manifest = self._unpack()
         if self._proof is not None:
             self._proof.finish(supervisor)
@@ -234,21 +234,25 @@ class Runner:
         )
         return builder.provide(orders.python, orders.requirements)
 
-    def _start_code(self, environment: Environment) -> CodeProcess:
-        """The job's interpreter, waiting. Raises JobFailed."""
+    def _start_code(self, environment: Environment, *, early: bool = False) -> CodeProcess:
+        """The job's interpreter, waiting. `early`: beside the proof and the unpacking, so that it
+        must not look for modules in the package. Raises JobFailed."""
+        values = variables.of_job(
+            self._orders,
+            environment,
+            read_secrets(self._path, self._orders.secrets),
+            self._work,
+            self._scratch,
+            self._control.path,
+        )
+        if early:
+            values["PYTHONPATH"] = variables.INSIDE  # bootstrap.py puts the package before it
         try:
             return CodeProcess.start(
                 environment.python,
                 call=self._call,
                 work=self._work,
-                variables=variables.of_job(
-                    self._orders,
-                    environment,
-                    read_secrets(self._path, self._orders.secrets),
-                    self._work,
-                    self._scratch,
-                    self._control.path,
-                ),
+                variables=values,
                 folder=self._scratch,
                 lock=self._lock,
                 held=() if environment.held is None else (environment.held,),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from runner_kit import REPOSITORY, JobFolder
 
+from cumulus_runner.code_process import may_start_early
 from cumulus_wire import folder
 from cumulus_wire.journal import Kind
 
@@ -394,6 +395,25 @@ def test_a_package_that_changes_how_the_interpreter_starts(new_job: NewJob) -> N
     )
     assert job.run()["outcome"] == "completed"
     assert job.output(Kind.RESULT) == b'"the package"'
+
+
+def test_nothing_of_the_package_is_loaded_before_the_code_begins(
+    new_job: NewJob, tmp_path: Path
+) -> None:
+    slow = tmp_path / "python"  # the package is there when it looks for its first module
+    slow.write_text(f'#!/bin/sh\nsleep 0.3\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    job = new_job(python=str(slow)).function(
+        "def f(): return 'begun'", **{"encodings/__init__.py": "raise SystemExit('too early')"}
+    )
+    assert job.run()["outcome"] == "completed"
+    assert job.output(Kind.RESULT) == b'"begun"'
+
+
+def test_variables_by_which_an_interpreter_loads_more_make_it_start_later() -> None:
+    assert may_start_early(("MINE", "XLA_PYTHON_CLIENT_MEM_FRACTION"))
+    for name in ("PYTHONUSERBASE", "PYTHONWARNINGS", "PYTHONHOME", "HOME"):
+        assert not may_start_early(("MINE", name))
 
 
 def test_an_interpreter_that_ends_before_the_code_begins(new_job: NewJob, tmp_path: Path) -> None:
