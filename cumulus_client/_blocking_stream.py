@@ -58,9 +58,10 @@ class BlockingStream:
             self._news.acquire(timeout=min(left_s, SIGNAL_SLICE_S))
         self._make_room()
         event = self._events[0]
-        self._given = True
-        if isinstance(event, Exception):
+        if isinstance(event, Exception):  # a call of C code: before it is noted as given
+            self._given = True
             raise event
+        self._given = True
         return event
 
     def _make_room(self) -> None:
@@ -75,7 +76,9 @@ class BlockingStream:
     async def _hand_over(self) -> None:
         """The events, up to the last one or an error."""
         if self._pumping:
-            return  # Ctrl-C, before the one that is under way was noted
+            # Ctrl-C, before the one that is under way was noted. The reader asks again and again.
+            await asyncio.sleep(SIGNAL_SLICE_S)
+            return
         self._pumping = True
         try:
             while await self._hand_over_one():

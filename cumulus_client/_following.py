@@ -36,15 +36,18 @@ def follow_to_end(
         except ClientTimeout:
             interruption.gave_up(stream.stream.job_id)
             raise
+        parts: list[Event | None] = [event]
         try:
             if isinstance(event, Accepted):
                 accepted(str(event.job["job_id"]))
             elif isinstance(event, Journal):
                 collector.feed(event.records)
+                # So that Ctrl-C while one is written costs no more than its rest. All of them now:
+                # a generator between them would be outside of what minds Ctrl-C.
+                parts = list(event.parts())
         except KeyboardInterrupt as error:
             _interrupted(interruption, display, stream.stream.job_id, error)
-        # In parts, so that Ctrl-C while one is written costs no more than its rest.
-        for part in event.parts() if isinstance(event, Journal) else (event,):
+        for part in parts:
             _show(part, display, interruption, stream.stream.job_id)
         if isinstance(event, Ended):
             interruption.raise_if_any()

@@ -130,7 +130,8 @@ class _OpenFile:
             data = self._file.read(size_bytes)
             if offset + size_bytes < self.size_bytes and len(data) == size_bytes:
                 return data
-            if UserFile.of(path, os.fstat(self._file.fileno())) != self.source:
+            now = UserFile.of(path, os.fstat(self._file.fileno()))
+            if now != self.source or len(data) != size_bytes:
                 raise changed(path)
         except OSError as error:
             raise unreadable(path, error) from error

@@ -1,13 +1,16 @@
 """A job's events on their way to the thread that waits for them. A real loop, no connection."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from cumulus_client._blocking_stream import AHEAD, BlockingStream
+from cumulus_client._following import follow_to_end
 from cumulus_client._io_thread import IoThread
 from cumulus_client._job_stream import PART_BYTES, Accepted, Ended, Event, JobStream, Journal
 from cumulus_client._read_pause import ReadPause
@@ -108,6 +111,42 @@ def test_an_interrupted_wait_loses_nothing(io: IoThread, monkeypatch: pytest.Mon
             seen.append(reader.next(deadline()))
     assert seen == events
     assert interrupted
+
+
+def test_a_signal_beside_giving_an_event_loses_none(
+    io: IoThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(value: object, kind: Any) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt  # Python looks for signals after each call of C code
+        return isinstance(value, kind)
+
+    events = [*states(2), None]
+    reader = reader_of(io, Scripted(list(events)))
+    with monkeypatch.context() as patched:
+        patched.setattr("cumulus_client._blocking_stream.isinstance", interrupted, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            reader.next(deadline())
+    assert [reader.next(deadline()) for _ in range(3)] == events
+
+
+class _Cut(Journal):
+    """Ctrl-C comes while it is divided."""
+
+    def parts(self) -> Iterator[Journal]:
+        yield Journal(records=self.records[:1])
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_an_event_is_divided_is_meant_for_the_job(io: IoThread) -> None:
+    journal = _Cut(records=[Record(Kind.STDOUT, b"x", 0, at, at + 1) for at in range(3)])
+    reader = reader_of(io, Scripted([*states(1), journal, Ended(job={"job_id": "job-1"})]))
+    interruption, display = Mock(deadline=None), Mock()
+    view, _ = follow_to_end(reader, interruption, display, deadline=deadline())
+    assert view == {"job_id": "job-1"}
+    (call,) = interruption.interrupted.call_args_list
+    assert call.args[0] == "job-1"
+    assert [each.args[0] for each in display.event.call_args_list].count(journal) == 1
 
 
 def test_a_reader_gives_up_in_time_and_comes_back(io: IoThread) -> None:

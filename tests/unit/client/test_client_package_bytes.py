@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cumulus_client import _package_bytes
+from cumulus_client import _package_bytes, _package_zip
 from cumulus_client._package_bytes import PackedBytes
 from cumulus_client._package_zip import Contents
 from cumulus_client.exceptions import PackagingError
@@ -142,6 +142,21 @@ def test_a_file_that_changes_while_it_is_packed_is_told(
     contents.add_file("large", path)
     with pytest.raises(PackagingError, match="large' was changed while the job was being submit"):
         contents.zipped(MANIFEST)
+
+
+def test_a_file_that_gives_less_than_its_size_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"12345678")
+
+    class Short(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(3)
+
+    with Short(path) as file:
+        whole = _package_zip._OpenFile(path, file)
+        for offset, size in ((0, 8), (0, 4), (4, 4)):
+            with pytest.raises(PackagingError, match="large' was changed"):
+                whole.read(offset, size)
 
 
 def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
