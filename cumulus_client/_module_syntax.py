@@ -51,12 +51,14 @@ class Imports:
 
 
 def _imports(statements: Sequence[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
-    for node in statements:
+    ahead = list(reversed(statements))  # no recursion: each `elif` is one level deeper
+    while ahead:
+        node = ahead.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        else:
-            for inside in ("body", "handlers", "orelse", "finalbody", "cases"):
-                yield from _imports(getattr(node, inside, None) or ())
+            continue
+        inside = ("body", "handlers", "orelse", "finalbody", "cases")
+        ahead += reversed([each for name in inside for each in getattr(node, name, None) or ()])
 
 
 def _client_import_line(statements: list[ast.stmt]) -> int | None:

@@ -30,9 +30,10 @@ class Trash:
         passed.addCallback(lambda _: self._passed())
 
     async def cleared(self) -> None:
-        """Fires when what was in it is deleted, or couldn't be."""
-        while self._busy:
-            await self._over.wait()
+        """Fires when what is in it now is deleted, or couldn't be."""
+        for _ in range(2):  # the pass that goes on began before; the next one has seen it all
+            if self._busy:
+                await self._over.wait()
 
     def stop(self) -> None:
         """Begins no pass any more."""
@@ -43,5 +44,4 @@ class Trash:
         if self._again:
             self._again = False
             self.clear()
-        if not self._busy:
-            self._over.fire()
+        self._over.fire()

@@ -157,6 +157,11 @@ def f():
     }
 
 
+def test_a_chain_of_branches_of_any_length() -> None:
+    source = "if x:\n    import a\n" + "elif x:\n    import b\n" * 1500 + "else:\n    import c\n"
+    assert list(imports_of(source).names("")) == ["a", *["b"] * 1500, "c"]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     held = _module_syntax._Remembered(len, max_count=3, max_chars=100)  # type: ignore[arg-type]
     monkeypatch.setattr(_module_syntax, "parse_module", lambda source, filename: [source])
