@@ -29,6 +29,7 @@ from cumulus_client.exceptions import (
     Conflict,
     ConnectionFailed,
     ConnectionLost,
+    NotFound,
     ResultError,
     ServerError,
     error_from_end,
@@ -96,8 +97,8 @@ class ClientCore:
 
     # --- submitting --------------------------------------------------------------------------
 
-    async def _prepared(self, package: Package, spec: Mapping[str, Any]) -> dict[str, Any]:
-        await self._uploads.ensure(package)
+    @staticmethod
+    def _full(package: Package, spec: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "name": package.name,
             **spec,
@@ -114,8 +115,9 @@ class ClientCore:
         Cancelling this, or no answer in time, takes the job back if it was accepted; `say` gets a
         line on that.
         """
-        full = await self._prepared(package, spec)
-        submitting = asyncio.ensure_future(self._submit(full))
+        full = self._full(package, spec)
+        await self._uploads.ensure(package, ask=False)
+        submitting = asyncio.ensure_future(self._submit(package, full))
         task = asyncio.current_task()
         assert task is not None
         self._submitting.add(task)
@@ -138,14 +140,20 @@ class ClientCore:
         if cancelled := [task for task in self._submitting if task.cancelling()]:
             await asyncio.wait(cancelled)
 
-    async def _submit(self, full: Mapping[str, Any]) -> str:
-        answer = await self.connection.call(uris.JOB_SUBMIT, {"spec": full, "follow": False})
+    async def _submit(self, package: Package, full: Mapping[str, Any]) -> str:
+        arguments = {"spec": full, "follow": False}
+        try:
+            answer = await self.connection.call(uris.JOB_SUBMIT, arguments)
+        except NotFound:
+            # The daemon held the package once, and has let go of it.
+            await self._uploads.ensure(package)
+            answer = await self.connection.call(uris.JOB_SUBMIT, arguments)
         return str(answer["job"]["job_id"])
 
     async def submit_followed(self, package: Package, spec: Mapping[str, Any]) -> JobStream:
         """Uploads; the stream submits with its first `next`. `remember` its job."""
-        full = await self._prepared(package, spec)
-        return self._stream_of(full)
+        await self._uploads.ensure(package)
+        return self._stream_of(self._full(package, spec))
 
     def _stream_of(self, full: Mapping[str, Any]) -> JobStream:
         return JobStream(

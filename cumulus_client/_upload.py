@@ -19,6 +19,8 @@ _READ_AHEAD = 8
 _QUICK_S = 1.0
 #: Answers in a row that bring the upload no further, before it is given up.
 MAX_STALLED = 20
+#: Packages that are remembered as the daemon's: the last ones.
+MAX_KNOWN = 1_000
 
 
 class Caller(Protocol):
@@ -33,20 +35,29 @@ class Uploads:
     def __init__(self, connection: Caller) -> None:
         self._connection = connection
         self._under_way: dict[str, tuple[asyncio.Lock, int]] = {}  # sha256 -> lock, its users
+        self._known: dict[str, None] = {}  # sha256 of what the daemon has held
 
-    async def ensure(self, package: Package) -> None:
+    async def ensure(self, package: Package, *, ask: bool = True) -> None:
         """Returns when the daemon holds the package. Raises the daemon's refusals, ServerError
-        when the upload makes no progress.
+        when the upload makes no progress. Without `ask` it is enough that it held it before, which
+        it does for a while: who goes by that asks when it says otherwise.
 
         Another process of the same owner may upload the same package at the same time: each goes
         on where the daemon says, so both get there.
         """
         key = package.sha256
+        if not ask and key in self._known:
+            return
         lock, users = self._under_way.get(key, (asyncio.Lock(), 0))
         self._under_way[key] = (lock, users + 1)
         try:
             async with lock:
-                await self._upload(package)
+                if ask or key not in self._known:
+                    self._known.pop(key, None)
+                    await self._upload(package)
+                    self._known[key] = None
+                    if len(self._known) > MAX_KNOWN:
+                        del self._known[next(iter(self._known))]
         finally:
             lock, users = self._under_way.pop(key)
             if users > 1:

@@ -26,6 +26,29 @@ def last_json(text: str) -> dict:  # type: ignore[type-arg]
     return value
 
 
+def test_a_package_that_the_daemon_let_go_of_is_uploaded_again(daemon: Daemon) -> None:
+    packages = daemon.state_dir / "packages"
+    done = daemon.run(
+        HEAD
+        + f"""
+import pathlib
+def again(n):
+    return n + 1
+def submitted():
+    return client.submit(again, gpu_memory=0.1, duration=60, args=[1]).result()
+before = set(pathlib.Path({str(packages)!r}).glob("*.zip"))
+first = submitted()
+made = set(pathlib.Path({str(packages)!r}).glob("*.zip")) - before
+assert len(made) == 1, made
+made.pop().unlink()  # as after an hour without a job of it
+print(json.dumps({{"values": [first, submitted(), submitted()]}}))
+"""
+    )
+    assert last_json(done.stdout) == {"values": [2, 2, 2]}
+    refusals = [line for line in daemon.log_text().splitlines() if "was not uploaded" in line]
+    assert len(refusals) == 1
+
+
 def test_whatever_can_be_called_runs(daemon: Daemon) -> None:
     done = daemon.run(
         HEAD

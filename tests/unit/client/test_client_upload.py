@@ -71,6 +71,58 @@ def test_a_client_uploads_a_package_once_however_many_ask() -> None:
     assert one._under_way == {}
 
 
+def test_what_the_daemon_held_once_is_asked_for_when_it_must_be_certain() -> None:
+    store = Store()
+    one = Uploads(store)
+
+    async def submits() -> None:
+        await asyncio.gather(*(one.ensure(PACKAGE, ask=False) for _ in range(5)))
+        await one.ensure(PACKAGE, ask=False)
+        assert store.counts == {uris.PACKAGE_CHECK: 1, uris.PACKAGE_PUT: 3, uris.PACKAGE_COMMIT: 1}
+        store.stored, store.held = False, b""
+        await asyncio.gather(*(one.ensure(PACKAGE) for _ in range(2)))
+        assert store.counts == {uris.PACKAGE_CHECK: 3, uris.PACKAGE_PUT: 6, uris.PACKAGE_COMMIT: 2}
+        await one.ensure(PACKAGE, ask=False)
+        assert store.counts[uris.PACKAGE_CHECK] == 3
+
+    asyncio.run(submits())
+
+
+def test_a_failed_upload_is_not_remembered() -> None:
+    class Full(Store):
+        def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
+            if procedure == uris.PACKAGE_PUT:
+                raise ServerError("the disk is full")
+            return super().answer(procedure, **kwargs)
+
+    one = Uploads(Full())
+
+    async def submit() -> None:
+        for _ in range(2):
+            with pytest.raises(ServerError, match="the disk is full"):
+                await one.ensure(PACKAGE, ask=False)
+
+    asyncio.run(submit())
+
+
+def test_packages_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus_client._upload.MAX_KNOWN", 2)
+
+    class Holds(Store):
+        def answer(self, procedure: str, **kwargs: Any) -> dict[str, Any]:
+            return {"present": True}
+
+    store = Holds()
+    one = Uploads(store)
+
+    async def submit() -> None:
+        for number in (1, 2, 3, 3, 1):
+            await one.ensure(Package(name="f", data=bytes([number])), ask=False)
+
+    asyncio.run(submit())
+    assert store.counts == {uris.PACKAGE_CHECK: 4}
+
+
 def test_clients_that_upload_the_same_package_help_each_other() -> None:
     store = Store()
     upload(store, *(Uploads(store) for _ in range(4)))
