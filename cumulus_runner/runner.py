@@ -91,7 +91,7 @@ class Runner:
         self._running_at: float | None = None
         self._code_socket: CodeSocket | None = None
         self._proof: LayerProof | None = None
-        self._code: CodeProcess | None = None  #: it waits
+        self._code: CodeProcess | None = None  #: it waits; None: it is started when it may run
 
     def run(self) -> int:
         """From set-up to EXIT; the process's exit code. Whatever goes wrong, EXIT says it."""
@@ -162,8 +162,6 @@ class Runner:
         if self._code is not None and has_start_modules(self._work):
             self._code.discard()
             self._code = None
-        if self._code is None:
-            self._code = self._start_code(environment)
         supervisor.check()
         with open(self._started_mark, "x", encoding="ascii"):
             pass
@@ -236,7 +234,8 @@ class Runner:
 
     def _start_code(self, environment: Environment, *, early: bool = False) -> CodeProcess:
         """The job's interpreter, waiting. `early`: beside the proof and the unpacking, so that it
-        must not look for modules in the package. Raises JobFailed."""
+        must not look for modules in the package. Else the job's code begins with it, and the
+        secrets are deleted before. Raises JobFailed."""
         values = variables.of_job(
             self._orders,
             environment,
@@ -247,13 +246,15 @@ class Runner:
         )
         if early:
             values["PYTHONPATH"] = variables.INSIDE  # bootstrap.py puts the package before it
+        else:
+            delete_secrets(self._path, self._orders.secrets)
         try:
             return CodeProcess.start(
                 environment.python,
                 call=self._call,
                 work=self._work,
                 variables=values,
-                folder=self._scratch,
+                folder=self._scratch if early else self._work,
                 lock=self._lock,
                 held=() if environment.held is None else (environment.held,),
             )
@@ -264,8 +265,7 @@ class Runner:
         self, manifest: dict[str, Any], environment: Environment, index: CheckpointIndex
     ) -> tuple[Outcome, Result | None]:
         """Runs the code and judges how it ended. Raises JobFailed, StopRequested."""
-        orders, code = self._orders, self._code
-        assert code is not None
+        orders = self._orders
         report_path = os.path.join(self._private, "report.json")
         result_path = os.path.join(self._private, "result")
         with open(self._call, "w", encoding="utf-8") as file:
@@ -282,8 +282,11 @@ class Runner:
             )
         self._hear_code()
         oom_kills, refused = cgroup.oom_kills(), cgroup.processes_refused()
-        delete_secrets(self._path, orders.secrets)
-        self._code = None
+        if self._code is None:
+            self._code = self._start_code(environment)
+        else:
+            delete_secrets(self._path, orders.secrets)
+        code, self._code = self._code, None
         process = code.begin()
         stopped = self._supervisor.run(process, (Kind.STDOUT, Kind.STDERR))
         index.tell()

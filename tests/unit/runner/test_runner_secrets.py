@@ -37,6 +37,21 @@ def test_the_code_has_them_and_their_file_is_gone(new_job: NewJob) -> None:
     assert [path.parent.name for path in holding if path.name != "result"] == ["journal"]
 
 
+def test_their_file_is_gone_when_a_start_module_of_the_package_begins(new_job: NewJob) -> None:
+    job = with_secrets(new_job(secrets=["TOKEN"]), json.dumps({"TOKEN": VALUE}))
+    job.function(
+        "import sys\ndef f(): return sys.seen",
+        **{
+            "sitecustomize.py": "import os, sys\nsys.seen = [os.environ.get('TOKEN'), "
+            "sorted(os.listdir('..')), os.path.exists('../scratch/.cumulus/started')]"
+        },
+    )
+    assert job.run()["outcome"] == "completed"
+    value, names, is_marked = json.loads(job.output(Kind.RESULT))
+    assert value == VALUE and folder.SECRETS not in names
+    assert is_marked, "it isn't run a second time"
+
+
 def test_the_grant_wins_over_them(new_job: NewJob) -> None:
     job = new_job(secrets=["TOKEN"], environment={"TOKEN": "the grant's"})
     with_secrets(job, json.dumps({"TOKEN": VALUE}))
