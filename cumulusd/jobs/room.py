@@ -56,10 +56,6 @@ class Room:
         """Takes what is new. `changed`: the nodes whose placed jobs have changed; `placed_on`:
         those jobs, of each node by their ids."""
         stale = set(changed)
-        if len(nodes) != len(self._seen):
-            for gone in self._seen.keys() - {node.node_id for node in nodes}:
-                self._take_out(gone)
-                del self._seen[gone]
         for node in nodes:
             node_id = node.node_id
             agent = agents.get(node_id)
@@ -73,6 +69,11 @@ class Room:
             self._take_out(node_id)
             self._seen[node_id] = (node, agent)
             self._put_in(slots_of([node], agents, list(placed_on.get(node_id, {}).values())))
+        # After the new ones: as many may have come as have gone.
+        if len(nodes) != len(self._seen):
+            for gone in self._seen.keys() - {node.node_id for node in nodes}:
+                self._take_out(gone)
+                del self._seen[gone]
 
     def slots(self) -> list[Slot]:
         """All devices, by their keys."""

@@ -144,6 +144,13 @@ def test_unusable_nodes_take_nothing(change: dict[str, Any]) -> None:
 # Waiting.
 
 
+def test_nothing_is_placed_on_a_worker_that_another_one_replaced() -> None:
+    passes = Passes()
+    passes.decide([], agents(n1=(device(),)))
+    decision = passes.decide([record("a")], agents(n2=(device(),)))
+    assert [node_id for node_id, _ in where(decision).values()] == ["n2"]
+
+
 def test_a_large_job_holds_its_device_and_others_go_past_elsewhere() -> None:
     views = agents(n1=(device("a", free=4000), device("b", 1, free=3000)))
     on_a = running("r1", "n1", "a", 0.6, started_at=500.0)
