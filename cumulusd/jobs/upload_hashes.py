@@ -28,6 +28,7 @@ class Progress:
     def __init__(self) -> None:
         self.digest: Any = hashlib.sha256()
         self.hashed_bytes = 0
+        self.is_lost = False  #: the disk refused what came: no later fsync would tell so again
 
     def hash_to(self, fd: int, end: int) -> None:
         """Goes on up to that byte of the file, or to its end. Blocking. Raises OSError."""
@@ -85,8 +86,11 @@ class UploadHashes:
         try:
             await self._run_in_thread(lambda: _hash(path, progress, end))
         except OSError as error:
-            # The commit goes on from here; what is wrong with the disk it meets too, and tells.
+            # The commit goes on from here, where only reading failed: it meets that too, and tells.
             self._log.warn("an upload can't be hashed while it comes: {error}", error=error)
+            if progress.is_lost:
+                path.unlink(missing_ok=True)
+                self.forget(path)  # it begins afresh
         finally:
             self._threads.release()
             self._working.pop(progress, None)
@@ -99,6 +103,10 @@ def _hash(path: Path, progress: Progress, end: int) -> None:
         return  # it was deleted meanwhile
     try:
         progress.hash_to(fd, end)
-        os.fdatasync(fd)
+        try:
+            os.fdatasync(fd)
+        except OSError:
+            progress.is_lost = True
+            raise
     finally:
         os.close(fd)

@@ -12,6 +12,7 @@ from twisted.internet.defer import ensureDeferred
 from cumulusd.errors import InvalidArgument
 from cumulusd.jobs import upload_hashes
 from cumulusd.jobs.packages import Packages
+from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.upload_hashes import Progress
 
 CHUNK_BYTES = 1000
@@ -110,16 +111,36 @@ def test_one_that_was_deleted_begins_afresh(tmp_path: Path) -> None:
     result_of(held.commit("ann", sha256, len(data)))
 
 
+def fails(*arguments: Any) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def test_a_disk_that_can_not_be_read_meanwhile_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, (data, sha256) = packages(tmp_path, Threads()), made()
-
-    def fails(fd: int) -> None:
-        raise OSError(5, "Input/output error")
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fdatasync", fails)
+        patched.setattr(os, "pread", fails)
         put_all(held, data, sha256)
     result_of(held.commit("ann", sha256, len(data)))
     assert result_of(held.read(sha256, 0, 10)) == (data[:10], len(data))
+
+
+def test_what_the_disk_refused_meanwhile_is_never_taken_for_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = Threads(held=True)
+    held, (data, sha256) = packages(tmp_path, threads), made()
+    put_all(held, data, sha256)
+    commit: Any = ensureDeferred(held.commit("ann", sha256, len(data)))
+    with monkeypatch.context() as patched:
+        # The kernel tells it once: the commit's own fsync would find nothing wrong.
+        patched.setattr(os, "fdatasync", fails)
+        threads.release()
+    with pytest.raises(StoreFailed):
+        result_of(commit)
+    assert held.uploaded("ann", sha256) == 0 and len(held._hashes) == 0
+    again = packages(tmp_path, Threads())
+    put_all(again, data, sha256)
+    result_of(again.commit("ann", sha256, len(data)))
+    assert result_of(again.read(sha256, 0, 10)) == (data[:10], len(data))
