@@ -86,13 +86,14 @@ class History:
 
     async def prune(self) -> None:
         """One pass."""
-        await self._journals.measure()
         await self._prune_by_time()
         await self._prune_by_count()
-        await self._prune_by_size()
         await self.make_room_for_outputs(0)
         in_use = {record.spec.package_sha256 for record in self._table.live()}
         await self._packages.prune(in_use, self._wall_clock(), _PACKAGE_AGE_S)
+        # Last: a folder that can't be looked at must not keep the rest.
+        await self._journals.measure()
+        await self._prune_by_size()
 
     async def delete(self, job_id: str) -> None:
         """Deletes all that is kept of a job that has ended, before its time. What it kept on

@@ -125,6 +125,21 @@ async def test_of_too_many_jobs_the_oldest_ends_go_whole(tmp_path: Path) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_journal_that_can_not_be_looked_at_keeps_nothing_else(tmp_path: Path) -> None:
+    world = World(tmp_path, Settings(history_s=24 * HOUR_S))
+    store = ForgetfulStore()
+    history = a_history(world, tmp_path, store)
+    world.table.put(ended("old", world.clock.seconds() - 25 * HOUR_S))
+    world.table.put(ended("odd", world.clock.seconds()))
+    (world.journals._root / "odd").touch()
+    world.journals._sizes.found("odd")
+    with pytest.raises(StoreFailed, match="can't be looked at"):
+        await history.prune()
+    assert store.deleted == ["old"]
+    await world.journals.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_ended_jobs_journal_is_cut_to_its_cap(tmp_path: Path) -> None:
     world = World(tmp_path)
     history = a_history(world, tmp_path, ForgetfulStore())
