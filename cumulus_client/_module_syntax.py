@@ -89,6 +89,10 @@ class ModuleSyntax:
             and any(alias.name == "annotations" for alias in node.names)
             for node in tree.body
         )
+        #: the statements that may belong to a value that others bind
+        self.may_refine = frozenset(
+            index for index, node in enumerate(tree.body) if _may_refine(node)
+        )
         self._reaches: dict[tuple[int, tuple[int, ...]], Reach] = {}
         self._one_at_a_time = threading.Lock()
 
@@ -117,6 +121,15 @@ class ModuleSyntax:
         if any(map(does, self.statements)):
             return True  # as nearly always, and quickly told
         return any(does(node) for statement in self.statements for node in ast.walk(statement))
+
+
+def _may_refine(node: ast.stmt) -> bool:
+    """`NAME.x = ...`, `NAME[k] = ...`, or a decorated definition."""
+    if isinstance(node, ast.Assign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return all(isinstance(each, ast.Attribute | ast.Subscript) for each in targets)
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return isinstance(node, definitions) and bool(node.decorator_list)
 
 
 def _with_decorators(

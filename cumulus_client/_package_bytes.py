@@ -108,7 +108,7 @@ class PackageWriter:
         self._close = weakref.finalize(self, self._spool.close)
         self._digest = hashlib.sha256()
         self._pieces: list[_Piece] = []
-        self._size_bytes = self._spooled_bytes = 0
+        self._size_bytes = self._spooled_bytes = self._added_bytes = 0
         self._source: bytes | UserFile | None = None
         self._at = 0
 
@@ -118,7 +118,6 @@ class PackageWriter:
         self._digest.update(data)
         if self._source is None:
             self._spool.write(data)
-            self._add(size, None, self._spooled_bytes)
             self._spooled_bytes += size
         else:
             self._add(size, self._source, self._at)
@@ -131,6 +130,7 @@ class PackageWriter:
     @contextlib.contextmanager
     def taken_from(self, source: bytes | UserFile) -> Iterator[None]:
         """What is written meanwhile is this source's bytes from its first on, and stays there."""
+        self._add_spooled()
         self._source, self._at = source, 0
         try:
             yield
@@ -139,6 +139,7 @@ class PackageWriter:
 
     def finished(self) -> bytes | PackedBytes:
         """The package; nothing is written any more."""
+        self._add_spooled()
         if self._spooled_bytes == self._size_bytes <= IN_MEMORY_BYTES:
             self._spool.seek(0)
             whole = self._spool.read()
@@ -148,6 +149,12 @@ class PackageWriter:
         packed = PackedBytes(self._spool, self._pieces, self._digest.hexdigest())
         weakref.finalize(packed, self._spool.close)
         return packed
+
+    def _add_spooled(self) -> None:
+        """What was spooled since the last time: zipfile writes it by the few bytes."""
+        added, self._added_bytes = self._added_bytes, self._spooled_bytes
+        if self._spooled_bytes > added:
+            self._add(self._spooled_bytes - added, None, added)
 
     def _add(self, size_bytes: int, source: bytes | UserFile | None, at: int) -> None:
         start = self._size_bytes

@@ -87,6 +87,7 @@ class _Slicer:
             ) from error
         parts = zip(self._syntax.statements, self._syntax.binds, strict=True)
         self._statements = [_Statement(index, *each) for index, each in enumerate(parts)]
+        self._may_refine = [self._statements[at] for at in sorted(self._syntax.may_refine)]
         self._binders: dict[str, list[_Statement]] = {}
         for statement in self._statements:
             for name in statement.binds:
@@ -260,7 +261,7 @@ class _Slicer:
     def _keep_refinements(self) -> bool:
         """Keeps `NAME.x = ...`, `NAME[k] = ...`, and what `@NAME.register` decorates. True when
         there was one."""
-        for statement in self._statements:
+        for statement in self._may_refine:
             if statement.kept or not self._refines(statement.node):
                 continue
             saved = self._save()
@@ -271,6 +272,7 @@ class _Slicer:
                 # It can't travel: such as `f.result = client.run(f)`. Don't look at it again.
                 self._restore(saved)
                 self._statements = [s for s in self._statements if s is not statement]
+                self._may_refine = [s for s in self._may_refine if s is not statement]
             return True
         return False
 

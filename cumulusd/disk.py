@@ -77,14 +77,12 @@ class Disk:
     def refusal(self, troubles: Mapping[str, str | None]) -> Unavailable | None:
         """Why no new job can be taken; None: it can. `troubles`: part -> what it failed at when it
         wrote last, if it did."""
-        free_bytes = self.free_bytes()
         why = self.fault()
+        failing = [f"the {part} can't be written ({why})" for part, why in troubles.items() if why]
+        if why is None and not failing:
+            return None
+        free_bytes = self.free_bytes()
         if why is None:
-            failing = [
-                f"the {part} can't be written ({why})" for part, why in troubles.items() if why
-            ]
-            if not failing:
-                return None
             free = "an unknown number of" if free_bytes is None else free_bytes
             why = (
                 f"{' and '.join(failing)}; the disk that holds {self._folder} has {free} bytes free"

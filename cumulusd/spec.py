@@ -57,15 +57,16 @@ class _Spec(_Strict):
     duration_s: Annotated[_Number, Field(gt=0)]
     requirements: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=1000)]],
-        Field(max_length=1000),
-    ] = []
+        Field(max_length=1000, default_factory=list),
+    ]
     setup_timeout_s: Annotated[_Number, Field(gt=0)] = 600.0
     queue_timeout_s: Annotated[_Number, Field(ge=0)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     name: _Text | None = None
     environment: Annotated[
-        dict[str, Annotated[str, StringConstraints(max_length=128 * 1024)]], Field(max_length=500)
-    ] = {}
+        dict[str, Annotated[str, StringConstraints(max_length=128 * 1024)]],
+        Field(max_length=500, default_factory=dict),
+    ]
     cpu_cores: Annotated[_Number, Field(gt=0, le=4096)] | None = None
     memory_bytes: Annotated[int, Field(ge=16 << 20)] | None = None
     python_version: (

@@ -7,6 +7,7 @@ its neighbours in far fewer steps than there are jobs.
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
+from operator import attrgetter
 from typing import Protocol
 
 import attrs
@@ -20,7 +21,7 @@ Cursor = tuple[int, int]
 
 BEGIN: Cursor = (0, 0)
 #: A block is split in two when it has more.
-MAX_BLOCK = 256
+MAX_BLOCK = 128
 
 
 class Sizes(Protocol):
@@ -41,6 +42,9 @@ class Entry:
     pushed_at: float  #: unix seconds: since when it is in the line
 
 
+_UNITS = attrgetter("units")
+
+
 class _Block:
     """Neighbours. What is derived of them is made anew when it is asked for after a change."""
 
@@ -59,7 +63,7 @@ class _Block:
     def ahead(self) -> list[int]:
         """Units ahead of each within the block, and at the end of all."""
         if self._ahead is None:
-            self._ahead = list(accumulate((entry.units for entry in self.entries), initial=0))
+            self._ahead = list(accumulate(map(_UNITS, self.entries), initial=0))
         return self._ahead
 
     @property

@@ -343,7 +343,7 @@ def _invalid(key: str, message: str) -> InvalidArgument:
 
 def _size_bytes(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size
     except FileNotFoundError:
         return None
 

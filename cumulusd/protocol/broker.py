@@ -208,7 +208,7 @@ class Broker:
 
     def is_heard(self, topic: str) -> bool:
         """Whether anybody would get an event of that topic."""
-        return bool(self._subscriptions.matching(topic))
+        return self._subscriptions.any_matches(topic)
 
     def announce(self, topic: str, args: list[Any]) -> list[Effect]:
         """An event of the router's own, to all who listen."""

@@ -96,6 +96,12 @@ class Patterns(Generic[T]):
         found.extend(self.patterns_matching(uri))
         return found
 
+    def any_matches(self, uri: str) -> bool:
+        """Whether `matching` would give any."""
+        if uri in self.exact:
+            return True
+        return self.patterned and any(True for _ in self.patterns_matching(uri))
+
     def best(self, uri: str) -> T | None:
         """The one to take for a URI: the exact one, else the longest prefix, else the wildcard
         whose literal components go on longest, counted from the left."""

@@ -5,10 +5,15 @@ import json
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
-from cumulusd.log import MAX_FIELD_CHARACTERS, MAX_TRACEBACK_CHARACTERS, log_observer
+from cumulusd.log import (
+    MAX_FIELD_CHARACTERS,
+    MAX_TRACEBACK_CHARACTERS,
+    json_line,
+    log_observer,
+)
 
 
 class Terminal(io.StringIO):
@@ -153,3 +158,36 @@ def test_fields_do_not_overwrite_the_lines_own() -> None:
 def test_a_failure_without_words() -> None:
     line = one(lambda log: log.failure("", failure=Failure(ValueError())))  # type: ignore[no-untyped-call]
     assert line["message"] == "ValueError"
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        "plain",
+        "{name} at {count}",
+        "{{braces}} {name}",
+        "{name!r} {count:>5}",
+        "{name.__class__}",
+        "{call()}",
+        "{missing} of {name}",
+        "{broken",
+        "{} {0}",
+        "{none} {bytes}",
+    ],
+)
+def test_messages_are_those_that_twisted_makes(format: str) -> None:
+    def called() -> str:
+        return "called"
+
+    event = {
+        "log_time": 0.0,
+        "log_level": LogLevel.info,
+        "log_namespace": "n",
+        "log_format": format,
+        "name": "aé",
+        "count": 3,
+        "call": called,
+        "none": None,
+        "bytes": b"b",
+    }
+    assert json.loads(json_line(event))["message"] == formatEvent(event)

@@ -66,6 +66,7 @@ def test_what_matches_is_what_the_definition_says(
         assert set(patterns.of(policy)) == {p for p, its in kept if its == policy}
     for uri in uris:
         found = patterns.matching(uri)
+        assert patterns.any_matches(uri) is bool(found)
         assert sorted(found) == sorted(each for each in kept if matches(*each, uri))
         assert patterns.best(uri) == best(kept, uri)
 
