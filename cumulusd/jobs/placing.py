@@ -232,12 +232,13 @@ class Placing:
         seen = (self._line.version, self._room.version)
         is_news = seen != self._seen
         if is_news:
-            self._seen = seen
+            self._seen = None  # a pass that breaks off is made again
             self._waiting.renew(self.nodes, agents)
             decision = scheduler.place(self._line, self._room, self._waiting.gone())
             for job_id, placement in decision.placements:
                 self._place(job_id, placement, now)
             self._refuse(self._waiting.lost())
+            self._seen = seen
         self._waiting.passed(now)
         self._refuse(self._waiting.refused(now, self._observed_since))
         if is_news:
