@@ -102,13 +102,15 @@ def figures(size: Size, steady_s: float, samples: int) -> Iterator[Figure]:
         begun = time.monotonic()
         client.submit_many(size.jobs, run_s=1e9, share=SHARE)
         yield one("submits of the jobs that run", "/s", size.jobs / (time.monotonic() - begun))
+        client.close()  # nobody answers the daemon's pings for it from here on
         until(lambda: running_jobs(pool) >= size.jobs, ALL_RUN_S, f"{size.jobs:,} jobs running")
         yield one("from the first submit to all running", "s", time.monotonic() - begun)
         yield from steady(pool, size.jobs, steady_s)
+        client = PoolClient(pool.daemon.port, pool.daemon.token)
         yield from asked(client, samples)
+        client.close()
         grown_bytes = pool.used().rss_bytes - idle_bytes
         yield one("memory of a running job", "KiB", grown_bytes / 1024 / size.jobs)
-        client.close()
 
 
 def one(what: str, unit: str, value: float) -> Figure:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.harness import PYTHON, REPOSITORY, Daemon, gone_within
 from tests.e2e.test_e2e_jobs import HEAD, last_json
+from tests.next_line import next_line
 
 CUMULUS = Path(sys.executable).with_name("cumulus")
 
@@ -119,7 +120,7 @@ def test_ctrl_c_cancels_the_job(daemon: Daemon) -> None:
     )
     with process:
         assert process.stdout is not None
-        pid = int(process.stdout.readline())
+        pid = int(next_line(process))
         process.send_signal(signal.SIGINT)
         gone_within([pid], 3.0)
         _, err = process.communicate(timeout=20)
@@ -148,8 +149,8 @@ time.sleep(60)
     )
     with process:
         assert process.stdout is not None
-        job_id = process.stdout.readline().strip()
-        assert process.stdout.readline() == "GO\n"
+        job_id = next_line(process).strip()
+        assert next_line(process) == "GO\n"
         process.kill()
     assert daemon.wait_job(job_id, "ended")["status"] == "completed"
     told = daemon.run(
@@ -195,7 +196,7 @@ print(json.dumps({"size": size, "result": job.result(timeout=30)}))
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "STALL\n"
+        assert next_line(process) == "STALL\n"
         highest = before
         for _ in range(35):
             highest = max(highest, resident_bytes())

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.harness import Daemon, alive, gone_within
 from tests.e2e.shell import CUMULUS, Shell, waiting_job
+from tests.next_line import next_line
 
 #: Many commands, each a process of its own.
 pytestmark = pytest.mark.timeout(300)
@@ -36,7 +37,7 @@ def test_submit_and_all_that_one_does_with_the_job(shell: Shell, daemon: Daemon)
     with following, looking, attached:
         for each in (following, looking, attached):
             assert each.stdout is not None
-            assert each.stdout.readline() == f"{pid}\n"
+            assert next_line(each) == f"{pid}\n"
         looking.send_signal(signal.SIGINT)
         assert looking.wait(20) == 130
         assert alive(pid), "Ctrl-C on a log ends the looking alone"
@@ -98,7 +99,7 @@ def test_attach_cancels_as_run_does(
     job_id, pid = waiting_job(shell, daemon)
     with shell.begin("attach", job_id) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"{pid}\n"
+        assert next_line(process) == f"{pid}\n"
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert process.returncode == code, err
@@ -121,7 +122,7 @@ def test_who_reads_no_more_leaves_the_job_alone(
     job_id = shell("submit", "talks.py").stdout.strip()
     with shell.begin(*verb, job_id) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline() == "x" * 100 + "\n"
+        assert next_line(process) == "x" * 100 + "\n"
         process.stdout.close()
         err = process.stderr.read()
         assert process.wait(30) == 141, err
@@ -180,7 +181,7 @@ def test_a_second_ctrl_c_detaches_and_says_how_to_come_back(shell: Shell, daemon
     )
     with shell.begin("run", "stubborn.py") as process:
         assert process.stdout is not None and process.stderr is not None
-        pid = int(process.stdout.readline())
+        pid = int(next_line(process))
         process.send_signal(signal.SIGINT)
         for line in process.stderr:
             if "Ctrl-C again" in line:

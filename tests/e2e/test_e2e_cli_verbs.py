@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.harness import Daemon, gone_within
 from tests.e2e.shell import CUMULUS, Shell, waiting_job
+from tests.next_line import next_line
 
 #: Many commands, each a process of its own.
 pytestmark = pytest.mark.timeout(300)
@@ -170,7 +171,7 @@ print("over")
     daemon.wait_job(job_id, "running")
     with shell.begin("logs", "-f", job_id) as following:
         assert following.stdout is not None
-        assert following.stdout.readline() == "from 0\n"
+        assert next_line(following) == "from 0\n"
         done = shell("pause", job_id)
         assert done.stdout == f"{job_id}\n"
         deadline = time.monotonic() + 60

@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.harness import JOB_PYTHON, TWISTD, Daemon, gone_within
 from tests.e2e.test_e2e_jobs import HEAD, last_json
+from tests.next_line import next_line
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -36,7 +37,7 @@ print("RESULT", result)
     )
     with process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(10)]
+        lines = [next_line(process) for _ in range(10)]
         daemon.kill()
         time.sleep(1.0)
         daemon.start()
@@ -132,8 +133,8 @@ except RuntimeError as error:
     )
     with process:
         assert process.stdout is not None
-        runner = int(process.stdout.readline().split()[1])
-        code = int(process.stdout.readline().split()[1])
+        runner = int(next_line(process).split()[1])
+        code = int(next_line(process).split()[1])
         subprocess.run(["kill", "-9", str(runner)], check=True)
         out, _ = process.communicate(timeout=60)
     assert last_json(out)["reason"] == "runner_failed"
@@ -164,7 +165,7 @@ print(json.dumps({"job_id": job.job_id, "result": job.result(timeout=30)}))
     )
     with process:
         assert process.stdout is not None
-        runner = process.stdout.readline().split()[1]
+        runner = next_line(process).split()[1]
         subprocess.run(["kill", "-9", runner], check=True)
         out, err = process.communicate(timeout=60)
     assert out.splitlines()[0] == "second", err

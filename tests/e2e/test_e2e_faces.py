@@ -11,6 +11,7 @@ import psutil
 
 from tests.e2e.harness import Daemon, free_port
 from tests.e2e.proxy import Proxy
+from tests.next_line import next_line
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -101,10 +102,10 @@ def test_a_client_has_one_connection_whatever_it_does(daemon: Daemon) -> None:
         )
         with process:
             assert process.stdout is not None and process.stderr is not None
-            assert process.stdout.readline() == "following\n"
+            assert next_line(process) == "following\n"
             most, out = 0, ""
             sockets = psutil.Process(process.pid)
-            while '"got"' not in (line := process.stdout.readline()):
+            while '"got"' not in (line := next_line(process)):
                 assert line, process.stderr.read()
                 out += line
                 # The daemon's own side of it is the proxy's only connection.
@@ -124,7 +125,7 @@ def test_a_cut_and_a_silent_connection_lose_and_double_no_line(daemon: Daemon) -
         process = daemon.begin((HEAD + ALL_AT_ONCE).replace("{URL}", proxy.url))
         with process:
             assert process.stdout is not None
-            first = process.stdout.readline()
+            first = next_line(process)
             assert first == "following\n"
             time.sleep(0.7)
             proxy.cut()
@@ -143,7 +144,7 @@ def test_a_stopped_client_and_a_restarted_daemon_lose_and_double_no_line(
     process = daemon.begin(HEAD + ALL_AT_ONCE)
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "following\n"
+        assert next_line(process) == "following\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGSTOP)  # the lid closes
         time.sleep(0.5)
@@ -194,7 +195,7 @@ def interrupt(daemon: Daemon, text: str, times: int = 1) -> tuple[str, str, int]
     process = daemon.begin(HEAD + text)
     with process:
         assert process.stdout is not None
-        while (line := process.stdout.readline()) != "begun\n":
+        while (line := next_line(process)) != "begun\n":
             assert line, process.communicate()
         for number in range(times):
             if number:
@@ -257,7 +258,7 @@ client.run(stubborn, **SMALL)
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert next_line(process) == "begun\n"
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ import re
 import time
 
 from tests.e2e.harness import Daemon, gone_within
+from tests.next_line import next_line
 
 HEAD = """\
 import json, sys, time
@@ -64,7 +65,7 @@ print("RESULT", client.run(speak, gpu_memory=0.25, duration=60))
     )
     with process:
         assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline() == "to stdout\n"
+        assert next_line(process) == "to stdout\n"
         assert process.poll() is None, "the line came while the job ran"
         out, err = process.communicate(timeout=30)
     assert out == "RESULT [1, 'two', None]\n"
@@ -162,7 +163,7 @@ except RuntimeError as error:
     )
     with process:
         assert process.stdout is not None
-        job_id = process.stdout.readline().strip()
+        job_id = next_line(process).strip()
         pids: list[int] = []
         for line in process.stdout:
             if line.startswith("PIDS"):

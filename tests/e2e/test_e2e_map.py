@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tests.e2e.harness import Daemon
+from tests.next_line import next_line
 
 HEAD = """\
 import asyncio, itertools, json, sys, time
@@ -188,7 +189,7 @@ except KeyboardInterrupt:
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "0.1\n"
+        assert next_line(process) == "0.1\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=40)
@@ -254,7 +255,7 @@ for value in client.map(stubborn, [0.1, 60], **SMALL):
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "0.1\n"
+        assert next_line(process) == "0.1\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=40)

@@ -19,6 +19,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.e2e.harness import PYTHON, REPOSITORY, Daemon
+from tests.next_line import next_line
 
 #: Each starts several processes, which takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(300)
@@ -122,10 +123,10 @@ class Following:
     def wait(self) -> "Following":
         """Returns once it sees its job's output."""
         assert self.process.stdout is not None
-        words = self.process.stdout.readline().split()
+        words = next_line(self.process).split()
         assert words[:1] == ["job"], words
         self.job_id = words[1]
-        assert self.process.stdout.readline() == "seen\n"
+        assert next_line(self.process) == "seen\n"
         return self
 
     def kill(self) -> None:

@@ -99,7 +99,7 @@ def test_hold_ends_with_who_holds_it(folder: Path, image_archives: dict[str, Pat
         assert holding.stdout.readline() == "ready\n"
         layout = layout_in(folder)
         holding.kill()  # and even so
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while left := sweep.leftovers(layout.tag, layout.base):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)

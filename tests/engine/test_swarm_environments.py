@@ -9,6 +9,7 @@ import pytest
 from cumulus_wire.environments import MARKER
 from tests.e2e.test_e2e_jobs import HEAD
 from tests.engine.swarm_daemon import SwarmDaemon
+from tests.next_line import next_line
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -55,7 +56,7 @@ def test_a_containers_environment_is_held_until_it_is_gone(swarm: SwarmDaemon) -
     for _ in range(2):
         with swarm.begin(SCRIPT) as process:
             assert process.stdout is not None
-            first = process.stdout.readline()
+            first = next_line(process)
             assert first == "up\n", (first, process.communicate(timeout=60))
             places = environments(swarm)
             held = [place for place in places if not is_free(place)]

@@ -32,6 +32,7 @@ from tests.e2e.test_e2e_jobs import (  # noqa: F401
     test_three_thirds_fit_together,
 )
 from tests.engine.swarm_daemon import STRANGER, TOKENS, SwarmDaemon, processes_with
+from tests.next_line import next_line
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -70,10 +71,10 @@ except RuntimeError as error:
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "READY\n"
+        assert next_line(process) == "READY\n"
         pids = [pid for pid in processes_with(mark) if pid != process.pid]
         assert len(pids) == 2
-        assert process.stdout.readline() == "CANCEL\n"
+        assert next_line(process) == "CANCEL\n"
         gone_within(pids, 1.0)
         out, err = process.communicate(timeout=30)
     assert "ENDED JobCancelled cancelled" in out, (out, err)
@@ -253,7 +254,7 @@ print("RESULT", client.run(talk, duration=60))
     )
     with process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(10)]
+        lines = [next_line(process) for _ in range(10)]
         swarm.kill()
         time.sleep(1.0)
         swarm.start()
@@ -559,7 +560,7 @@ held[1].cancel()
     )
     with process:
         assert process.stdout is not None
-        first, worker, third = json.loads(process.stdout.readline())
+        first, worker, third = json.loads(next_line(process))
         engine = swarm.cluster.api(worker)
         (frozen,) = [
             container["Id"]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.test_e2e_jobs import HEAD, last_json
 from tests.engine.swarm_daemon import SwarmDaemon
+from tests.next_line import next_line
 from tests.security.marked import Marked, files_holding
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -50,7 +51,7 @@ print(json.dumps({{"sha256": job.result(timeout=60)}}))
     )
     with swarm.begin(script) as process:
         assert process.stdout is not None
-        job_id = process.stdout.readline().strip()
+        job_id = next_line(process).strip()
         assert job_id.startswith("job_"), process.communicate(timeout=30)
         told = kept_of_jobs(swarm)
         out, err = process.communicate(timeout=60)
