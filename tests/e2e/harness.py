@@ -36,14 +36,7 @@ class Daemon:
     pass_fds: Sequence[int] = ()
 
     def __init__(self, folder: Path, *, count_cpu_devices: bool = True, extra: str = "") -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.state_dir = folder / "state"
-        self.config = folder / "cumulusd.yaml"
-        self.log = folder / "cumulusd.log"
-        self.environment: dict[str, str] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        self.stand_in(folder)
         self.config.write_text(
             f"""\
 listen: ["tcp:{self.port}:interface=127.0.0.1"]
@@ -55,7 +48,18 @@ platform:
     count_cpu_devices: {str(count_cpu_devices).lower()}
 {extra}"""
         )
+
+    def stand_in(self, folder: Path) -> None:
+        """Where it is, before it is configured."""
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state_dir = folder / "state"
+        self.config = folder / "cumulusd.yaml"
+        self.log = folder / "cumulusd.log"
+        self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, wait: bool = True) -> "Daemon":
         """Starts it; with `wait`, returns once /health gives 200."""

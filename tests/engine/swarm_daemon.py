@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.cluster import Cluster
 from engines.kept import configuration
-from tests.e2e.harness import Daemon, free_port
+from tests.e2e.harness import Daemon
 
 TOKENS = {role: f"a-token-of-the-{role}-of-these-tests" for role in ("client", "admin")}
 #: The token of another owner's client.
@@ -26,15 +26,7 @@ class SwarmDaemon(Daemon):
     ) -> None:
         """`images`: tag -> id. By their ids, as other tests of the session move the tags."""
         self.cluster = cluster
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.state_dir = folder / "state"
-        self.config = folder / "cumulusd.yaml"
-        self.log = folder / "cumulusd.log"
-        self.environment = {}
-        self.process = None
-        folder.mkdir(parents=True, exist_ok=True)
+        self.stand_in(folder)
         hashes = {
             role: hashlib.sha256(token.encode()).hexdigest() for role, token in TOKENS.items()
         }

@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from tests.e2e.harness import REPOSITORY, Daemon, free_port
+from tests.e2e.harness import REPOSITORY, Daemon
 from tests.pool.history import make_history
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -28,14 +28,7 @@ class PoolDaemon(Daemon):
     """`twistd -n cumulusd` on the pool's engine. `token`: an admin's."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.state_dir = folder / "state"
-        self.config = folder / "cumulusd.yaml"
-        self.log = folder / "cumulusd.log"
-        self.environment = {}
-        self.process = None
+        self.stand_in(folder)
         self.token = secrets.token_urlsafe(32)
         config = {
             "listen": [f"tcp:{self.port}:interface=127.0.0.1"],
