@@ -8,7 +8,9 @@ import os
 import re
 import sys
 
+from cumulus_runner import variables
 from cumulus_runner.interpreter import PROBE, Base, BaseNotes, Environment
+from cumulus_runner.light_sha256 import sha256
 from cumulus_runner.locked_folder import hold_alone, hold_folder, is_at
 from cumulus_runner.outcome import DISK_FULL_HINT, JobFailed, StopRequested
 from cumulus_runner.requirements import is_local, normalised
@@ -27,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cumulus_runner.orders import Orders
     from cumulus_runner.supervisor import Supervisor
 
 #: Part of each cache key: raise it when environments are built differently.
@@ -78,6 +81,35 @@ class EnvironmentBuilder:
         self._variables = dict(installer_environment)
         self._lock = lock
 
+    @classmethod
+    def for_job(
+        cls, orders: Orders, supervisor: Supervisor, *, scratch: str, work: str, lock: int
+    ) -> EnvironmentBuilder:
+        """As the job's orders say."""
+        return cls(
+            supervisor,
+            uv=orders.uv,
+            cache=orders.environments,
+            scratch=scratch,
+            work=work,
+            installer_environment={**variables.base(scratch), **orders.installer_environment},
+            lock=lock,
+        )
+
+    def take(self, python: str | None, requirements: Sequence[str]) -> Environment | None:
+        """The environment for these requirements that is there already; None: `provide` makes it.
+        Runs nothing."""
+        wanted = normalised(requirements)
+        if not wanted:
+            return Environment(python or sys.executable)
+        if any(map(is_local, wanted)):
+            return None
+        try:
+            base = self._known_base(self._cache, python)
+            return None if base is None else self._take(self._cache, cache_key(base, wanted))
+        except OSError:
+            return None  # `provide` meets it too, and tells it
+
     def provide(self, python: str | None, requirements: Sequence[str]) -> Environment:
         """The environment for these requirements on this Python (None: the runner's own).
 
@@ -102,21 +134,26 @@ class EnvironmentBuilder:
     def _take_or_build(self, cache: str, base: Base, wanted: list[str]) -> Environment:
         begun_at = self._supervisor.now()
         key = cache_key(base, wanted)
+        found = self._take(cache, key)
+        if found is not None:
+            return found
         place = os.path.join(cache, key)
-        python = os.path.join(place, "bin", "python")
-        held = hold_whole(place)
-        if held is not None:
-            return Environment(python, place, held=held)
         lock = self._lock_alone(place + LOCK_SUFFIX)
         try:
             # What was seen before the lock was held no longer counts.
-            held = hold_whole(place)
-            if held is not None:
-                return Environment(python, place, held=held)
+            found = self._take(cache, key)
+            if found is not None:
+                return found
             held = self._build(cache, key, base, wanted)
         finally:
             os.close(lock)
-        return Environment(python, place, held=held, build_s=self._supervisor.now() - begun_at)
+        build_s = self._supervisor.now() - begun_at
+        return Environment(python_in(place), place, held=held, build_s=build_s)
+
+    def _take(self, cache: str, key: str) -> Environment | None:
+        place = os.path.join(cache, key)
+        held = hold_whole(place)
+        return None if held is None else Environment(python_in(place), place, held=held)
 
     def _lock_alone(self, path: str) -> int:
         """The exclusive lock on that file. Raises StopRequested."""
@@ -169,7 +206,7 @@ class EnvironmentBuilder:
             with open(listing, "w", encoding="utf-8") as file:
                 file.write("".join(f"{line}\n" for line in wanted))
             made = os.path.join(rough, "environment")
-            python = os.path.join(made, "bin", "python")
+            python = python_in(made)
             variables = {
                 **self._variables,
                 "UV_CACHE_DIR": uv_cache,
@@ -194,14 +231,18 @@ class EnvironmentBuilder:
 
     def _base(self, cache: str, python: str | None) -> Base:
         """What that interpreter is. Raises JobFailed, StopRequested."""
+        base = self._known_base(cache, python)
+        if base is None:
+            assert python is not None
+            base = self._probe(python)
+            BaseNotes(cache).write(base)
+        return base
+
+    def _known_base(self, cache: str, python: str | None) -> Base | None:
+        """None: it has to be asked."""
         if python is None or python == sys.executable:
             return Base.own()
-        notes = BaseNotes(cache)
-        base = notes.read(python)
-        if base is None:
-            base = self._probe(python)
-            notes.write(base)
-        return base
+        return BaseNotes(cache).read(python)
 
     def _probe(self, python: str) -> Base:
         """Asks another interpreter what it is. Raises JobFailed, StopRequested."""
@@ -248,10 +289,16 @@ class EnvironmentBuilder:
 
 def cache_key(base: Base, wanted: Sequence[str]) -> str:
     """Names the environment: a hash of all that it is made from."""
-    import hashlib
-
     parts = [LAYOUT, list(wanted), base.version, base.executable, base.fingerprint(), _platform()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
+    text = json.dumps(parts).encode()
+    digest = sha256(len(text))
+    digest.update(text)
+    return digest.hexdigest()[:40]
+
+
+def python_in(environment: str) -> str:
+    """Its interpreter."""
+    return os.path.join(environment, "bin", "python")
 
 
 def _platform() -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from cumulus_runner.light_sha256 import sha256
 from cumulus_wire.environments import BASE_PREFIX
 
 TYPE_CHECKING = False
@@ -100,10 +101,10 @@ class BaseNotes:
         os.replace(f"{path}.{os.getpid()}", path)
 
     def _path(self, python: str) -> str:
-        import hashlib
-
-        named = hashlib.sha256(os.fsencode(python)).hexdigest()[:16]
-        return os.path.join(self._folder, f"{BASE_PREFIX}{named}")
+        name = os.fsencode(python)
+        digest = sha256(len(name))
+        digest.update(name)
+        return os.path.join(self._folder, f"{BASE_PREFIX}{digest.hexdigest()[:16]}")
 
 
 def _stamp(base: Base) -> list[Any]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cumulus_runner.container_log import ContainerLog
+    from cumulus_runner.environment import EnvironmentBuilder
     from cumulus_runner.journal_writer import JournalWriter
     from cumulus_runner.orders import Orders
 
@@ -151,14 +152,20 @@ class Runner:
                 folder=self._private,
                 lock=self._lock,
             )
-        if not orders.requirements and may_start_early((*orders.environment, *orders.secrets)):
+        environment = self._take_environment()
+        # What jobs before have left in an environment runs when its interpreter starts: not before
+        # the proof.
+        is_clean = not orders.requirements or self._proof is None
+        is_plain = may_start_early((*orders.environment, *orders.secrets))
+        if environment is not None and is_clean and is_plain:
             # The job's Python is known: it starts while the rest is done, and waits.
-            self._code = self._start_code(self._provide(), early=True)
+            self._code = self._start_code(environment, early=True)
         manifest = self._unpack()
         if self._proof is not None:
             self._proof.finish(supervisor)
             deadlines.begin_setup()
-        environment = self._provide()
+        if environment is None:
+            environment = self._environments().provide(orders.python, orders.requirements)
         if self._code is not None and has_start_modules(self._work):
             self._code.discard()
             self._code = None
@@ -211,26 +218,19 @@ class Runner:
             _check_python(manifest)  # of another one the job's own bootstrap does it
         return manifest
 
-    def _provide(self) -> Environment:
-        """The environment for the requirements. Raises JobFailed, StopRequested."""
+    def _take_environment(self) -> Environment | None:
+        """The environment for the requirements; None: it has to be made."""
         orders = self._orders
         if not orders.requirements:
             return Environment(orders.python or sys.executable)
+        return self._environments().take(orders.python, orders.requirements)
+
+    def _environments(self) -> EnvironmentBuilder:
         from cumulus_runner.environment import EnvironmentBuilder
 
-        builder = EnvironmentBuilder(
-            self._supervisor,
-            uv=orders.uv,
-            cache=orders.environments,
-            scratch=self._scratch,
-            work=self._work,
-            installer_environment={
-                **variables.base(self._scratch),
-                **orders.installer_environment,
-            },
-            lock=self._lock,
+        return EnvironmentBuilder.for_job(
+            self._orders, self._supervisor, scratch=self._scratch, work=self._work, lock=self._lock
         )
-        return builder.provide(orders.python, orders.requirements)
 
     def _start_code(self, environment: Environment, *, early: bool = False) -> CodeProcess:
         """The job's interpreter, waiting. `early`: beside the proof and the unpacking, so that it

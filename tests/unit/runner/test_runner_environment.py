@@ -235,9 +235,39 @@ def test_what_is_cached_starts_no_process(
 
     monkeypatch.setattr(sandbox.Process, "start", refuse)
     monkeypatch.setattr(os, "fork", refuse)
-    provided = builder_of(new_job(**orders)).provide(python, ["Thing"])
-    assert provided.cached and provided.held is not None
-    os.close(provided.held)
+    builder = builder_of(new_job(**orders))
+    for provided in (builder.provide(python, ["Thing"]), builder.take(python, ["Thing"])):
+        assert provided is not None and provided.cached and provided.held is not None
+        os.close(provided.held)
+    # What isn't there, or may not be shared, is made later: taking runs nothing.
+    assert builder.take(python, ["another"]) is None
+    assert builder.take(python, [str(tmp_path)]) is None
+
+
+def test_what_a_job_left_in_an_environment_waits_for_the_proof(
+    new_job: NewJob, tmp_path: Path
+) -> None:
+    """It runs when the interpreter starts: beside the set-up, but not before the share is held."""
+    wheel(tmp_path, "thing", "1.0", "value = 42")
+    cache = tmp_path / "environments"
+    orders = {
+        "requirements": ["thing"],
+        "environments": str(cache),
+        "installer_environment": index_of(tmp_path),
+    }
+    source = "import thing\ndef f(): return thing.value"
+    assert new_job(**orders).function(source).run()["outcome"] == "completed"
+    (place,) = built_in(cache)
+    (site,) = place.glob("lib/python*/site-packages")
+    begun = tmp_path / "begun"
+    (site / "left.pth").write_text(f"import os; open({str(begun)!r}, 'w').close()\n")
+    # No layer is loaded into processes here, so that the proof fails.
+    held = new_job(**orders, opencl_layer=True).function(source)
+    assert held.run()["reason"] == "partition_failed"
+    assert not begun.exists()
+    free = new_job(**orders).function(source)
+    assert free.run()["outcome"] == "completed" and begun.exists()
+    assert free.output(Kind.RESULT) == b"42"
 
 
 def test_what_an_interpreter_said_counts_until_it_changes(tmp_path: Path) -> None:
