@@ -261,8 +261,10 @@ def test_what_a_job_left_in_an_environment_waits_for_the_proof(
     (site,) = place.glob("lib/python*/site-packages")
     begun = tmp_path / "begun"
     (site / "left.pth").write_text(f"import os; open({str(begun)!r}, 'w').close()\n")
-    # No layer is loaded into processes here, so that the proof fails.
-    held = new_job(**orders, opencl_layer=True).function(source)
+    # No layer is loaded into processes here, so that the proof fails; the unpacking takes longer
+    # than an interpreter to start.
+    many = {f"file{number}.txt": "" for number in range(1500)}
+    held = new_job(**orders, opencl_layer=True, package_max_files=2000).function(source, **many)
     assert held.run()["reason"] == "partition_failed"
     assert not begun.exists()
     free = new_job(**orders).function(source)
