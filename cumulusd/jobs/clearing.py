@@ -10,6 +10,7 @@ from cumulus_wire.codes import EndReason
 from cumulusd.errors import CumulusError, NotFound
 from cumulusd.jobs import waits
 from cumulusd.jobs.journals import Journals
+from cumulusd.jobs.lull import Lull
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.ports import Clock, Kept, Platform, Released, Workers
 from cumulusd.jobs.table import JobTable
@@ -52,6 +53,7 @@ class Clearing:
         wall_clock: Callable[[], float],
         journals: Journals,
         table: JobTable,
+        lull: Lull,
         is_gone: Callable[[str], bool],
         agent_grace_s: float,
     ) -> None:
@@ -63,6 +65,7 @@ class Clearing:
         self._wall_clock = wall_clock
         self._journals = journals
         self._table = table
+        self._lull = lull
         self._is_gone = is_gone
         self._agent_grace_s = agent_grace_s
         self._began_at = clock.seconds()
@@ -86,11 +89,14 @@ class Clearing:
         nothing of them can run any more; the reaper then clears what comes back.
 
         In this order, but for a job whose runner said its end: its share is handed on as soon as
-        the folder's lock is free, and its container's own end is waited for without it.
+        the folder's lock is free. Of its container there is nothing left but the platform's record,
+        which goes when nothing is being started: its removal costs the worker as much as a start.
         """
         begun_at = self._clock.seconds()
         self._explain(record, None)
         released = await self._hand_on(record)
+        if released is not None:
+            await self._lull.wait()
         if record.grant is not None:
             await self._until_done(
                 record, self._end_container if released is None else self._remove_container
@@ -274,24 +280,28 @@ class Clearing:
     async def _end_container(self, record: JobRecord, tries: int) -> bool:
         """True when the container is gone: the platform and the folder's lock say so."""
         gone = await self._is_over(record) and await self._lock_free(record)
-        return await self._remove_or_stop(record, tries, gone)
+        if gone:
+            await self._platform.remove(record.job_id, record.attempt)
+        else:
+            await self._stop_late(record, tries)
+        return gone
 
     async def _remove_container(self, record: JobRecord, tries: int) -> bool:
         """The same, of an attempt whose folder is gone since its lock was free."""
-        return await self._remove_or_stop(record, tries, await self._is_over(record))
+        if await self._platform.remove_ended(record.job_id, record.attempt):
+            return True
+        await self._stop_late(record, tries)
+        return False
 
     async def _is_over(self, record: JobRecord) -> bool:
         """The platform shows no container of it that runs or may start."""
         container = await self._platform.container(record.job_id, record.attempt)
         return container is None or not container.alive
 
-    async def _remove_or_stop(self, record: JobRecord, tries: int, gone: bool) -> bool:
-        if gone:
-            await self._platform.remove(record.job_id, record.attempt)
-        elif tries >= _LOOKS_BEFORE_STOP:
+    async def _stop_late(self, record: JobRecord, tries: int) -> None:
+        if tries >= _LOOKS_BEFORE_STOP:
             # A runner that has said its end leaves by itself within milliseconds.
             await self._platform.stop(record.job_id, record.attempt)
-        return gone
 
     async def _lock_free(self, record: JobRecord) -> bool:
         assert record.placement is not None

@@ -161,6 +161,9 @@ class Platform(Protocol):
     async def remove(self, job_id: str, attempt: int) -> None:
         """Forgets the container. Call it only when the container is gone."""
 
+    async def remove_ended(self, job_id: str, attempt: int) -> bool:
+        """Forgets the container if it is gone; True when none is left. False: it is alive."""
+
     async def explain(self, job_id: str, attempt: int) -> str:
         """The end of the container's own log, for one whose runner never started."""
 

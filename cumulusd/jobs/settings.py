@@ -13,6 +13,7 @@ class Settings:
     start_timeout_s: float = 60.0  #: from the container's launch to the runner's first word
     runner_margin_s: float = 30.0  #: what a runner gets beyond its own bounds before it is forced
     launch_timeout_s: float = 60.0  #: how long an unreachable platform is asked again
+    lull_wait_s: float = 60.0  #: what an ended job's container may wait for while others start
     watch_interval_s: float = 1.0  #: how often the platform is asked for its containers
     reap_interval_s: float = 60.0
     history_s: float = 24 * 3600.0

@@ -20,6 +20,7 @@ from cumulusd.jobs.ended_job import EndedJob
 from cumulusd.jobs.events import Event, EventKind, ImpossibleTransition
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
+from cumulusd.jobs.lull import Lull
 from cumulusd.jobs.model import End, JobRecord, Phase
 from cumulusd.jobs.placing import Placing
 from cumulusd.jobs.ports import Clock, DelayedCall, Platform, Workers
@@ -79,6 +80,7 @@ class Supervisor:
             wall_clock=wall_clock,
             journals=journals,
             table=table,
+            lull=Lull(table=table, clock=clock, at_most_s=settings.lull_wait_s),
             is_gone=lambda node_id: self.placing.is_gone(node_id),
             agent_grace_s=settings.agent_grace_s,
         )

@@ -208,6 +208,14 @@ class LocalPlatform:
         self._children.pop(job_id, None)
         self._exit_codes.pop(job_id, None)
 
+    async def remove_ended(self, job_id: str, attempt: int) -> bool:
+        """Forgets the runner, unless it is alive."""
+        process = self._load(job_id)
+        if process is not None and process.attempt == attempt and self._alive(process):
+            return False
+        await self.remove(job_id, attempt)
+        return True
+
     async def explain(self, job_id: str, attempt: int) -> str:
         """The end of what the runner itself wrote."""
         try:

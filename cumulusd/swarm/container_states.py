@@ -46,6 +46,19 @@ def may_run(service: ServiceInfo, tasks: Iterable[TaskInfo]) -> bool:
     return not all(has_ended(task) for task in tasks)
 
 
+def removable(
+    services: Sequence[ServiceInfo], tasks: Sequence[TaskInfo]
+) -> dict[tuple[str, int], str]:
+    """By job id and attempt, the services of which, by one look, nothing runs or will start."""
+    of_service = _by_service(tasks)
+    return {
+        key: service.service_id
+        for service in services
+        if (key := _key(service.labels)) is not None
+        and not may_run(service, of_service.get(service.service_id, ()))
+    }
+
+
 def containers(
     services: Sequence[ServiceInfo], tasks: Sequence[TaskInfo], lost_nodes: Mapping[str, str]
 ) -> dict[tuple[str, int], Container]:
@@ -55,9 +68,7 @@ def containers(
     as ended: the Swarm kills it when the node is back. Whether it runs still, the lock on the job's
     folder tells.
     """
-    of_service: dict[str, list[TaskInfo]] = {}
-    for task in tasks:
-        of_service.setdefault(task.service_id, []).append(task)
+    of_service = _by_service(tasks)
     found: dict[tuple[str, int], Container] = {}
     for service in services:
         own = of_service.pop(service.service_id, [])
@@ -71,6 +82,19 @@ def containers(
         if any(_alive(task, lost_nodes) for task in own):
             _add(found, own[0].labels, own, True, lost_nodes)
     return found
+
+
+def _by_service(tasks: Iterable[TaskInfo]) -> dict[str, list[TaskInfo]]:
+    found: dict[str, list[TaskInfo]] = {}
+    for task in tasks:
+        found.setdefault(task.service_id, []).append(task)
+    return found
+
+
+def _key(of: Mapping[str, str]) -> tuple[str, int] | None:
+    """Job id and attempt; None: somebody else's, under our label."""
+    job_id, attempt = of.get(labels.JOB), of.get(labels.ATTEMPT, "")
+    return (job_id, int(attempt)) if job_id and attempt.isdecimal() else None
 
 
 def _alive(task: TaskInfo, lost_nodes: Mapping[str, str]) -> bool:
@@ -88,13 +112,13 @@ def _add(
     alive: bool,
     lost_nodes: Mapping[str, str],
 ) -> None:
-    job_id, attempt = of.get(labels.JOB), of.get(labels.ATTEMPT, "")
-    if not job_id or not attempt.isdecimal():
-        return  # somebody else's, under our label
+    key = _key(of)
+    if key is None:
+        return
     newest = max(tasks, key=lambda task: task.created_at, default=None)
-    found[job_id, int(attempt)] = Container(
-        job_id=job_id,
-        attempt=int(attempt),
+    found[key] = Container(
+        job_id=key[0],
+        attempt=key[1],
         node_id=None if newest is None else newest.node_id,
         alive=alive,
         exit_code=None if newest is None else newest.exit_code,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -19,13 +20,23 @@ from cumulusd.swarm.service_spec import (
     service_name,
 )
 from cumulusd.swarm.shared_look import SharedLook
-from cumulusd.tasks import Tasks
+from cumulusd.tasks import Tasks, sleep
 
 _EXPLAIN_BYTES = 4096
 _EXPLAIN_LINES = 50
 #: So long what a tag means isn't asked again: many jobs at once ask once.
 _IMAGE_S = 1.0
 _Key = tuple[str, int]  # job id, attempt
+
+
+@attrs.frozen
+class _Seen:
+    """By one look."""
+
+    containers: Mapping[_Key, Container]
+    removable: Mapping[_Key, str]  #: ids of services of which nothing runs or will start
+
+
 #: A look at all that would tell more than so many containers to each who waits for it is not worth
 #: it: one container alone costs two small requests.
 _ASK_ALONE = 100
@@ -48,6 +59,7 @@ class SwarmPlatform:
     ) -> None:
         """`engine` may serve others too. `image`: of jobs, as configured."""
         self._engine = engine
+        self._clock = clock
         self._settings = settings
         self._image = image
         self._image_by = image_by
@@ -58,6 +70,7 @@ class SwarmPlatform:
         self._warned_for: ApiVersion | None = None
         self._look = SharedLook(clock, self._look_at_all)
         self._container_count = 0  #: in the last look at all
+        self._asking = 0  #: who will join that, or look alone
 
     async def check(self) -> None:
         """Is this a Swarm manager whose API is known? Also logs what it can't guarantee.
@@ -115,7 +128,7 @@ class SwarmPlatform:
     async def all_containers(self) -> Sequence[Container]:
         """All of this instance's."""
         before = set(self._launching)
-        found = dict(await self._look.get())
+        found = dict((await self._look.get()).containers)
         for key in before | set(self._launching):
             found.setdefault(key, _being_created(key))
         return list(found.values())
@@ -125,13 +138,10 @@ class SwarmPlatform:
         more than those who wait for it."""
         key = (job_id, attempt)
         is_launching = key in self._launching
-        if self._container_count > _ASK_ALONE * (1 + self._look.waiting):
-            found = await self._look_at({**self._mine, labels.JOB: job_id})
-        else:
-            found = dict(await self._look.get())
+        found = (await self._look_for(job_id)).containers.get(key)
         if is_launching or key in self._launching:
-            return found.get(key) or _being_created(key)
-        return found.get(key)
+            return found or _being_created(key)
+        return found
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Scales to 0: TERM, then KILL, while the task stays listed until it is gone."""
@@ -166,6 +176,28 @@ class SwarmPlatform:
         except CumulusError as error:
             error.job_id = job_id
             raise
+
+    async def remove_ended(self, job_id: str, attempt: int) -> bool:
+        """Deletes the service if, by a look that all share, nothing of it runs or will start."""
+        key = (job_id, attempt)
+        if key in self._launching:
+            return False
+        seen = await self._look_for(job_id)
+        if key in self._launching:
+            return False
+        service_id = seen.removable.get(key)
+        if service_id is None:
+            container = seen.containers.get(key)
+            if container is not None and not container.alive:
+                # On a lost node: what may be removed then takes a closer look.
+                await self.remove(job_id, attempt)
+            return container is None or not container.alive
+        try:
+            await self._engine.remove_service(service_id)
+        except CumulusError as error:
+            error.job_id = job_id
+            raise
+        return True
 
     async def explain(self, job_id: str, attempt: int) -> str:
         """The end of the container's own log. What can't be read is said in the text: this is
@@ -222,12 +254,24 @@ class SwarmPlatform:
             is_worker=enrolled and whose == self._settings.instance_id,
         )
 
-    async def _look_at_all(self) -> dict[_Key, Container]:
-        found = await self._look_at({**self._mine, labels.JOB: None})
-        self._container_count = len(found)
-        return found
+    async def _look_at_all(self) -> _Seen:
+        seen = await self._look_at({**self._mine, labels.JOB: None})
+        self._container_count = len(seen.containers)
+        return seen
 
-    async def _look_at(self, of: Mapping[str, str | None]) -> dict[_Key, Container]:
+    async def _look_for(self, job_id: str) -> _Seen:
+        """That which all share, unless it has grown to far more than those who wait for it."""
+        self._asking += 1
+        try:
+            await sleep(self._clock, 0)  # those who ask at the same time count
+            is_alone = self._container_count > _ASK_ALONE * (self._asking + self._look.waiting)
+        finally:
+            self._asking -= 1
+        if is_alone:
+            return await self._look_at({**self._mine, labels.JOB: job_id})
+        return await self._look.get()
+
+    async def _look_at(self, of: Mapping[str, str | None]) -> _Seen:
         """Those whose service has these labels."""
         # The services first: a task without one is then of a removed service, or a new one's.
         services = await self._engine.services(of)
@@ -236,7 +280,10 @@ class SwarmPlatform:
         if any(container_states.is_condemned(task) for task in tasks):
             nodes = await self._engine.nodes()
             lost = container_states.lost_nodes(tasks, nodes)
-        return container_states.containers(services, tasks, lost)
+        return _Seen(
+            container_states.containers(services, tasks, lost),
+            container_states.removable(services, tasks),
+        )
 
     async def _launch(self, spec: ContainerSpec, key: _Key) -> None:
         """Tells all who wait how it went; a failure that nobody waits for is logged."""

@@ -171,6 +171,32 @@ class PlatformContract:
         await platform.remove(job_id, 1)
         assert job_id not in await platform.containers()
 
+    @pytest.mark.parametrize("alone", [False, True], ids=["shared look", "alone"])
+    @pytest_twisted.ensureDeferred
+    async def test_only_what_has_ended_is_removed_unasked(
+        self, site: Contracted, monkeypatch: pytest.MonkeyPatch, alone: bool
+    ) -> None:
+        if alone:
+            monkeypatch.setattr(swarm_platform, "_ASK_ALONE", -1)
+        platform, job_id, runs = site.platform("exit 0"), new_job(), new_job()
+        assert await platform.remove_ended(job_id, 1)  # there is none
+        await site.launch(platform, site.spec(job_id))
+        await site.ended(platform, job_id)
+        stays = site.platform("sleep 30")
+        await site.launch(stays, site.spec(runs))
+        assert not await stays.remove_ended(runs, 1)
+        await site.until(stays, runs, lambda one: one.alive and not one.message, "running")
+        assert not await stays.remove_ended(runs, 1)
+        other = site.platform("exit 0", instance_id=site.instance_id + "-other")
+        assert await other.remove_ended(job_id, 1)  # of its own
+        assert set(await platform.containers()) == {job_id, runs}
+        assert await platform.remove_ended(job_id, 1)
+        assert set(await platform.containers()) == {runs}
+        await stays.stop(runs, 1)
+        await site.ended(stays, runs)
+        assert await stays.remove_ended(runs, 1)
+        assert await platform.all_containers() == []
+
     @pytest_twisted.ensureDeferred
     async def test_what_is_reserved_is_compared_with_the_ledgers(self, site: Contracted) -> None:
         platform, job_id, theirs = site.platform("sleep 30"), new_job(), new_job()

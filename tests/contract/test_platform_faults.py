@@ -9,6 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from cumulusd.errors import Unavailable
+from cumulusd.swarm import platform as swarm_platform
 from cumulusd.swarm.engine import Engine
 from cumulusd.swarm.platform import SwarmPlatform
 from cumulusd.swarm.service_spec import JobSettings
@@ -45,6 +46,8 @@ async def test_the_container_of_a_dead_node_counts_as_lost_until_it_is_back(
     assert (lost.alive, lost.message, lost.exit_code) == (False, "node worker1 is down", None)
     with pytest.raises(Unavailable):
         await platform.remove("job_a", 1)  # it may run on over there
+    with pytest.raises(Unavailable):
+        await platform.remove_ended("job_a", 1)
     fake.swarm.node_up(site.worker_id)
     assert (await platform.containers())["job_a"].alive
     assert (await site.ended(platform, "job_a")).exit_code == 143
@@ -65,7 +68,7 @@ async def test_the_container_of_a_removed_node_is_gone_and_its_service_can_go(
     assert (gone.alive, gone.exit_code) == (False, None)
     assert "was removed from the Swarm" in gone.message
     await platform.stop("job_a", 1)
-    await platform.remove("job_a", 1)
+    assert await platform.remove_ended("job_a", 1)
     assert await platform.all_containers() == []
 
 
@@ -93,6 +96,28 @@ async def test_many_who_ask_share_a_look(fake: FakeEngine, site: Contracted) -> 
     for each in asking:
         assert "job_a" in await each
     assert fake.asked.count("GET /v1.41/tasks") <= 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_who_remove_what_has_ended_share_a_look(
+    fake: FakeEngine, site: Contracted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One deletion each, beside one look at all, also where one who comes alone would not wait for
+    so large a look."""
+    monkeypatch.setattr(swarm_platform, "_ASK_ALONE", 1)
+    platform = site.platform("exit 0")
+    names = [f"job_{number}" for number in range(8)]
+    for name in names:
+        await site.launch(platform, site.spec(name))
+    for name in names:
+        await site.ended(platform, name)
+    fake.asked.clear()
+    removing = [Deferred.fromCoroutine(platform.remove_ended(name, 1)) for name in names]
+    for each in removing:
+        assert await each
+    assert sum(one.startswith("GET") for one in fake.asked) <= 4
+    assert sum(one.startswith("DELETE") for one in fake.asked) == len(names)
+    assert not fake.swarm.services
 
 
 @pytest_twisted.ensureDeferred

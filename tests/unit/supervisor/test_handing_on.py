@@ -30,9 +30,42 @@ async def test_the_next_job_begins_while_the_container_before_it_leaves(world: W
     assert world.workers.partitions == {"b": 10_000}
     assert "remove a" not in world.history
     world.platform.die("a", 0)
+    world.says("b", SETUP)
     world.pass_time(1)
     assert world.record("a").phase is Phase.ENDED
     assert world.platform.running.keys() == {"b"}
+
+
+@in_world
+async def test_what_is_left_of_ended_jobs_goes_when_none_starts(world: World) -> None:
+    """The user has the end, and the next job the share; the removal costs the worker as much as a
+    start, so it comes after the starts."""
+    await one_runs_and_one_waits(world)
+    world.says("a", exit_frame())
+    world.platform.die("a", 0)
+    world.pass_time(5)  # "b" starts for so long
+    assert world.record("a").state is JobState.COMPLETED
+    assert "remove a" not in world.history
+    await world.submit("c", 1.0)
+    world.says("b", SETUP, RUNNING, exit_frame())
+    world.platform.die("b", 0)
+    world.pass_time(5)  # and "c" again
+    assert not {"remove a", "remove b"} & set(world.history)
+    world.says("c", SETUP)
+    world.pass_time(1)
+    assert {"remove a", "remove b"} <= set(world.history)
+    assert world.platform.running.keys() == {"c"}
+
+
+@in_world
+async def test_it_goes_within_a_bound_while_others_start(world: World) -> None:
+    await one_runs_and_one_waits(world)
+    world.says("a", exit_frame())
+    world.platform.die("a", 0)
+    while world.record("b").phase is Phase.STARTING and "remove a" not in world.history:
+        world.pass_time(1)
+    assert world.record("b").phase is Phase.STARTING
+    assert world.record("a").phase is Phase.ENDED
 
 
 @in_world
@@ -41,6 +74,7 @@ async def test_no_share_is_handed_on_twice(world: World) -> None:
     await world.submit("c", 1.0)
     world.says("a", exit_frame())
     world.platform.die("a", 0)
+    world.says("b", SETUP)
     world.pass_time(1)
     assert world.record("a").phase is Phase.ENDED
     assert world.record("c").phase is Phase.QUEUED
@@ -51,6 +85,7 @@ async def test_no_share_is_handed_on_twice(world: World) -> None:
 async def test_a_container_that_stays_is_stopped_all_the_same(world: World) -> None:
     await one_runs_and_one_waits(world)
     world.says("a", exit_frame())
+    world.says("b", SETUP)
     world.pass_time(3)
     assert "stop a" in world.history
     assert world.record("a").phase is Phase.ENDED
@@ -125,6 +160,7 @@ async def test_a_restart_between_share_and_container(tmp_path: Path) -> None:
     assert again.record("a").phase is Phase.ENDING
     assert again.record("b").phase is Phase.STARTING
     again.platform.die("a", 0)
+    again.says("b", SETUP)
     again.pass_time(1)
     assert again.record("a").phase is Phase.ENDED
     assert again.platform.running.keys() == {"b"}

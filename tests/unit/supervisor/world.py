@@ -132,6 +132,13 @@ class MemoryPlatform:
         self.history.append(f"remove {job_id}")
         self.running.pop(job_id, None)
 
+    async def remove_ended(self, job_id: str, attempt: int) -> bool:
+        container = await self.container(job_id, attempt)
+        if container is not None and container.alive:
+            return False
+        await self.remove(job_id, attempt)
+        return True
+
     async def explain(self, job_id: str, attempt: int) -> str:
         return "the container's own words"
 
