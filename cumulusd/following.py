@@ -84,6 +84,20 @@ class Following:
         this ends the following, never the job.
         """
         record = self._readable(who, job_id)
+        # Also while it waits for its reader: else what a waiting job waits for would be told to
+        # others only meanwhile, and to it not before the next change.
+        with self._table.reading(job_id):
+            return await self._follow(who, record, from_offset, sink, tail_bytes)
+
+    async def _follow(
+        self,
+        who: Principal,
+        record: JobRecord,
+        from_offset: int,
+        sink: Sink,
+        tail_bytes: int | None,
+    ) -> dict[str, Any]:
+        job_id = record.job_id
         journal = self._journals.get(job_id)
         offset = from_offset
         if tail_bytes is not None and journal is not None:

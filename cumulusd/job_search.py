@@ -1,7 +1,6 @@
 """Looking through jobs: filters, pages, and how far one look goes. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import attrs
@@ -139,24 +138,43 @@ def _behind(after: Cursor | None, records: Iterable[Seen]) -> Iterable[Seen]:
         yield from same
 
 
+@attrs.frozen
+class InLine:
+    """What a look along the line found. `cut`: it ended before the line did, with fewer than were
+    asked for."""
+
+    records: list[JobRecord]
+    cut: bool
+
+
 def in_line(
-    records: Iterable[JobRecord], line: Iterable[JobRecord], search: Search
-) -> list[JobRecord]:
+    records: Iterable[JobRecord],
+    line: Iterable[JobRecord],
+    search: Search,
+    may_see: Callable[[Seen], bool],
+) -> InLine:
     """Those of `records` that are on their way to a worker, or between two attempts, the oldest
-    first; then those in `line`, whose turn is next first."""
-    on_the_way = [
+    first; then those in `line`, whose turn is next first: of that, no more than one look goes
+    through."""
+    found = [
         record
         for record in records
         if record.phase is not Phase.QUEUED
         and record.state is JobState.PENDING
+        and may_see(record)
         and search.finds(record)
     ]
-    on_the_way.sort(key=lambda record: record.created_at)
-    in_turn = islice(
-        (record for record in line if record.phase is Phase.QUEUED and search.finds(record)),
-        max(0, search.limit - len(on_the_way)),
-    )
-    return [*on_the_way[: search.limit], *in_turn]
+    found.sort(key=lambda record: record.created_at)
+    del found[search.limit :]
+    if len(found) < search.limit:
+        for seen, record in enumerate(line):
+            if seen == MAX_SEEN:
+                return InLine(found, cut=True)
+            if record.phase is Phase.QUEUED and may_see(record) and search.finds(record):
+                found.append(record)
+                if len(found) == search.limit:
+                    break
+    return InLine(found, cut=False)
 
 
 def last_line(text: str, max_chars: int = 240) -> str | None:

@@ -52,11 +52,12 @@ class Listings:
     def search(self, who: Principal, search: Search) -> dict[str, Any]:
         """What `cumulus.job.search` answers."""
         found: Iterable[JobRecord]
-        go_on = None
+        go_on, cut = None, False
         if search.order == "queue":
-            mine = (one for one in self._table.placed() if who.may_see(one.owner))
-            line = (one for one in self._in_turn() if who.may_see(one.owner))
-            found = job_search.in_line(mine, line, search)
+            in_line = job_search.in_line(
+                self._table.placed(), self._in_turn(), search, lambda one: who.may_see(one.owner)
+            )
+            found, cut = in_line.records, in_line.cut
         else:
             until = None if search.after is None else search.after.created_at
             looked = job_search.look(
@@ -68,6 +69,7 @@ class Listings:
                 {**self._view(record), "last_line": self._last_line(record)} for record in found
             ],
             "next": None if go_on is None else str(go_on),
+            "cut": cut,
             "counts": {
                 state.value: count for state, count in self._table.counts(who.may_see).items()
             },

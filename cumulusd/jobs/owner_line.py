@@ -175,6 +175,11 @@ class OwnerLine:
             index = 0
         return None
 
+    def runs(self) -> Iterator[tuple[Iterator[int], list[Key]]]:
+        """Neighbours: the units ahead of each in this line, and one sum more, and their keys."""
+        for before, block in zip(self._sums(), self._blocks, strict=False):
+            yield (before + ahead for ahead in block.ahead), block.keys
+
     def __iter__(self) -> Iterator[Entry]:
         for block in self._blocks:
             yield from block.entries

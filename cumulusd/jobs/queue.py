@@ -4,11 +4,14 @@ import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
 
+from cumulusd.jobs.line_ranks import LineRanks
 from cumulusd.jobs.model import UNITS_PER_DEVICE, JobRecord
 from cumulusd.jobs.owner_line import BEGIN, Cursor, Entry, Key, OwnerLine, Sizes
 
 #: (units that the owner has in use, key of their first job, owner): whose turn comes when.
 _Head = tuple[int, Key, str]
+#: A search of one owner's line takes as long as so many jobs take to be ranked, or longer.
+_SEARCH_JOBS = 8
 
 
 class _All:
@@ -38,6 +41,8 @@ class JobQueue:
         self._sizes: list[int] = []  #: those that there are, the smallest first
         self._pinned: dict[str, set[str]] = {}  #: node id -> the jobs that are pinned to it
         self.version = 0  #: another one after each change of who waits where in the line
+        self._searched = (0, 0)  #: at that version, so many owners' lines for places
+        self._ranks: LineRanks | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,10 +89,12 @@ class JobQueue:
         key: Key = (-record.spec.priority, record.created_at, record.job_id)
         old = self._entries.get(record.job_id)
         entry = Entry(key, record, record.spec.units, record.pinned_node, now)
+        stays = old is not None and old.units == entry.units
         if old is not None:
-            entry.pushed_at = old.pushed_at
-            self.remove(record.job_id)
-        self.version += 1
+            if stays:
+                entry.pushed_at = old.pushed_at  # and its place among those of its size
+            self._take_out(old, of_size=not stays)
+        self._changed()
         self._entries[record.job_id] = entry
         same = self._of_size.get(entry.units)
         if same is None:
@@ -108,12 +115,18 @@ class JobQueue:
         entry = self._entries.pop(job_id, None)
         if entry is None:
             return None
-        self.version += 1
-        same = self._of_size[entry.units]
-        del same[job_id]
-        if not same:
-            del self._of_size[entry.units]
-            del self._sizes[bisect_left(self._sizes, entry.units)]
+        self._changed()
+        self._take_out(entry, of_size=True)
+        return entry.record
+
+    def _take_out(self, entry: Entry, *, of_size: bool) -> None:
+        job_id = entry.record.job_id
+        if of_size:
+            same = self._of_size[entry.units]
+            del same[job_id]
+            if not same:
+                del self._of_size[entry.units]
+                del self._sizes[bisect_left(self._sizes, entry.units)]
         if entry.pinned is not None:
             pinned = self._pinned[entry.pinned]
             pinned.discard(job_id)
@@ -127,7 +140,6 @@ class JobQueue:
             del self._lines[owner]
         if was_head:
             self._place_head(owner)
-        return entry.record
 
     def use(self, owner: str, units: int) -> None:
         """The owner's jobs hold so many units more than before; less, when it is negative."""
@@ -137,7 +149,7 @@ class JobQueue:
         else:
             self._in_use.pop(owner, None)
         if owner in self._head_of:
-            self.version += 1
+            self._changed()
             self._place_head(owner)
 
     def turns(self, sizes: Sizes) -> Iterator[JobRecord]:
@@ -182,16 +194,33 @@ class JobQueue:
 
     def position(self, job_id: str) -> int | None:
         """Its place in the line, 1 is next; None when it isn't in it. It costs a search for each
-        owner that waits."""
+        owner that waits, until as much was searched for this and others since the line changed as
+        it takes to rank all jobs: from then on those who ask share that."""
         entry = self._entries.get(job_id)
         if entry is None:
             return None
         owner = entry.record.owner
         units = self._in_use.get(owner, 0) + self._lines[owner].units_ahead(entry.key)
+        if self._ranks is None and not self._may_search():
+            self._ranks = LineRanks(
+                (self._in_use.get(other, 0), line) for other, line in self._lines.items()
+            )
+        if self._ranks is not None:
+            return self._ranks.of(units, entry.key)
         return 1 + sum(
             line.count_before(units - self._in_use.get(other, 0), entry.key)
             for other, line in self._lines.items()
         )
+
+    def _may_search(self) -> bool:
+        version, searched = self._searched
+        searched = len(self._lines) + (searched if version == self.version else 0)
+        self._searched = (self.version, searched)
+        return searched * _SEARCH_JOBS <= len(self._entries)
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._ranks = None
 
     def _place_head(self, owner: str) -> None:
         old = self._head_of.pop(owner, None)

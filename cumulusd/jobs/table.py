@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 
 import attrs
@@ -51,6 +52,7 @@ class JobTable:
         self._without_share: set[str] = set()
         self._keys: dict[tuple[str, str], str] = {}
         self._signals: dict[str, Signal] = {}
+        self._readers: dict[str, int] = {}  #: job id -> how many follow it
         self._watchers: list[Watch] = []
         self._givers: list[Callable[[str], None]] = []
         self._mourners: list[Callable[[str], None]] = []
@@ -225,13 +227,25 @@ class JobTable:
         """Fires when the job's record or journal changed."""
         return self._signals.setdefault(job_id, Signal())
 
+    @contextmanager
+    def reading(self, job_id: str) -> Iterator[None]:
+        """Somebody follows the job meanwhile, whether they wait for its signal or for the reader
+        just then."""
+        self._readers[job_id] = self._readers.get(job_id, 0) + 1
+        try:
+            yield
+        finally:
+            self._readers[job_id] -= 1
+            if not self._readers[job_id]:
+                del self._readers[job_id]
+
     def followed(self) -> list[str]:
-        """The ids of the jobs for whose signal somebody may wait."""
-        return list(self._signals)
+        """The ids of the jobs that somebody follows."""
+        return list(self._readers)
 
     def is_followed(self, job_id: str) -> bool:
         """Is it one of those?"""
-        return job_id in self._signals
+        return job_id in self._readers
 
     def wake(self, job_id: str) -> None:
         """Wakes the job's followers."""

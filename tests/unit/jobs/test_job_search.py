@@ -1,6 +1,7 @@
 """Searching jobs: what is found, in which order, how pages follow one another, how far a look
 goes."""
 
+from itertools import chain, repeat
 from typing import Any
 
 import attrs
@@ -125,10 +126,27 @@ def test_the_line_is_in_its_order() -> None:
         ended("over", 1.0),
         line[1],
     ]
-    found = in_line(records, line, read(order="queue"))
-    assert ids(found) == ["again", "coming", "first", "second", "third"]
-    assert ids(in_line(records, iter(line), read(order="queue", limit=3))) == ids(found)[:3]
-    assert ids(in_line(records, line, read(order="queue", owner="bob", limit=1))) == ["second"]
+    found = in_line(records, line, read(order="queue"), everybody)
+    assert ids(found.records) == ["again", "coming", "first", "second", "third"]
+    assert not found.cut
+    three = in_line(records, iter(line), read(order="queue", limit=3), everybody)
+    assert ids(three.records) == ids(found.records)[:3]
+    bob = in_line(records, line, read(order="queue", owner="bob", limit=1), everybody)
+    assert ids(bob.records) == ["second"]
+    own = in_line(records, line, read(order="queue"), lambda one: one.owner == "bob")
+    assert ids(own.records) == ["second"]
+
+
+def test_a_look_along_the_line_goes_no_further_than_any_and_says_so() -> None:
+    one, last = record("one"), record("last")
+    line = chain(repeat(one, MAX_SEEN), [last], iter(int, 1))  # who goes on never ends
+    found = in_line([], line, read(order="queue", text="last"), everybody)
+    assert (found.records, found.cut) == ([], True)
+    # Those that the asker may not see count too.
+    line = chain(repeat(one, MAX_SEEN), [last], iter(int, 1))
+    assert in_line([], line, read(order="queue"), lambda one: False).cut
+    whole = in_line([], chain(repeat(one, MAX_SEEN - 1), [last]), read(text="last"), everybody)
+    assert (ids(whole.records), whole.cut) == (["last"], False)
 
 
 @pytest.mark.parametrize(

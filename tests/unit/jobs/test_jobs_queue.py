@@ -1,10 +1,16 @@
 """The queue: fair between owners, then priority, then age."""
 
+from typing import Any
+from unittest import mock
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from job_values import record, spec
 
+from cumulusd.jobs.line_ranks import LineRanks
 from cumulusd.jobs.model import JobRecord
+from cumulusd.jobs.owner_line import OwnerLine
 from cumulusd.jobs.queue import JobQueue
 
 
@@ -95,7 +101,10 @@ def test_every_turn_goes_to_the_owner_with_least(
     for owner, units in used.items():
         queue.use(owner, units)
     ordered = queue.ordered()
-    assert [queue.position(each.job_id) for each in ordered] == list(range(1, len(ordered) + 1))
+    places = list(range(1, len(ordered) + 1))
+    for search_jobs in (0, 1 << 30):  # by searches alone, and by a ranking alone
+        with mock.patch("cumulusd.jobs.queue._SEARCH_JOBS", search_jobs):
+            assert [queue.position(each.job_id) for each in ordered] == places
     assert sorted(ids(ordered)) == sorted(set(ids(records)) - gone)
     units = {owner: used.get(owner, 0) for owner in "abc"}
     for index, each in enumerate(ordered):
@@ -105,3 +114,63 @@ def test_every_turn_goes_to_the_owner_with_least(
         best = min(own, key=lambda one: (-one.spec.priority, one.created_at, one.job_id))
         assert each is best
         units[each.owner] += each.spec.units
+
+
+def test_places_of_many_askers_share_one_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search for each owner and asker would be a thousand times what is asked."""
+    searches = rankings = 0
+    search, rank = OwnerLine.count_before, LineRanks.__init__
+
+    def searching(*args: Any) -> int:
+        nonlocal searches
+        searches += 1
+        return search(*args)
+
+    def ranking(*args: Any) -> None:
+        nonlocal rankings
+        rankings += 1
+        rank(*args)
+
+    monkeypatch.setattr(OwnerLine, "count_before", searching)
+    monkeypatch.setattr(LineRanks, "__init__", ranking)
+    owners, each = 1000, 10
+    queue = queue_of(
+        *(
+            record(f"j{number}-{owner}", owner=f"o{owner}", created_at=float(number))
+            for number in range(each)
+            for owner in range(owners)
+        )
+    )
+    queue.use("o7", 5000)
+    expected = {one.job_id: place for place, one in enumerate(queue.in_turn(), 1)}
+    asked = list(queue)[:: owners // 10]
+    assert {job_id: queue.position(job_id) for job_id in asked} == {
+        job_id: expected[job_id] for job_id in asked
+    }
+    assert (searches <= owners * each // 8, rankings) == (True, 1)
+    # The first of them is gone: nothing is told of the line as it was.
+    queue.remove(next(iter(expected)))
+    last = list(expected)[-1]
+    assert [queue.position(last) for _ in range(20)] == [owners * each - 1] * 20
+    assert rankings == 2
+
+
+def test_few_askers_cost_no_ranking_of_a_long_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LineRanks, "__init__", None)  # whoever makes one fails
+    queue = queue_of(*(record(f"j{n}", created_at=float(n)) for n in range(100)))
+    assert [queue.position(f"j{n}") for n in range(10)] == list(range(1, 11))
+
+
+def test_a_job_that_is_pushed_again_keeps_its_place_among_those_of_its_size() -> None:
+    queue = JobQueue()
+    queue.push(record("a"), 1.0)
+    queue.push(record("b"), 2.0)
+    queue.push(record("a", attempt=2), 3.0)
+    assert list(queue.of_size(5000)) == ["a", "b"]
+    again = queue.get("a")
+    assert again is not None and again.pushed_at == 1.0
+    # Of another size it is new there: it waits for so much since now.
+    queue.push(record("a", 0.25), 4.0)
+    assert (list(queue.of_size(5000)), list(queue.of_size(2500))) == (["b"], ["a"])
+    again = queue.get("a")
+    assert again is not None and again.pushed_at == 4.0

@@ -256,6 +256,29 @@ async def test_a_slow_reader_is_not_read_ahead_of(office: Office) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_is_slow_is_told_at_last_what_a_job_waits_for_by_then(office: Office) -> None:
+    await office.submit(gpu_memory=1.0)
+    ahead = [await office.submit(gpu_memory=1.0) for _ in range(2)]
+    office.world.clock.advance(1)
+    job_id = await office.submit(gpu_memory=1.0)
+    reader = Reader(office, ANN, job_id)
+    reader.slow = True
+
+    def place() -> int:
+        return int(reader.parts[-1]["job"]["wait"]["details"]["position"])
+
+    await office.relay.cancel(ANN, ahead[0])
+    office.world.clock.advance(1)
+    assert reader.gate is not None and place() == 2, "it is being told"
+    await office.relay.cancel(ANN, ahead[1])
+    office.world.clock.advance(1)  # all who follow are told, once
+    reader.slow = False
+    reader.gate.callback(None)
+    assert place() == 1
+    reader.following.cancel()
+
+
+@pytest_twisted.ensureDeferred
 async def test_every_refused_submit_has_a_job_id_and_all_faults(office: Office) -> None:
     cases: list[tuple[Any, type[CumulusError], str]] = [
         (a_spec(gpu_memory=1.5), InvalidArgument, "gpu_memory"),
