@@ -10,6 +10,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 MAX_LINE_BYTES = 64 << 10
@@ -118,6 +119,17 @@ class AgentSocket:
         if len(self._incoming) > MAX_LINE_BYTES:
             self._lost(now, f"a line from the agent is over {MAX_LINE_BYTES} bytes")
         return messages
+
+    def say_proof(self, proof: Mapping[str, Any], now: float) -> None:
+        """What is known of the OpenCL layer, before anything of the job's runs: after that it may
+        get at this connection. So the line goes now, or else the connection, which is the only one
+        from which the agent takes it."""
+        if self._socket is None:
+            return
+        self._queue({"t": "proof", **proof})
+        self._flush(now)
+        if self._outgoing:
+            self._lost(now, "the agent doesn't read")
 
     def say_bye(self, now: float) -> None:
         """The last poke and the farewell. Nothing is owed to an agent that is away."""

@@ -151,18 +151,23 @@ class Runner:
                 variables={**variables.base(self._scratch), **orders.environment},
                 folder=self._private,
                 lock=self._lock,
+                mounted=(self._path, orders.environments, orders.kept),
+                partition_id=orders.partition_id,
             )
         environment = self._take_environment()
         # What jobs before have left in an environment runs when its interpreter starts: not before
         # the proof.
-        is_clean = not orders.requirements or self._proof is None
+        is_proven = self._proof is None or self._proof.is_known
+        is_clean = not orders.requirements or is_proven
         is_plain = may_start_early((*orders.environment, *orders.secrets))
         if environment is not None and is_clean and is_plain:
             # The job's Python is known: it starts while the rest is done, and waits.
             self._code = self._start_code(environment, early=True)
         manifest = self._unpack()
+        layer: dict[str, str] = {}
         if self._proof is not None:
             self._proof.finish(supervisor)
+            layer["layer"] = self._proof.how
             deadlines.begin_setup()
         if environment is None:
             environment = self._environments().provide(orders.python, orders.requirements)
@@ -181,6 +186,7 @@ class Runner:
                 "cached": environment.cached,
                 "requirements": len(orders.requirements),
                 "build_s": environment.build_s,
+                **layer,
             },
         )
         return self._run_code(manifest, environment, index)

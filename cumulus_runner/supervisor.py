@@ -190,6 +190,10 @@ class Supervisor:
             process.close()
         return stopped
 
+    def tell_proof(self, proof: Mapping[str, Any]) -> None:
+        """Tells the agent of the layer's proof; nothing that anyone says after it counts there."""
+        self._agent.say_proof(proof, self._clock())
+
     def farewell(self) -> None:
         """Tells the agent that the journal is complete."""
         if self._agent.fileno() is None:

@@ -5,6 +5,7 @@ in the container                mode     what it is
 ==============================  =======  ==========================================================
 `/run/cumulus/grant`            ro       files that the agent made of the grant, root's
 `/run/cumulus/grant/opencl`     ro       what the OpenCL layer enforces; without it, it is inert
+`/run/cumulus/grant/proven`     ro       with what the layer is known to be in force here
 `/run/cumulus/usage`            rw       a folder of root's: what is in it can't be replaced
 `/run/cumulus/usage/opencl`     rw       the layer's accounting, shared by the job's processes
 ==============================  =======  ==========================================================
@@ -15,6 +16,13 @@ from enum import StrEnum
 GRANT = "/run/cumulus/grant"
 USAGE = "/run/cumulus/usage"
 OPENCL = "opencl"  #: name of the file in both
+
+#: In the grant: fingerprints with which the layer was proven on this worker, one a line.
+PROVEN = "proven"
+MAX_PROVEN = 64
+FINGERPRINT_DIGITS = 64  #: hexadecimal ones
+#: The container's variable that says what it is made of: an image's id or digest.
+IMAGE_VARIABLE = "CUMULUS_IMAGE"
 
 #: Version of the OpenCL file's content: `key=value` lines, the first `version=1`.
 OPENCL_VERSION = 1

@@ -33,6 +33,9 @@ class ChronosSection(Section):
             raise ValueError("a tier is there twice")
         return value
 
+    #: Whether each job proves the OpenCL layer, also where one just like it did on its worker.
+    prove_each_job: bool = False
+
     #: What of a device's memory no share has: for the driver, and for contexts, which are outside
     #: of any limit. Another value counts for each device when no job is on it.
     gpu_reserve_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.05
@@ -57,6 +60,7 @@ class ChronosSection(Section):
         return {
             "chronos_backend": self.backend,
             "chronos_library": self.library,
+            "prove_each_job": self.prove_each_job,
             "discovery_interval_s": self.discovery_interval_s,
             "discovery_timeout_s": self.discovery_timeout_s,
             "gpu_reserve_fraction": self.gpu_reserve_fraction,

@@ -89,7 +89,7 @@ class Agent:
         self._locks = JobLocks()
         self._tasks = Tasks()
         self._keeper = CacheKeeper(reactor, folders, self._room, self._threads, options)
-        self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks, options.stop_grace_s)
+        self._jobs = LiveJobs(reactor, folders, partitions, link, self._tasks, options)
         link.outputs.serve(OutputFiles(self._jobs, folders.kept, self._threads).read)
 
     def verbs(self) -> dict[str, Verb]:
@@ -139,10 +139,12 @@ class Agent:
             found = await self._discovery.look()
         except DiscoveryFailed as error:
             self._partitions.discovery_failed(str(error))
+            self._jobs.go_by_devices(None)
             self._log.error("looking for devices failed: {error}", error=error)
             return False
         again = self._partitions.learn(found)
         self._jobs.stop_deviceless()
+        self._jobs.go_by_devices((self._partitions.offers, found))
         self._books.update()
         if found.reason is not None:
             self._log.warn("there are no devices: {reason}", reason=found.reason)
@@ -320,8 +322,11 @@ class Agent:
                 self._ca_bundle,
                 self._partitions.last_moment(order),
             )
-            self._folders.grants.write(order.job_id, grant, answer)
-            live = self._jobs.take_up(folder, order.attempt, order.journal_start)
+            proven = self._jobs.proven(grant)
+            self._folders.grants.write(order.job_id, grant, answer, proven)
+            live = self._jobs.take_up(
+                folder, order.attempt, order.journal_start, proves=proven is not None
+            )
             live.socket.open()
             folder.write_secrets(order.secrets)
             folder.write_orders(orders)

@@ -9,9 +9,11 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cumulus_wire.grant import PROVEN
 from cumulusd.chronos.grant import Grant
 
 ANSWER = "answer.json"
@@ -44,8 +46,11 @@ class GrantFolders:
         """Ids of the jobs that have one."""
         return sorted(os.listdir(self._handle)[:MAX_FOLDERS])
 
-    def write(self, job_id: str, grant: Grant, answer: dict[str, Any]) -> None:
-        """Makes the folder anew. Raises OSError; `discard` it then.
+    def write(
+        self, job_id: str, grant: Grant, answer: dict[str, Any], proven: Sequence[str] | None = None
+    ) -> None:
+        """Makes the folder anew. `proven`: with what the OpenCL layer was proven here; None: each
+        job is to prove it. Raises OSError; `discard` it then.
 
         Nothing is synced: when the machine goes down, so does the attempt."""
         self.discard(job_id)
@@ -56,6 +61,8 @@ class GrantFolders:
                 _make(folder, name, 0o755)
             for name, text in grant.files.items():
                 _write(folder, f"{_FILES}/{name}", text, 0o644)
+            if proven is not None and grant.opencl:
+                _write(folder, f"{_FILES}/{PROVEN}", _lines(proven), 0o644)
             for name, size_bytes in grant.usage.items():
                 _allot(folder, f"{_USAGE}/{name}", size_bytes)
             for name in grant.usage_folders:
@@ -63,6 +70,12 @@ class GrantFolders:
             _write(folder, ANSWER, json.dumps(answer), 0o600)
         finally:
             os.close(folder)
+
+    def tell_proven(self, job_id: str, proven: Sequence[str]) -> None:
+        """Says it anew, whole. Raises OSError."""
+        place = f"{job_id}/{_FILES}/{PROVEN}"
+        _write(self._handle, f"{place}.new", _lines(proven), 0o644)
+        os.rename(f"{place}.new", place, src_dir_fd=self._handle, dst_dir_fd=self._handle)
 
     def read(self, job_id: str) -> dict[str, Any] | None:
         """The answer that was written with it; None when there is none, or no whole one."""
@@ -86,6 +99,10 @@ class GrantFolders:
             os.rename(job_id, place, src_dir_fd=self._handle, dst_dir_fd=self._trash)
         except FileNotFoundError:
             pass
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
 
 
 def _make(parent: int, name: str, mode: int) -> None:

@@ -25,7 +25,9 @@ class LiveJob:
         poked: Callable[[str], None],
         came: Callable[["LiveJob"], None],
         left: Callable[["LiveJob"], None],
+        proved: Callable[["LiveJob", str, bool], None] | None = None,
     ) -> None:
+        """`proved`: see `RunnerSocket`."""
         self.job_id = folder.job_id
         self.attempt = attempt
         self.folder = folder
@@ -40,6 +42,7 @@ class LiveJob:
             poked=lambda: poked(folder.job_id),
             came=lambda: came(self),
             left=lambda: left(self),
+            proved=None if proved is None else lambda *proof: proved(self, *proof),
         )
 
     def is_of(self, attempt: int) -> bool:

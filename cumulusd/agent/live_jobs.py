@@ -7,9 +7,12 @@ from twisted.logger import Logger
 
 from cumulus_wire.codes import EndReason
 from cumulusd.agent.job_folder import JobFolder, JobFolders
+from cumulusd.agent.layer_proofs import LayerProofs
 from cumulusd.agent.link import AgentLink
 from cumulusd.agent.live_job import UNKNOWN_ATTEMPT, LiveJob
+from cumulusd.agent.options import AgentOptions
 from cumulusd.agent.partitions import Partitions
+from cumulusd.chronos.grant import Grant
 from cumulusd.errors import CumulusError
 from cumulusd.tasks import Tasks, sleep, wait_at_most
 
@@ -32,16 +35,17 @@ class LiveJobs:
         partitions: Partitions,
         link: AgentLink,
         tasks: Tasks,
-        stop_grace_s: float,
+        options: AgentOptions,
     ) -> None:
-        """`tasks`: the caller's, who stops them before `close`. `stop_grace_s`: what jobs have to
-        end in that are stopped from here."""
+        """`tasks`: the caller's, who stops them before `close`."""
         self._reactor = reactor
         self._folders = folders
         self._partitions = partitions
         self._link = link
         self._tasks = tasks
-        self._stop_grace_s = stop_grace_s
+        self._options = options
+        self._proofs = LayerProofs(reactor.seconds)
+        self._devices: object = None  #: as they were seen last
         self._jobs: dict[str, LiveJob] = {}
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -56,8 +60,11 @@ class LiveJobs:
         for job_id in self._folders.present():
             self._recover(job_id)
 
-    def take_up(self, folder: JobFolder, attempt: int, journal_start: int) -> LiveJob:
-        """Takes the folder over; its journal is sent from now on."""
+    def take_up(
+        self, folder: JobFolder, attempt: int, journal_start: int, *, proves: bool = False
+    ) -> LiveJob:
+        """Takes the folder over; its journal is sent from now on. `proves`: nothing has run in it
+        yet, and that its runner proves the OpenCL layer is to be remembered."""
         live = LiveJob(
             self._reactor,
             folder,
@@ -66,10 +73,26 @@ class LiveJobs:
             poked=self._link.sender.poke,
             came=self._runner_came,
             left=self.watch,
+            proved=self._proved if proves else None,
         )
         self._jobs[live.job_id] = live
         self._link.sender.add(live.job_id, attempt, live.journal)
         return live
+
+    def proven(self, grant: Grant) -> list[str] | None:
+        """With what the OpenCL layer was proven here, for a job with that grant; None: it has no
+        layer, or is to prove it in any case."""
+        if not grant.opencl or self._options.prove_each_job:
+            return None
+        return self._proofs.known()
+
+    def go_by_devices(self, devices: object) -> None:
+        """What the last look at the drivers showed. Where it is something else than before, no
+        proof of before holds. None: the look failed."""
+        if devices is None or devices != self._devices:
+            self._devices = devices
+            if self._proofs.forget():
+                self._tell_proofs()
 
     def stop_deviceless(self) -> None:
         """Ends the jobs whose device is lost, also with the daemon away."""
@@ -79,7 +102,7 @@ class LiveJobs:
     def _stop_if_deviceless(self, live: LiveJob) -> None:
         if not self._partitions.has_lost(live.job_id, live.attempt):
             return
-        if live.socket.stop(EndReason.DEVICE_LOST.value, self._stop_grace_s):
+        if live.socket.stop(EndReason.DEVICE_LOST.value, self._options.stop_grace_s):
             self._log.warn("job {job_id} is stopped: its device is lost", job_id=live.job_id)
 
     def watch(self, live: LiveJob) -> None:
@@ -142,6 +165,33 @@ class LiveJobs:
         self._link.forget(live.job_id)
         self._log.info("the runner of job {job_id} is there", job_id=live.job_id)
         self._stop_if_deviceless(live)
+
+    def _proved(self, live: LiveJob, fingerprint: str, anew: bool) -> None:
+        if not anew:
+            self._proofs.used(fingerprint)
+        elif self._proofs.proven(fingerprint):
+            self._log.info(
+                "the OpenCL layer is proven to be in force for job {job_id}, and so for those like "
+                "it: {fingerprint}",
+                job_id=live.job_id,
+                fingerprint=fingerprint,
+            )
+            self._tell_proofs()
+
+    def _tell_proofs(self) -> None:
+        """Those that wait for their containers profit too."""
+        known = self._proofs.known()
+        for live in self._jobs.values():
+            if not live.socket.nobody_came:
+                continue
+            try:
+                self._folders.grants.tell_proven(live.job_id, known)
+            except OSError as error:
+                self._log.warn(
+                    "job {job_id} can't be told of the OpenCL layer's proofs: {error}",
+                    job_id=live.job_id,
+                    error=error,
+                )
 
     async def _watch_lock(self, live: LiveJob) -> None:
         pause_s = _FIRST_LOCK_PAUSE_S

@@ -53,6 +53,8 @@ class AgentOptions:
     #: what may hold jobs to their shares where the worker offers it, see `cumulus_wire.grant`; for
     #: jobs in containers only, where the mounts are
     tiers: tuple[str, ...] = ()
+    #: whether each job proves the OpenCL layer, also where one just like it has
+    prove_each_job: bool = False
     #: whether libchronos books beside the ledger: one of `CHRONOS_BACKENDS`
     chronos_backend: str = AUTO
     chronos_library: str | None = None  #: its path; None: the one that is installed

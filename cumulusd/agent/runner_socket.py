@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from cumulusd.agent.job_folder import JobFolder
+from cumulusd.agent.layer_proofs import valid_fingerprint
 
 MAX_LINE_BYTES = 64 << 10
 MAX_CONNECTIONS = 8  #: the runner has one; the job's code may play with the rest
@@ -38,17 +39,30 @@ class RunnerSocket:
         poked: Callable[[], None],
         came: Callable[[], None],
         left: Callable[[], None],
+        proved: Callable[[str, bool], None] | None = None,
     ) -> None:
+        """`proved(fingerprint, anew)` when the runner of a new attempt says that the OpenCL layer
+        is in force, before anything of the job's runs: proven anew, or as is known. None: what is
+        said of that here can be anyone's."""
         self._reactor = reactor
         self._folder = folder
         self._attempt = attempt
         self.poked = poked
         self._came = came
         self._left = left
+        self._proved = proved
+        #: The first connection of all is the runner's, as nothing of the job's runs before it. What
+        #: it says of the proof counts, once: after that the job may get at it.
+        self._first: _RunnerConnection | None = None
         self._listener: _Listener | None = None
         self._connections: set[_RunnerConnection] = set()
         self._runners: set[_RunnerConnection] = set()
         self.has_left = False  #: the runner was there, and said that it leaves or was cut off
+
+    @property
+    def nobody_came(self) -> bool:
+        """The attempt is new, and no runner has connected yet."""
+        return self._proved is not None and self._first is None
 
     @property
     def runner_is_there(self) -> bool:
@@ -101,10 +115,14 @@ class RunnerSocket:
     def made(self, connection: "_RunnerConnection") -> None:
         """It is connected."""
         self._connections.add(connection)
+        if self._proved is not None and self._first is None:
+            self._first = connection
 
     def lost(self, connection: "_RunnerConnection") -> None:
         """It is gone."""
         self._connections.discard(connection)
+        if connection is self._first:
+            self._proved = None
         self._gone(connection)
 
     def said(self, connection: "_RunnerConnection", message: dict[str, Any]) -> None:
@@ -119,12 +137,30 @@ class RunnerSocket:
             self._came()
         elif kind == "poke":
             connection.has_poked = True
+        elif kind == "proof":
+            self._take_proof(connection, message)
         elif kind == "bye":
             connection.has_poked = False
             self.poked()
             self._gone(connection)
         else:
             raise ValueError(f"unknown message {kind!r}")
+
+    def _take_proof(self, connection: "_RunnerConnection", message: dict[str, Any]) -> None:
+        """Raises ValueError for what is no proof. One that comes late isn't counted."""
+        found = [message[how] for how in ("proven", "remembered") if how in message]
+        if len(found) > 1 or not all(valid_fingerprint(one) for one in found):
+            raise ValueError("a proof without its fingerprint")
+        proved = self._proved
+        if connection is not self._first or connection not in self._runners or proved is None:
+            self._log.info(
+                "what was said late of the OpenCL layer's proof for job {job_id} isn't counted",
+                job_id=self._folder.job_id,
+            )
+            return
+        self._proved = None
+        if found:
+            proved(found[0], "proven" in message)
 
     def _gone(self, connection: "_RunnerConnection") -> None:
         """Its runner is not there any more, or about to leave: it takes no command."""

@@ -99,6 +99,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "job_uid": _whole,
     "job_gid": _whole,
     "tiers": _tiers,
+    "prove_each_job": _bool,
     "gpu_reserve_fraction": _fraction,
     "cpu_reserve_fraction": _fraction,
     "chronos_backend": _backend,

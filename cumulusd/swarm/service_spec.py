@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 from docker import types
 
+from cumulus_wire.grant import IMAGE_VARIABLE
 from cumulusd.errors import InvalidArgument
 from cumulusd.jobs.ports import ContainerSpec
 from cumulusd.swarm import labels
@@ -129,7 +130,8 @@ def _container(
     container: dict[str, Any] = types.ContainerSpec(
         image,
         command=[*settings.command, spec.grant.folder],
-        env={**settings.environment, **spec.grant.environment},
+        # By what it is made of the runner knows one container from another.
+        env={**settings.environment, **spec.grant.environment, IMAGE_VARIABLE: image},
         user=f"{settings.uid}:{settings.gid}",
         labels=dict(ours),
         mounts=_mounts(spec, settings),

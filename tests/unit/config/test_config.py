@@ -68,6 +68,7 @@ jobs:
   index_url: https://packages.example/simple
 chronos:
   tiers: [opencl, mig]
+  prove_each_job: true
   backend: libchronos
   library: /opt/chronos/libchronos.so
   discovery_interval_s: 5
@@ -96,6 +97,7 @@ tokens:
         "chronos_library": "/opt/chronos/libchronos.so",
         "discovery_interval_s": 5,
         "discovery_timeout_s": 2.5,
+        "prove_each_job": True,
         "gpu_reserve_fraction": 0.1,
         "cpu_reserve_fraction": 0.0,
     }

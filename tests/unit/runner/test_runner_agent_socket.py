@@ -74,6 +74,35 @@ def test_it_connects_when_there_is_an_agent(peer: Peer) -> None:
     assert peer.heard() == [HELLO]
 
 
+def test_a_proof_is_said_at_once_and_on_no_later_connection(peer: Peer) -> None:
+    peer.agent.say_proof({"proven": "f"}, 0.0)  # there is no connection
+    peer.listen()
+    peer.agent.tick(0.0)
+    peer.accept()
+    assert peer.heard() == [HELLO]
+    peer.agent.say_proof({"proven": "g"}, 0.0)
+    assert peer.heard() == [{"t": "proof", "proven": "g"}]
+
+
+def test_where_a_proof_cant_be_said_the_connection_ends(peer: Peer) -> None:
+    """What is said on it later, by whoever got at it, can't be taken for one."""
+    peer.listen()
+    peer.agent.tick(0.0)
+    peer.accept()
+    end = 0
+    while not peer.agent.wants_write:  # the agent reads nothing
+        end += 1
+        peer.agent.poke(end)
+        peer.agent.tick(float(end))
+    peer.agent.say_proof({"proven": "f"}, float(end))
+    assert peer.agent.fileno() is None and peer.agent.problem == "the agent doesn't read"
+    assert peer.connection is not None
+    data = b""
+    while part := peer.connection.recv(1 << 20):  # to its end
+        data += part
+    assert b"proof" not in data
+
+
 def test_pauses_between_attempts_grow_up_to_a_bound(peer: Peer) -> None:
     now, pauses = 0.0, []
     for _ in range(10):

@@ -62,7 +62,7 @@ def test_the_whole_of_it() -> None:
             "Image": IMAGE,
             "Command": ["python3", "-I", "-m", "cumulus_runner", FOLDER],
             "Args": None,
-            "Env": ["A=the grant's", "B=b"],
+            "Env": ["A=the grant's", "B=b", f"CUMULUS_IMAGE={IMAGE}"],
             "User": "1000:1000",
             "StopGracePeriod": 7_000_000_000,
             "Labels": {
