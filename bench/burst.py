@@ -3,9 +3,9 @@
 200 trivial jobs, submitted at once to 2 workers, until all results are here, beside 200 bare
 services of the same image, until Swarm says that all are complete. How many submits a second are
 acknowledged, each durable in the checkpoint, while no share is free: through the client, and as
-bare WAMP calls, beside a loop that commits the same records one by one to SQLite. And what one pass
-of the scheduler takes with 20,000 jobs waiting, beside one with 2,000: work in proportion to the
-whole queue would be ten times that.
+bare WAMP calls, beside a loop that commits the same records one by one to SQLite. And what CPU
+time one pass of the scheduler takes with 20,000 jobs waiting, beside one with 2,000: work in
+proportion to the whole queue would be ten times that.
 """
 
 import asyncio
@@ -59,6 +59,7 @@ SUBMITTED = (
 WAITING, FEWER_WAITING = 20_000, 2_000
 PASS = f"burst: scheduling pass with {WAITING:,} waiting, {{}}"
 PASS_GOAL_MS = 5.0
+CHANGES = 7
 #: Of ten times the queue: noise, and what grows with its logarithm.
 GROWTH_GOAL = 1.5
 #: Jobs wait behind the one that holds the only device.
@@ -275,7 +276,8 @@ class Commits:
 
 
 def passes(run: Run) -> Iterator[Row]:
-    """The slowest pass of each change, with 20,000 and with 2,000 jobs waiting."""
+    """The slowest pass of each change, with 20,000 and with 2,000 jobs waiting: the least of a few
+    changes, for caches that others used meanwhile count in CPU time too."""
     many, fewer = FullPool(WAITING), FullPool(FEWER_WAITING)
     peer = Peer(
         name=f"with {FEWER_WAITING:,} waiting",
@@ -284,7 +286,7 @@ def passes(run: Run) -> Iterator[Row]:
     for kind, change in KINDS.items():
 
         def slowest_ms(pool: FullPool, change: Callable[[FullPool], list[float]] = change) -> float:
-            return max(change(pool)) * 1e3
+            return min(max(change(pool)) for _ in range(CHANGES)) * 1e3
 
         ours, theirs = paired(
             lambda: slowest_ms(many),  # of this turn

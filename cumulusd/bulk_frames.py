@@ -13,6 +13,9 @@ import attrs
 _BINARY = 0x82  #: first octet of a final binary frame
 _MASKED = 0x80
 _NO_MASK = b"\0\0\0\0"
+#: Smaller pieces of a frame are put together as they come: whatever a peer sends, no more objects
+#: are held than two for each so many bytes.
+_SMALL_BYTES = 1024
 
 
 def header(size_bytes: int, *, masked: bool) -> bytes:
@@ -39,7 +42,7 @@ class BulkFrames:
         """`max_bytes`: of a message; `masked`: as those of a client are."""
         self._max_bytes = max_bytes
         self._masked = masked
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._held_bytes = 0
         self._wanted_bytes = 0
 
@@ -55,7 +58,12 @@ class BulkFrames:
 
         Nothing is held when something is Autobahn's.
         """
-        self._pieces.append(data)
+        if not self._pieces or len(data) >= _SMALL_BYTES:
+            self._pieces.append(data)
+        elif isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += data
+        else:
+            self._pieces.append(bytearray(data))
         self._held_bytes += len(data)
         if self._held_bytes < self._wanted_bytes:
             return [], b""

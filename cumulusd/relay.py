@@ -264,13 +264,16 @@ class Relay:
     # -- packages
 
     def package_check(self, who: Principal, sha256: str, size_bytes: int) -> dict[str, Any]:
-        """Is it here, and if not, where does the upload go on?"""
+        """Is it here, and if not, where does the upload go on? What the disk has no room for is
+        refused now, before anything of it is sent."""
         if size_bytes > self._limits.spec.package_max_bytes:
             raise TooLarge(
                 f"The package has {size_bytes} bytes, {self._limits.spec.package_max_bytes} may be",
                 hint="leave data out of the package and fetch it inside the job",
             )
         present, _ = self._packages.check(who.owner, sha256, size_bytes)
+        if not present:
+            self._submissions.check_disk()
         offset = 0 if present else self._packages.uploaded(who.owner, sha256)
         return {"present": present, "offset": offset, "chunk_bytes": PACKAGE_CHUNK_BYTES}
 

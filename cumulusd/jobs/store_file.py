@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from twisted.logger import Logger
+
 from cumulusd.errors import Unavailable
 from cumulusd.jobs import codec, ended_job
 from cumulusd.jobs.ended_job import EndedJob
@@ -112,6 +114,8 @@ def write_new(path: Path, instance_id: str, records: Iterable[JobRecord]) -> Non
 
 class StoreFile:
     """One SQLite file and the lock on it. Every method may raise StoreUnusable."""
+
+    _log = Logger()
 
     def __init__(self, path: Path, named: Path | None = None) -> None:
         """`named`: what to call it in errors, when this is a copy of that."""
@@ -254,7 +258,7 @@ class StoreFile:
 
     def read(self, connection: sqlite3.Connection) -> tuple[str, list[JobRecord | EndedJob]]:
         """(the instance's id, all records, oldest first). Packed ones of an older version are
-        brought to today's, in the file too."""
+        brought to today's, in the file too where its disk has room."""
         row = connection.execute("SELECT value FROM meta WHERE key = 'instance_id'").fetchone()
         if row is None:
             raise self.damaged("its instance id is lost")
@@ -269,13 +273,28 @@ class StoreFile:
             if isinstance(found, EndedJob) and ended_job.is_outdated(value):
                 outdated.append(found)
         if outdated:
+            self._write_upgraded(connection, outdated)
+        records.sort(key=lambda record: (record.created_at, record.job_id))
+        return str(row[0]), records
+
+    def _write_upgraded(self, connection: sqlite3.Connection, outdated: list[EndedJob]) -> None:
+        try:
             with transaction(connection):
                 connection.executemany(
                     "UPDATE jobs SET record = ? WHERE job_id = ?",
                     ((one.stored(), one.job_id) for one in outdated),
                 )
-        records.sort(key=lambda record: (record.created_at, record.job_id))
-        return str(row[0]), records
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_FULL":
+                raise
+            # They can be read as they are, and the daemon tells of its full disk itself.
+            self._log.warn(
+                "{count} record(s) of ended jobs in {path} stay in an older version until the next "
+                "start: {why}",
+                count=len(outdated),
+                path=str(self._named),
+                why=str(error),
+            )
 
 
 def is_damage(error: Exception) -> bool:

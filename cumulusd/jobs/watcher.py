@@ -80,7 +80,11 @@ class Watcher:
                 took_s = self._clock.seconds() - began_s
                 if self._is_time_to_reap():
                     self._reaped_at = self._clock.seconds()
-                    await self.reap()
+                    try:
+                        await self.reap()
+                    except BaseException:
+                        self._was_active = True  # nothing is known yet: the next comes no later
+                        raise
                 self.platform_error = None
             except CumulusError as error:
                 self.platform_error = error.message

@@ -21,7 +21,7 @@ from cumulusd.jobs.ports import (
     Kept,
     Released,
 )
-from cumulusd.tasks import Tasks, sleep
+from cumulusd.tasks import Signal, Tasks, sleep, wait_at_most
 from cumulusd.workers.agent_answers import (
     backend_of,
     devices_of,
@@ -85,6 +85,7 @@ class AgentWorkers:
         self._shares: dict[str, tuple[Share, ...]] = {}
         self._watchers: list[Callable[[str], None]] = []
         self._greetings: dict[str, Deferred[Any]] = {}
+        self._used: dict[str, Signal] = {}  #: of workers that rest: a job was prepared there
         self._tasks = Tasks()
 
     def registration_changed(self, uri: str, callee: Principal, registered: bool) -> None:
@@ -131,6 +132,8 @@ class AgentWorkers:
         """Fires when partition, folder and package are there."""
         try:
             answer = await self._ask_to_prepare(record, placement)
+            if (rests := self._used.get(placement.node_id)) is not None:
+                rests.fire()
         except InsufficientResources:
             # Our view of its shares was stale; with a fresh one the scheduler doesn't repeat this.
             await self._refresh(placement.node_id)
@@ -318,7 +321,17 @@ class AgentWorkers:
             known = self._agents.get(node_id)
             if known is not None and (known.fault or known.discovery_error):
                 pause_s = min(pause_s, self._timeouts.refresh_faulty_s)
-            await sleep(self._clock, pause_s)
+            await self._rest(node_id, pause_s)
+
+    async def _rest(self, node_id: str, pause_s: float) -> None:
+        """A pause that is longer than for a worker in use ends sooner with its next job."""
+        longer_s = pause_s - self._timeouts.refresh_s
+        if longer_s > 0:
+            used = self._used.setdefault(node_id, Signal())
+            await wait_at_most(self._clock, longer_s, used.wait())
+            self._used.pop(node_id, None)
+            pause_s = self._timeouts.refresh_s
+        await sleep(self._clock, pause_s)
 
     def _learn_answer(self, node_id: str, answer: Mapping[str, Any]) -> None:
         view = AgentView(
@@ -350,6 +363,7 @@ class AgentWorkers:
         self._learn(view)
 
     def _cancel_greeting(self, node_id: str) -> None:
+        self._used.pop(node_id, None)
         greeting = self._greetings.pop(node_id, None)
         if greeting is not None:
             greeting.cancel()

@@ -1,6 +1,7 @@
 """Jobs that have ended are kept packed, and come back as they were or not at all."""
 
 import hashlib
+import random
 from pathlib import Path
 
 import attrs
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from job_values import full_record, record
+from twisted.logger import capturedLogs, formatEvent
 
 from cumulus_wire.states import JobState
 from cumulusd.jobs import codec, ended_job, versions
@@ -101,6 +103,39 @@ def test_a_newer_daemons_record_is_refused_and_an_older_ones_upgraded_in_the_fil
     with pytest.raises(StoreUnusable, match="written by a newer version of cumulusd") as refused:
         load()
     assert not isinstance(refused.value, StoreDamaged)
+
+
+def test_records_of_an_older_version_are_read_where_the_disk_has_no_room_for_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    write_new(path, "id", [ended()])
+    long_name = random.Random(0).randbytes(20_000).hex()
+
+    def load(max_pages: int) -> list[JobRecord | EndedJob]:
+        file = StoreFile(path)
+        connection = file.connect()
+        try:
+            connection.execute(f"PRAGMA max_page_count = {max_pages}").fetchall()
+            file.check_and_upgrade(connection)
+            return file.read(connection)[1]
+        finally:
+            connection.close()
+
+    before = versions.VERSION
+    monkeypatch.setattr(versions, "VERSION", before + 1)
+    longer = (*versions.UPGRADES, lambda body: {**body, "owner": long_name})
+    monkeypatch.setattr(versions, "UPGRADES", longer)
+    monkeypatch.setattr(ended_job, "_HEAD_NOW", b"[%d," % (before + 1))
+    with capturedLogs() as logs:
+        (found,) = load(1)  # no more than there are
+    assert found.owner == long_name
+    (told,) = (formatEvent(event) for event in logs)
+    assert "1 record(s)" in told and str(path) in told and "full" in told
+    with capturedLogs() as logs:
+        assert load(1 << 20) == [found]  # from then on in the file
+        assert load(1) == [found]
+    assert logs == []
 
 
 def test_a_store_with_a_damaged_ended_job_is_not_started_on(tmp_path: Path) -> None:

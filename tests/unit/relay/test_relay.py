@@ -427,6 +427,9 @@ async def test_a_full_disk_refuses_new_jobs_and_packages_and_answers_repeats(
     assert caught.value.job_id and caught.value.hint
     with pytest.raises(Unavailable, match="3 bytes free"):
         await office.relay.package_put(ANN, "0" * 64, 0, b"code")
+    with pytest.raises(Unavailable, match="3 bytes free"):
+        office.relay.package_check(ANN, "0" * 64, 4)
+    assert office.relay.package_check(ANN, SHA, len(CODE))["present"] is True
     assert await office.submit(idempotency_key="k") == first
     office.world.says(first, SETUP, RUNNING, exit_frame())
     office.world.pass_time(1)

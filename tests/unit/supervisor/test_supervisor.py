@@ -511,6 +511,22 @@ async def test_the_reaper_comes_less_often_while_no_job_changes(world: World) ->
 
 
 @in_world
+async def test_a_reap_that_fails_is_repeated_as_soon_as_ever(world: World) -> None:
+    asked: list[float] = []
+
+    async def failing() -> Any:
+        asked.append(world.clock.seconds())
+        raise Unavailable("not now")
+
+    world.platform.all_containers = failing  # type: ignore[method-assign]
+    interval_s = int(world.settings.reap_interval_s)
+    for _ in range(20 * interval_s):
+        world.pass_time(1.0)
+    # It is looked whether it is time each second or so.
+    assert 18 <= len(asked) <= 20
+
+
+@in_world
 async def test_a_platform_that_answers_slowly_is_asked_less_often(world: World) -> None:
     """Its answers grow with the jobs there are."""
     await running_job(world)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -52,6 +53,25 @@ def test_a_frame_that_has_begun_is_given_back_whole() -> None:
     assert frames.feed(begun[3:]) == ([], b"")
     assert frames.take_back() == begun
     assert frames.take_back() == b""
+
+
+def test_a_frame_that_comes_octet_by_octet_is_few_objects() -> None:
+    """Else an agent could make some dozen octets of each that it sends, and never end the frame."""
+    frames = BulkFrames(MAX_BYTES, masked=True)
+    payload = os.urandom(MAX_BYTES)
+    begun = header(len(payload), masked=True)
+    assert frames.feed(begun) == ([], b"")
+    begin = payload[: MAX_BYTES // 2]
+    tracemalloc.start()
+    try:
+        for octet in begin:
+            assert frames.feed(bytes((octet,))) == ([], b"")
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 2 * len(begin)
+    ((message,), rest) = frames.feed(payload[len(begin) :])
+    assert (bytes(message), rest) == (payload, b"")
 
 
 MASK = os.urandom(4).replace(b"\0", b"\1")

@@ -27,6 +27,19 @@ DEVICE = {
     "units_free": 10_000,
     "tier": "advisory",
 }
+GRANT: dict[str, Any] = {
+    "partition_id": "p",
+    "device_id": "d0",
+    "device_name": "GPU",
+    "device_index": 0,
+    "units": 5_000,
+    "gpu_memory_bytes": 1,
+    "tier": "advisory",
+    "tier_note": "booked",
+    "folder": "/jobs/j",
+    "environment": {},
+    "mounts": [],
+}
 PARTITION = {
     "partition_id": "p",
     "job_id": "a",
@@ -56,6 +69,38 @@ async def test_an_agent_that_cannot_tell_its_devices_is_asked_again() -> None:
         workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
     clock.pump([1.0] * 3)
     assert [device.device_id for device in workers.agents()["n1"].devices] == ["d0"]
+    await workers.stop()
+    assert not clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_rests_is_asked_as_often_as_any_from_its_next_job_on() -> None:
+    asked: list[float] = []
+    clock = Clock()
+    free = 10_000
+
+    async def call(uri: str, kwargs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        devices = [{**DEVICE, "units_free": free}]
+        if uri.endswith("prepare"):
+            return {"devices": devices, "grant": GRANT}
+        asked.append(clock.seconds())
+        return {"hostname": "one", "devices": devices}
+
+    times = Timeouts(refresh_s=10.0, refresh_idle_s=30.0, refresh_idle_max_s=120.0)
+    workers = AgentWorkers(call, clock, environment={}, timeouts=times)
+    for verb in uris.AGENT_VERBS:
+        workers.registration_changed(uris.agent_procedure("n1", verb), AGENT, True)
+    clock.pump([1.0] * 600)
+    rests_s = asked[-1] - asked[-2]
+    assert rests_s == 120.0
+    asked.clear()
+    free = 5_000
+    spec = JobSpec(package_sha256="ab" * 32, package_size_bytes=0, gpu_memory=0.5, duration_s=60.0)
+    job = JobRecord(job_id="j", owner="ann", spec=spec, phase=Phase.PREPARING, created_at=1.0)
+    await workers.prepare(job, Placement(node_id="n1", hostname="one", device_id="d0"))
+    begun_s = clock.seconds()
+    clock.pump([1.0] * 30)
+    assert [at - begun_s for at in asked] == [10.0, 20.0, 30.0]
     await workers.stop()
     assert not clock.getDelayedCalls()
 
