@@ -177,6 +177,9 @@ class _LinkProtocol(WebSocketClientProtocol):
 
     _log = Logger()
     log = STILL
+    #: Of the class: Autobahn sets it on the socket before it has copied the factory's options, and
+    #: says nothing where it has none. Without it lines wait for a full segment or a delayed ACK.
+    tcpNoDelay = True
 
     def __init__(self, link: AgentLink, clock: Any) -> None:
         super().__init__()

@@ -117,6 +117,8 @@ def session_factory(
 class _SessionProtocol(WampWebSocketClientProtocol):
     """One connection, as `Connector` keeps it."""
 
+    tcpNoDelay = True  #: of the class, as that of the link
+
     def __init__(self) -> None:
         super().__init__()
         self.life = Life()
