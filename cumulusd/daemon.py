@@ -17,8 +17,8 @@ from twisted.python.components import Componentized
 
 from cumulusd.config import Config, ConfigError, load_config
 from cumulusd.errors import CumulusError
-from cumulusd.exits import EXIT_CONFIG, EXIT_DAMAGED, EXIT_UNAVAILABLE
-from cumulusd.jobs.store_file import StoreDamaged
+from cumulusd.exits import EXIT_CONFIG, EXIT_DAMAGED, EXIT_NEWER, EXIT_UNAVAILABLE
+from cumulusd.jobs.store_file import StoreDamaged, StoreNewer
 from cumulusd.log import LevelFilter, is_journal, log_observer
 
 
@@ -86,7 +86,12 @@ class Daemon(service.MultiService):
         if stderr is not None:
             stderr.write(for_operator(start_failure(error), stderr, os.environ))
             stderr.flush()
-        raise SystemExit(EXIT_DAMAGED if isinstance(error, StoreDamaged) else EXIT_UNAVAILABLE)
+        hopeless = (code for kind, code in _HOPELESS.items() if isinstance(error, kind))
+        raise SystemExit(next(hopeless, EXIT_UNAVAILABLE))
+
+
+#: Starts that another try helps nothing.
+_HOPELESS = {StoreDamaged: EXIT_DAMAGED, StoreNewer: EXIT_NEWER}
 
 
 #: Starts that fail in words of their own; anything else is a bug and shows its traceback.

@@ -8,5 +8,7 @@ EXIT_USAGE = 2
 EXIT_DAMAGED = 65
 #: It can't be done, now or here.
 EXIT_UNAVAILABLE = 69
+#: What is on disk was written by a newer version (EX_PROTOCOL: another one than is spoken here).
+EXIT_NEWER = 76
 #: The configuration has faults.
 EXIT_CONFIG = 78

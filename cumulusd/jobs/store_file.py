@@ -36,6 +36,10 @@ class StoreUnusable(Unavailable):
     """The job store can't be opened: the daemon must not start on it."""
 
 
+class StoreNewer(StoreUnusable):
+    """A newer cumulusd wrote it, and can read it: this one never will."""
+
+
 class StoreDamaged(StoreUnusable):
     """It is ours, and it isn't whole; `details["fault"]` says what is wrong. Salvage may help."""
 
@@ -134,9 +138,11 @@ class StoreFile:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    def unusable(self, what: str, hint: str) -> StoreUnusable:
+    def unusable(
+        self, what: str, hint: str, kind: type[StoreUnusable] = StoreUnusable
+    ) -> StoreUnusable:
         """The error, with the file's name in front."""
-        return StoreUnusable(
+        return kind(
             f"The job store {self._named} {what}", details={"path": str(self._named)}, hint=hint
         )
 
@@ -152,7 +158,8 @@ class StoreFile:
         """The error for a record that is damaged or too new."""
         what = f"holds a record of job {job_id} that can't be read: {error}"
         if isinstance(error, codec.RecordNewer):
-            return self.unusable(what, "Run that version of cumulusd, or restore a backup.")
+            hint = "Run that version of cumulusd, or restore a backup."
+            return self.unusable(what, hint, StoreNewer)
         return self.damaged(f"it {what}")
 
     def make_if_missing(self) -> None:
@@ -233,12 +240,13 @@ class StoreFile:
             )
 
     def refuse_newer(self, connection: sqlite3.Connection) -> int:
-        """The file's format. Raises StoreUnusable when a newer daemon wrote it."""
+        """The file's format. Raises StoreNewer when a newer daemon wrote it."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > FORMAT:
             raise self.unusable(
                 f"has format {version}; this cumulusd knows formats up to {FORMAT}",
                 "It was written by a newer cumulusd: run that version, or restore a backup.",
+                StoreNewer,
             )
         return int(version)
 

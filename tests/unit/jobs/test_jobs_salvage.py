@@ -1,5 +1,6 @@
 """A damaged job store: refused by name, looked at without a change, salvaged without a deletion."""
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -297,19 +298,45 @@ def test_the_command_leaves_a_running_daemons_store_alone(
     assert f"process {os.getpid()}" in capsys.readouterr().err
 
 
-def test_the_daemon_ends_with_65_and_names_the_way_out(tmp_path: Path) -> None:
-    path = a_store(tmp_path, jobs(3))
-    path.write_bytes(b"\0" * 8192)
+def start(tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+    """A daemon that doesn't come up."""
     twistd = Path(sys.executable).with_name("twistd")
-    done = subprocess.run(
+    return subprocess.run(
         [str(twistd), "-n", "--pidfile=", "cumulusd", "--config", configured(tmp_path)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_the_daemon_ends_with_65_and_names_the_way_out(tmp_path: Path) -> None:
+    path = a_store(tmp_path, jobs(3))
+    path.write_bytes(b"\0" * 8192)
+    done = start(tmp_path)
     assert done.returncode == 65, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert str(path) in last and "is damaged" in last
     assert "cumulusd store salvage --config FILE" in last
     assert path.read_bytes() == b"\0" * 8192
+
+
+@pytest.mark.parametrize("what", ["file", "record"])
+def test_the_daemon_ends_with_76_where_a_newer_one_wrote(tmp_path: Path, what: str) -> None:
+    """Not with a code that systemd starts it again after, every two seconds."""
+    path = a_store(tmp_path, jobs(3))
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        if what == "file":
+            connection.execute(f"PRAGMA user_version = {store_file.FORMAT + 1}")
+        else:
+            newer = f'"version":{versions.VERSION + 1}'
+            old = f'"version":{versions.VERSION}'
+            changed = connection.execute(
+                "UPDATE jobs SET record = replace(record, ?, ?) WHERE job_id = 'job-0002'",
+                (old, newer),
+            )
+            assert changed.rowcount == 1
+    done = start(tmp_path)
+    assert done.returncode == 76, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert str(path) in last and "newer" in last and "restore a backup" in last

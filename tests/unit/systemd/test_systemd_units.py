@@ -110,7 +110,7 @@ class Unit(configparser.RawConfigParser):
 def test_the_unit_fits_the_daemon() -> None:
     unit = Unit(UNITS / "cumulusd.service")["Service"]
     refused = {int(code) for code in unit["RestartPreventExitStatus"].split()}
-    assert refused == {exits.EXIT_DAMAGED, exits.EXIT_CONFIG}
+    assert refused == {exits.EXIT_DAMAGED, exits.EXIT_NEWER, exits.EXIT_CONFIG}
     made = service.Cumulusd(Config(), Clock(), Mock())
     steps = made._stop_steps(Mock())
     assert len(steps) > 10
