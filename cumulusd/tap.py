@@ -8,6 +8,7 @@ from typing import Any
 from twisted.application.service import IService
 
 from cumulusd.assembly import assemble
+from cumulusd.collecting import hold_until_started
 from cumulusd.config import Config
 from cumulusd.log import LevelFilter
 from cumulusd.notify import notifier_of
@@ -35,6 +36,7 @@ def make_service(
         # for that. Nothing is scheduled yet.
         reactor.seconds = time.monotonic
         raise_limit()
+        hold_until_started(reactor)
     notifier, watchdog_s = notifier_of(os.environ, reactor)
 
     def assemble_with_log(config: Config, reactor: Any) -> Parts:

@@ -52,6 +52,46 @@ class Tasks:
         await DeferredList(running, consumeErrors=True)
 
 
+class Merged:
+    """Work that many may ask for at a time: one run of it serves all who asked before it began."""
+
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        what: str,
+        *,
+        tasks: Tasks,
+        clock: _Clock,
+        pause_s: float,
+    ) -> None:
+        """`what` names it in the log. The first run begins at once, one that is asked for meanwhile
+        `pause_s` after its end."""
+        self._work = work
+        self._what = what
+        self._tasks = tasks
+        self._clock = clock
+        self._pause_s = pause_s
+        self._running = self._again = False
+
+    def ask(self) -> None:
+        """It will begin after this."""
+        if self._running:
+            self._again = True
+            return
+        self._running = True
+        self._tasks.start(self._run(), self._what)
+
+    async def _run(self) -> None:
+        try:
+            await self._work()
+            while self._again:
+                await sleep(self._clock, self._pause_s)
+                self._again = False
+                await self._work()
+        finally:
+            self._running = self._again = False
+
+
 class Signal:
     """Wakes those who wait for the next change. There is no memory: look first, then wait."""
 

@@ -31,13 +31,15 @@ from cumulusd.swarm.platform import SwarmPlatform
 from cumulusd.swarm.service_spec import JobSettings
 from cumulusd.swarm.transport import Asked
 from cumulusd.swarm.trial import Trial
-from cumulusd.tasks import Tasks, sleep
+from cumulusd.tasks import Merged, Tasks, sleep
 from cumulusd.web.provision import Provision
 from cumulusd.wiring import UNPACKED_FACTOR, ClosingPlatform, Fingerprint, PoolChanged
 
 CHECK_INTERVAL_S = 2.0
 #: How soon a revoked provisioning token's machine knows no valid join token of Swarm's any more.
 SWEEP_INTERVAL_S = 15.0
+#: Between two looks at the nodes for whom the Swarm tells of many that change.
+TELL_PAUSE_S = 0.25
 #: By what workers are told images, by the configuration's word for who has them.
 IMAGES_BY = {"auto": ImageBy.AUTO, "registry": ImageBy.DIGEST, "orchestrator": ImageBy.ID}
 #: Who the jobs' processes are in their containers; the job image has this user.
@@ -121,6 +123,13 @@ class SwarmParts:
         self._instance_id = instance_id
         self._run_in_thread = run_in_thread
         self._enrolment: Enrolment | None = None
+        self._telling = Merged(
+            self._tell_now,
+            "telling of changed nodes",
+            tasks=self._tasks,
+            clock=reactor,
+            pause_s=TELL_PAUSE_S,
+        )
 
     def provision(self, jobs: SmokeJobs, fingerprint: Fingerprint) -> Provision | None:
         """By tokens, and a script that they are given to."""
@@ -215,7 +224,7 @@ class SwarmParts:
         self._agents.nudge()
         if self._enrolment is not None:
             self._tasks.start(self._enrolment.sweep(), "removing nodes that have left")
-        self._tasks.start(self._tell_now(), "telling of changed nodes")
+        self._telling.ask()
 
     async def _tell_now(self) -> None:
         try:

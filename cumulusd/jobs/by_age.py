@@ -1,7 +1,7 @@
 """Jobs in the order of their age, all of them and each owner's: pages begin anywhere in it."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 #: (created at, job id); of one moment the id decides.
 Place = tuple[float, str]
@@ -23,6 +23,16 @@ class ByAge:
         """It must not be there."""
         insort(self._all, place)
         insort(self._of_owner.setdefault(owner, []), place)
+
+    def add_all(self, places: Iterable[tuple[str, Place]]) -> None:
+        """Each with its owner, in any order; none of them must be there. Cheaper than one by one
+        where they are many."""
+        for owner, place in places:
+            self._all.append(place)
+            self._of_owner.setdefault(owner, []).append(place)
+        self._all.sort()
+        for theirs in self._of_owner.values():
+            theirs.sort()
 
     def remove(self, owner: str, place: Place) -> None:
         """It must be there."""

@@ -12,6 +12,8 @@ import sys
 import zlib
 from typing import Any, NamedTuple
 
+import msgspec
+
 from cumulus_wire.states import JobState
 from cumulusd.jobs import codec, versions
 from cumulusd.jobs.codec import RecordNewer, RecordUnreadable
@@ -47,7 +49,9 @@ _FORMAT_BYTE = bytes([_FORMAT])
 _LEVEL = 3
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
-_HEAD_AT = 1 + _CRC.size + _LENGTH.size
+_CRC_AND_LENGTH = struct.Struct("<II")
+_CHECKED_AT = 1 + _CRC.size
+_HEAD_AT = 1 + _CRC_AND_LENGTH.size
 _HEAD_NOW = b"[%d," % versions.VERSION
 
 
@@ -138,6 +142,14 @@ def load_record(value: bytes) -> JobRecord:
 
 
 _STATES = {state.value: state for state in JobState}
+_decode = msgspec.json.Decoder().decode
+
+
+def _read_head(text: bytes) -> Any:
+    try:
+        return _decode(text)
+    except ValueError:  # a name may hold what is no text: json takes it
+        return json.loads(text)
 
 
 def _opened(value: bytes) -> tuple[int, list[Any], bytes]:
@@ -148,14 +160,13 @@ def _opened(value: bytes) -> tuple[int, list[Any], bytes]:
         )
     if len(value) < _HEAD_AT:
         raise RecordUnreadable("an ended job's record is cut short")
-    (crc,) = _CRC.unpack_from(value, 1)
-    if zlib.crc32(memoryview(value)[1 + _CRC.size :]) != crc:
+    crc, length = _CRC_AND_LENGTH.unpack_from(value, 1)
+    if zlib.crc32(value[_CHECKED_AT:]) != crc:
         raise RecordUnreadable(
             "an ended job's record isn't what was written: its checksum is wrong"
         )
-    (length,) = _LENGTH.unpack_from(value, 1 + _CRC.size)
     try:
-        version, *head = json.loads(value[_HEAD_AT : _HEAD_AT + length])
+        version, *head = _read_head(value[_HEAD_AT : _HEAD_AT + length])
     except (ValueError, TypeError) as error:
         raise RecordUnreadable(f"an ended job's record has no head: {error}") from None
     if version > versions.VERSION:

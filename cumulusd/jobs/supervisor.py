@@ -113,10 +113,11 @@ class Supervisor:
         self._secrets.discard_others(
             {one.job_id for one in jobs if isinstance(one, JobRecord) and one.end is None}
         )
+        history = [one for one in jobs if isinstance(one, EndedJob) and one.created_at <= now]
+        self._table.put_history(history)
         for job in jobs:
             if isinstance(job, EndedJob):
                 if job.created_at <= now:
-                    self._table.put_ended(job)
                     continue
                 job = job.record()
             record = job

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -161,14 +161,16 @@ class JobTable:
             self._keys[record.owner, record.spec.idempotency_key] = record.job_id
         self._tell(before, record)
 
-    def put_ended(self, job: EndedJob) -> None:
-        """Shows a job that had ended when the daemon started: nobody is told, and it must not be
-        there."""
-        self._records[job.job_id] = job
-        self._by_age.add(job.owner, (job.created_at, job.job_id))
-        insort(self._ends, (job.ended_at or 0.0, job.job_id))
-        if job.idempotency_key is not None:
-            self._keys[job.owner, job.idempotency_key] = job.job_id
+    def put_history(self, jobs: Sequence[EndedJob]) -> None:
+        """Shows jobs that had ended when the daemon started: nobody is told, and none of them must
+        be there. All at once, for they are many."""
+        for job in jobs:
+            self._records[job.job_id] = job
+            self._ends.append((job.ended_at or 0.0, job.job_id))
+            if job.idempotency_key is not None:
+                self._keys[job.owner, job.idempotency_key] = job.job_id
+        self._by_age.add_all((job.owner, (job.created_at, job.job_id)) for job in jobs)
+        self._ends.sort()
 
     def explain(self, job_id: str, wait: Wait, phase: Phase = Phase.QUEUED) -> JobRecord | None:
         """Shows why a job that is in `phase` waits (derived, so not on disk). None when that is

@@ -1,6 +1,6 @@
 """Finds the jobs whose container is gone though their journal has no end, and why."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -78,13 +78,7 @@ class Watcher:
             try:
                 await self._look()
                 took_s = self._clock.seconds() - began_s
-                if self._is_time_to_reap():
-                    self._reaped_at = self._clock.seconds()
-                    try:
-                        await self.reap()
-                    except BaseException:
-                        self._was_active = True  # nothing is known yet: the next comes no later
-                        raise
+                await self._reap_what_is_due()
                 self.platform_error = None
             except CumulusError as error:
                 self.platform_error = error.message
@@ -105,22 +99,30 @@ class Watcher:
         if was_live and after.phase is Phase.ENDED and after.attempt > 1:
             self._may_have_left = True
 
-    def _is_time_to_reap(self) -> bool:
-        """It is from time to time, when an agent has come, whose holdings may have changed, and
-        when a job has ended that may have kept something somewhere. While no job changes, the
-        times are ever further apart."""
+    async def _reap_what_is_due(self) -> None:
+        """Agents that have come are asked, whose holdings may have changed; all of them are from
+        time to time, when a job has ended that may have kept something somewhere, and when they
+        have come in numbers. While no job changes, the times are ever further apart."""
         before, self._known_agents = self._known_agents, frozenset(self._workers.agents())
-        is_urgent = self._may_have_left or bool(self._known_agents - before)
+        fresh = self._known_agents - before
+        is_urgent = self._may_have_left or 2 * len(fresh) > len(self._known_agents)
         self._may_have_left = False
         interval_s = self._settings.reap_interval_s
-        if is_urgent or self._was_active or self._table.placed():
+        if is_urgent or fresh or self._was_active or self._table.placed():
             self._reap_pause_s = interval_s
         if not is_urgent and self._clock.seconds() - self._reaped_at < self._reap_pause_s:
-            return False
+            if fresh:
+                await self._reap_of(sorted(fresh))
+            return
         if not self._was_active:
             self._reap_pause_s = min(2 * self._reap_pause_s, _IDLE_REAPS * interval_s)
         self._was_active = False
-        return True
+        self._reaped_at = self._clock.seconds()
+        try:
+            await self.reap()
+        except BaseException:
+            self._was_active = True  # nothing is known yet: the next comes no later
+            raise
 
     async def _look(self) -> None:
         watched = [
@@ -219,6 +221,11 @@ class Watcher:
 
         What can't be cleared now is left to the next pass; it holds up nothing else.
         """
+        await self._compare(await self._reap_of(list(self._workers.agents())))
+
+    async def _reap_of(self, node_ids: Iterable[str]) -> Mapping[str, Inventory]:
+        """The same of containers and these agents, without the comparison; what the agents hold,
+        of those that answer."""
         containers = await self._platform.all_containers()
         for container in containers:
             if not self._alive(container.job_id, container.attempt):
@@ -231,7 +238,7 @@ class Watcher:
                 await self._try(end(container.job_id, container.attempt), container.job_id)
         there = {(container.job_id, container.attempt) for container in containers}
         inventories: dict[str, Inventory] = {}
-        for node_id in list(self._workers.agents()):
+        for node_id in node_ids:
             try:
                 inventory = await self._workers.inventory(node_id)
             except CumulusError as error:
@@ -254,8 +261,7 @@ class Watcher:
                         self._workers.release(node_id, job_id, attempt, keep=keep), job_id
                     )
             await self._reap_kept(node_id, inventory, {job_id for job_id, _ in there})
-
-        await self._compare(inventories)
+        return inventories
 
     async def _reap_kept(
         self, node_id: str, inventory: Inventory, contained: Collection[str]

@@ -51,6 +51,7 @@ OURS: dict[str, str] = {
     "cumulusd.autobahn_log": "",
     "cumulusd.bulk_frames": "",
     "cumulusd.direct_write": "",
+    "cumulusd.collecting": "",
     "cumulusd.loop_lag": "cumulusd.jobs.ports",
     "cumulusd.metrics": "cumulus_wire cumulusd.jobs.model cumulusd.jobs.timeline"
     " cumulusd.metrics_gauges cumulusd.metrics_snapshot",
@@ -152,6 +153,7 @@ OURS: dict[str, str] = {
     "cumulusd.assembly": "cumulus_wire cumulusd",  # of tap: the parts made
     "cumulusd.tap": "cumulus_wire cumulusd",
     "cumulusd.wiring": "cumulus_wire cumulusd",  # of assembly: what each platform brings
+    "cumulusd.wiring_local": "cumulus_wire cumulusd",
     "cumulusd.wiring_swarm": "cumulus_wire cumulusd",
     "cumulusd.wiring_s3": "cumulus_wire cumulusd",
     "twisted.plugins": "",
@@ -171,6 +173,7 @@ OTHERS: dict[str, str | None] = {
     "cumulus_client.share_probe": "pyopencl",  # a script that runs in a job
     "cumulusd": None,
     "cumulusd.jobs": "attrs twisted.internet.defer twisted.logger twisted.python.failure",
+    "cumulusd.jobs.ended_job": "msgspec",
     "cumulusd.errors": "",
     "cumulusd.identity": "attrs",
 }

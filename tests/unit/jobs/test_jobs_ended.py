@@ -175,7 +175,7 @@ def test_a_table_of_a_restart_is_as_the_one_before() -> None:
     for number in range(20):
         job = ended(f"j{number}", float(number % 7), owner=f"owner{number % 3}")
         one.put(job)
-        again.put_ended(EndedJob.of(job, codec.dumps(job)))
+        again.put_history([EndedJob.of(job, codec.dumps(job))])
     for owner in (None, "owner1"):
         for until in (None, 3.0):
             assert list(one.newest(owner, until)) == list(again.newest(owner, until))
