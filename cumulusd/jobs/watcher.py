@@ -110,16 +110,16 @@ class Watcher:
         interval_s = self._settings.reap_interval_s
         if is_urgent or fresh or self._was_active or self._table.placed():
             self._reap_pause_s = interval_s
-        if not is_urgent and self._clock.seconds() - self._reaped_at < self._reap_pause_s:
-            if fresh:
-                await self._reap_of(sorted(fresh))
-            return
-        if not self._was_active:
-            self._reap_pause_s = min(2 * self._reap_pause_s, _IDLE_REAPS * interval_s)
-        self._was_active = False
-        self._reaped_at = self._clock.seconds()
+        is_time = self._clock.seconds() - self._reaped_at >= self._reap_pause_s
         try:
-            await self.reap()
+            if is_urgent or is_time:
+                if not self._was_active:
+                    self._reap_pause_s = min(2 * self._reap_pause_s, _IDLE_REAPS * interval_s)
+                self._was_active = False
+                self._reaped_at = self._clock.seconds()
+                await self.reap()
+            elif fresh:
+                await self._reap_of(sorted(fresh))
         except BaseException:
             self._was_active = True  # nothing is known yet: the next comes no later
             raise
