@@ -215,11 +215,13 @@ class World:
         self._port: Any = None
 
     def devices(self, *devices: Mapping[str, Any], code: str = "") -> None:
-        """What the look at the drivers gives."""
-        self.python.write_text(
+        """What the look at the drivers gives. Whole at once: a look may be under way."""
+        draft = self.python.with_suffix(".new")
+        draft.write_text(
             f"#!/bin/sh\n{code}\ncat <<'END'\n{json.dumps({'devices': devices})}\nEND\n"
         )
-        self.python.chmod(0o755)
+        draft.chmod(0o755)
+        draft.rename(self.python)
 
     async def start_daemon(self) -> None:
         self.links = AgentLinkFactory(authenticate, self.desk, self.reactor, self.limits)
