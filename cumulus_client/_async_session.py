@@ -1,12 +1,16 @@
 """An asyncio client's own connection, and what is asked over it."""
 
 import asyncio
+import contextlib
+import functools
 import os
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cumulus_client._core import ClientCore, connection_to
+from cumulus_client._errands import Errands
+from cumulus_client._io_future import IoFuture
 from cumulus_client._io_thread import IoThread
 from cumulus_client._raising import raised_here_async
 from cumulus_client._session import CLOSE_TIMEOUT_S
@@ -38,6 +42,7 @@ class AsyncSession:
         self._core = ClientCore(connection, allow_pickle=allow_pickle)
         self._told: set[str] = set()
         self._map_tasks: set[asyncio.Task[Any]] = set()
+        self._home: tuple[asyncio.AbstractEventLoop, Errands] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,7 +72,29 @@ class AsyncSession:
         self._io.stop()
 
     async def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return await asyncio.wrap_future(self._io.run(coroutine))
+        # As `asyncio.wrap_future`, which wakes the caller's loop for each answer.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        errands = self._errands_here()
+
+        def done(_: IoFuture[_T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits
+                errands.add(functools.partial(_wake, waiter))
+
+        future = self._io.run(coroutine, done)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        if future.cancelled():
+            raise asyncio.CancelledError
+        return future.result()
+
+    def _errands_here(self) -> Errands:
+        loop = asyncio.get_running_loop()
+        if self._home is None or self._home[0] is not loop:
+            self._home = loop, Errands(loop)
+        return self._home[1]
 
     # --- asking ------------------------------------------------------------------------------
 
@@ -115,3 +142,8 @@ class AsyncSession:
     async def list_workers(self) -> list[dict[str, Any]]:
         """The pool's workers and their devices."""
         return await self._call(self._core.workers())
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -22,6 +22,7 @@ from cumulus_client._journal_reader import (
     ResultCollector,
     result_matches,
 )
+from cumulus_client._submission import Submission
 from cumulus_client._upload import Uploads
 from cumulus_client._withdrawing import Withdrawals
 from cumulus_client.connection import Connection, backoff_s
@@ -29,7 +30,7 @@ from cumulus_client.exceptions import (
     Conflict,
     ConnectionFailed,
     ConnectionLost,
-    NotFound,
+    CumulusError,
     ResultError,
     ServerError,
     error_from_end,
@@ -115,9 +116,8 @@ class ClientCore:
         Cancelling this, or no answer in time, takes the job back if it was accepted; `say` gets a
         line on that.
         """
-        full = self._full(package, spec)
-        await self._uploads.ensure(package, ask=False)
-        submitting = asyncio.ensure_future(self._submit(package, full))
+        submission = await self._prepared(package, spec)
+        submitting = asyncio.ensure_future(self._submit(submission))
         task = asyncio.current_task()
         assert task is not None
         self._submitting.add(task)
@@ -127,7 +127,7 @@ class ClientCore:
             self._withdrawals.of_call(submitting, say)
             raise
         except ConnectionFailed as error:
-            self._withdrawals.of_stream(self._stream_of(full), say)
+            self._withdrawals.of_stream(self._stream_of(submission), say)
             error.hint = f"{error.hint}; {MAYBE_ACCEPTED}" if error.hint else MAYBE_ACCEPTED
             raise
         finally:
@@ -140,25 +140,36 @@ class ClientCore:
         if cancelled := [task for task in self._submitting if task.cancelling()]:
             await asyncio.wait(cancelled)
 
-    async def _submit(self, package: Package, full: Mapping[str, Any]) -> str:
-        arguments = {"spec": full, "follow": False}
-        try:
-            answer = await self.connection.call(uris.JOB_SUBMIT, arguments)
-        except NotFound:
-            # The daemon held the package once, and has let go of it.
-            await self._uploads.ensure(package)
-            answer = await self.connection.call(uris.JOB_SUBMIT, arguments)
-        return str(answer["job"]["job_id"])
+    async def _submit(self, submission: Submission) -> str:
+        while True:
+            arguments = await submission.arguments()
+            accepted = False
+            try:
+                answer = await self.connection.call(uris.JOB_SUBMIT, {**arguments, "follow": False})
+                accepted = True
+            except CumulusError as error:
+                if not submission.mends(error):
+                    raise
+            finally:
+                submission.answered(accepted=accepted)
+            if accepted:
+                return str(answer["job"]["job_id"])
 
     async def submit_followed(self, package: Package, spec: Mapping[str, Any]) -> JobStream:
-        """Uploads; the stream submits with its first `next`. `remember` its job."""
-        await self._uploads.ensure(package)
-        return self._stream_of(self._full(package, spec))
+        """Uploads what is large; the stream submits with its first `next`. `remember` its job."""
+        return self._stream_of(await self._prepared(package, spec))
 
-    def _stream_of(self, full: Mapping[str, Any]) -> JobStream:
+    async def _prepared(self, package: Package, spec: Mapping[str, Any]) -> Submission:
+        # Connected first: who fails to, or gives up, has submitted nothing.
+        await self.connection.session()
+        submission = Submission(self._uploads, package, self._full(package, spec))
+        await submission.prepare()
+        return submission
+
+    def _stream_of(self, submission: Submission) -> JobStream:
         return JobStream(
             self.connection,
-            spec=full,
+            submission=submission,
             max_waiting_bytes=MAX_WAITING_BYTES,
             pause=self.connection.read_pause,
         )

@@ -1,11 +1,13 @@
 """The thread on which a client's event loop runs, owned and ended by its client."""
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from cumulus_client._errands import Errands
 from cumulus_client._io_future import IoFuture
 from cumulus_client.exceptions import ConnectionFailed
 
@@ -25,6 +27,7 @@ class IoThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._errands: Errands | None = None
         self._thread: threading.Thread | None = None
         self._process_id = 0
         self._stopped = False
@@ -48,15 +51,15 @@ class IoThread:
         Raises ConnectionFailed when stopped, or after a fork.
         """
         try:
-            loop = self._started_loop()
+            errands = self._started()
             future = IoFuture(then)
-            loop.call_soon_threadsafe(future.follow, coroutine)
+            errands.add(functools.partial(future.follow, coroutine))
         except BaseException:
             coroutine.close()
             raise
         return future
 
-    def _started_loop(self) -> asyncio.AbstractEventLoop:
+    def _started(self) -> Errands:
         if self._process_id not in (0, os.getpid()):
             # Before the lock, which a thread of the parent may have held at the fork.
             raise ConnectionFailed(
@@ -66,7 +69,7 @@ class IoThread:
         with self._lock:
             if self._stopped:
                 raise ConnectionFailed("this Cumulus client is closed", hint="make a new one")
-            if self._loop is None:
+            if self._errands is None:
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(
                     target=_serve, args=(loop,), name="cumulus-client", daemon=True
@@ -77,7 +80,8 @@ class IoThread:
                     loop.call_soon_threadsafe(loop.stop)
                     raise
                 self._process_id, self._thread, self._loop = os.getpid(), thread, loop
-            return self._loop
+                self._errands = Errands(loop)
+            return self._errands
 
     def stop(self) -> None:
         """Ends loop and thread, bounded by STOP_TIMEOUT_S. Idempotent."""
@@ -86,7 +90,7 @@ class IoThread:
         with self._lock:
             self._stopped = True
             loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
+            self._loop = self._thread = self._errands = None
         if loop is None or thread is None:
             return
         loop.call_soon_threadsafe(loop.stop)

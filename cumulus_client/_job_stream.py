@@ -97,6 +97,16 @@ class Caller(Protocol):
     ) -> dict[str, Any]: ...
 
 
+class Submit(Protocol):
+    """What a stream that submits needs to know of it: see `_submission.Submission`."""
+
+    async def arguments(self) -> dict[str, Any]: ...
+
+    def answered(self, *, accepted: bool) -> None: ...
+
+    def mends(self, error: BaseException | None) -> bool: ...
+
+
 class WaitingMessages:
     """Progressive results that nobody has read yet, bounded. No I/O."""
 
@@ -152,18 +162,18 @@ class JobStream:
         connection: Caller,
         *,
         job_id: str | None = None,
-        spec: Mapping[str, Any] | None = None,
+        submission: Submit | None = None,
         from_offset: int = 0,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         pause: ReadPause | None = None,
     ) -> None:
-        """Either `job_id`, to attach, or `spec`, to submit. A spec should have an idempotency
-        key: a submit whose acknowledgement was lost is repeated. `pause`: the connection's."""
-        if (job_id is None) == (spec is None):
-            raise ValueError("a stream needs either job_id or spec")
+        """Either `job_id`, to attach, or `submission`, which is sent again when its
+        acknowledgement was lost. `pause`: the connection's."""
+        if (job_id is None) == (submission is None):
+            raise ValueError("a stream needs either job_id or submission")
         self.job_id = job_id
         self._connection = connection
-        self._spec = spec
+        self._submission = submission
         self._reader = JournalReader(from_offset)
         self._waiting = WaitingMessages(max_waiting_bytes)
         self._pause = pause
@@ -221,7 +231,9 @@ class JobStream:
                 "from_offset": self._reader.next_offset,
             }
         else:
-            procedure, kwargs = uris.JOB_SUBMIT, {"spec": self._spec, "follow": True}
+            assert self._submission is not None
+            arguments = await self._submission.arguments()
+            procedure, kwargs = uris.JOB_SUBMIT, {**arguments, "follow": True}
         self._drop_waiting()
         self._followed_at = asyncio.get_running_loop().time()
         self._call = asyncio.ensure_future(
@@ -234,9 +246,14 @@ class JobStream:
             # Looked at now: where the client is closed before the reader asks for more, nobody
             # does, and asyncio would print it.
             call.exception()
+        if self._submission is not None:
+            accepted = not call.cancelled() and call.exception() is None
+            self._submission.answered(accepted=accepted)
         self._wake.set()
 
     def _progress(self, message: dict[str, Any]) -> None:
+        if self._submission is not None:
+            self._submission.answered(accepted=True)
         if not self._waiting.put(message) and self._call is not None:
             self._call.cancel()
         if self._pause is not None and self._waiting.waiting_bytes > self._pause_above_bytes:
@@ -326,6 +343,8 @@ class JobStream:
                 self._heard_of(answer["job"])
             self._events.append(Ended(job=answer["job"]))
             return
+        if self._submission is not None and self._view is None and self._submission.mends(error):
+            return  # `next` submits again
         begin = error.details.get("continue_from") if isinstance(error, InvalidArgument) else None
         if self._has_read and isinstance(begin, int) and 0 <= begin < self._reader.next_offset:
             self._events.append(Journal(records=self._reader.rewind(begin)))

@@ -29,6 +29,12 @@ def _library_folders() -> tuple[str, ...]:
 
 def is_local_file(path: str) -> bool:
     """Is it a module of the user's own, rather than an installed one or Python's?"""
+    # What leads where is looked at once, but for what the working directory decides.
+    return _lies_here(path) if os.path.isabs(path) else _lies_here.__wrapped__(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _lies_here(path: str) -> bool:
     real = os.path.realpath(path)
     if f"{os.sep}cumulus_runner{os.sep}inside{os.sep}" in real:
         return False  # `runtime`, which every job has: on the path here to try a script at home
@@ -78,6 +84,10 @@ class Finder:
         that can't be shipped."""
         found = self._locate(name)
         return found[0] if found else None
+
+    def agrees(self, other: "Finder") -> bool:
+        """Does it find all that `other` has found, and only that? Raises PackagingError."""
+        return all(self._locate(name) == found for name, found in other._known.items())
 
     def _locate(self, name: str) -> tuple[LocalModule, list[str]] | None:
         if name not in self._known:

@@ -13,6 +13,7 @@ from cumulus_client._callables import short_name, unwrap
 from cumulus_client._package_files import Files
 from cumulus_client._quantities import parse_bytes, parse_seconds
 from cumulus_client._raising import HOW_TO_GIVE
+from cumulus_client._signatures import signature_of
 
 #: Seconds, or text such as "90m".
 Seconds = float | str
@@ -146,7 +147,7 @@ def _parameters(func: Callable[..., Any]) -> set[str]:
     """Names that the function's signature takes as keywords."""
     function = unwrap(func)
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = signature_of(function).parameters.values()
     except (TypeError, ValueError):
         return set()
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -161,7 +162,7 @@ def bind(
     function = unwrap(func)
     try:
         # A decorator's wrapper takes what it takes, whatever the function in it does.
-        signature = inspect.signature(function, follow_wrapped=False)
+        signature = signature_of(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return  # nothing that can be called, or nobody knows how
     try:

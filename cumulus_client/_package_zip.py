@@ -1,6 +1,7 @@
 """The zip that is a package: equal contents give equal bytes."""
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -83,6 +84,9 @@ class Contents:
 
         told = json.dumps(manifest).encode()
         entries = {**self._entries, folder.MANIFEST: (told, len(told), False)}
+        held = {place: data for place, (data, *_) in entries.items() if isinstance(data, bytes)}
+        if len(held) == len(entries) and sum(map(len, held.values())) < _LARGE_BYTES:
+            return _small_zip(held)
         writer = PackageWriter()
         # What is made goes through `writer`, whatever it is: it has what zipfile writes to.
         target: Any = writer
@@ -90,9 +94,7 @@ class Contents:
             with zipfile.ZipFile(target, "w") as archive:
                 for place in sorted(entries):
                     data, _, executable = entries[place]
-                    entry = zipfile.ZipInfo(place, _EPOCH)
-                    entry.create_system = 3
-                    entry.external_attr = (0o100755 if executable else 0o100644) << 16
+                    entry = _entry(place, executable)
                     if isinstance(data, Path):
                         _add_file(archive, entry, data, writer)
                     else:
@@ -100,6 +102,26 @@ class Contents:
         except OSError as error:
             raise no_room(error) from error
         return writer.finished()
+
+
+def _small_zip(files: Mapping[str, bytes]) -> bytes:
+    """As most calls are: at once, and in memory."""
+    import zipfile
+
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for place in sorted(files):
+            archive.writestr(_entry(place), files[place], zipfile.ZIP_DEFLATED)
+    return held.getvalue()
+
+
+def _entry(place: str, executable: bool = False) -> "zipfile.ZipInfo":
+    import zipfile
+
+    entry = zipfile.ZipInfo(place, _EPOCH)
+    entry.create_system = 3
+    entry.external_attr = (0o100755 if executable else 0o100644) << 16
+    return entry
 
 
 class _Bytes:

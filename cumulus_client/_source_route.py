@@ -28,9 +28,12 @@ from cumulus_client._local_modules import (
 )
 from cumulus_client._module_syntax import imports_of, syntax_of
 from cumulus_client._package_zip import Contents
+from cumulus_client._remembered_code import Code, Memory, Witness
 from cumulus_client._remote_error import MAIN_PREFIX
 from cumulus_client.exceptions import PackagingError
 from cumulus_client.source_slice import slice_module
+
+_memory = Memory()
 
 
 @dataclass
@@ -65,57 +68,96 @@ def add_by_source(
     function = func if by_name and isinstance(func, types.FunctionType) else None
     module = None if function is None else _module_of(function)
     call = encode_call(name, None if by_name else func, args, kwargs)
-    roots: dict[str, list[str]] = {}
-    if function is not None and module is not None:
-        roots[module.__name__] = [function.__name__]
-    for module_name, names in call.names.items():
-        if module_name in roots or module_name == MAIN:
-            known = roots.setdefault(module_name, [])
-            known += sorted(one for one in names if one and one not in known)
-    reduced = [
-        _reduce(sys.modules[module_name], names, function if number == 0 else None)
-        for number, (module_name, names) in enumerate(roots.items())
-    ]
-    made = [one for one in reduced if one is not None]
-    origins: dict[str, str] = {}
-    aliases = {one.job_name: one.name for one in made if one.job_name != one.name}
-    for one in made:
-        contents.add(one.place, one.source)
-        origins[one.place] = one.origin
-    needed = [one for one in call.names if one not in {each.name for each in made}]
-    needed += [need for one in made for need in one.needs]
-    # A module that another reduced one imports may be wanted whole.
-    lone = [one.name for one in made if not any(one.name in other.needs for other in made)]
-    locals_ = collect(needed, Finder(sys.path, loaded=True), reduced=lone[0] if lone else None)
-    add_modules(contents, short_name(func), locals_, origins)
-    for place, data in call.files.items():
+    code = _code_of(func, function, module, call.names)
+    for place, data in (*code.files.items(), *call.files.items()):
         contents.add(place, data)
     manifest: dict[str, Any] = {"version": 1, "call": CALL}
     if function is not None and module is not None:
-        job_name = next((one.job_name for one in made if one.name == module.__name__), None)
         manifest |= {
             "kind": "function",
-            "module": job_name or module.__name__,
+            "module": code.module or module.__name__,
             "function": function.__name__,
         }
     else:
         manifest["kind"] = "callable"
-    if aliases and CALL_PICKLE in call.files:
+    if code.aliases and CALL_PICKLE in call.files:
         # What a pickle calls by its name here has another one there.
-        manifest["aliases"] = {here: there for there, here in aliases.items()}
-    manifest["origins"] = origins
-    return Made(manifest=manifest, aliases=aliases)
+        manifest["aliases"] = {here: there for there, here in code.aliases.items()}
+    manifest["origins"] = dict(code.origins)
+    return Made(manifest=manifest, aliases=dict(code.aliases))
+
+
+def _code_of(
+    func: Callable[..., Any],
+    function: types.FunctionType | None,
+    module: types.ModuleType | None,
+    names: Mapping[str, set[str]],
+) -> Code:
+    """The code for a call of `func`: `function` of `module`, or pickled; `names`: module -> what a
+    pickle names of it. Raises PackagingError."""
+    roots: dict[str, list[str]] = {}
+    if function is not None and module is not None:
+        roots[module.__name__] = [function.__name__]
+    for module_name, wanted in names.items():
+        if module_name in roots or module_name == MAIN:
+            known = roots.setdefault(module_name, [])
+            known += sorted(one for one in wanted if one and one not in known)
+    key = (
+        None if function is None else id(function),
+        tuple((module_name, *wanted) for module_name, wanted in roots.items()),
+        frozenset(names),
+    )
+    remembered = _memory.recall(key, function)
+    if remembered is not None:
+        return remembered
+    witness = Witness(function)
+    reduced = [
+        _reduce(sys.modules[module_name], wanted, function if number == 0 else None, witness)
+        for number, (module_name, wanted) in enumerate(roots.items())
+    ]
+    made = [one for one in reduced if one is not None]
+    files = {one.place: one.source for one in made}
+    origins = {one.place: one.origin for one in made}
+    needed = [one for one in names if one not in {each.name for each in made}]
+    needed += [need for one in made for need in one.needs]
+    # A module that another reduced one imports may be wanted whole.
+    lone = [one.name for one in made if not any(one.name in other.needs for other in made)]
+    finder = Finder(sys.path, loaded=True)
+    locals_ = collect(needed, finder, reduced=lone[0] if lone else None)
+    _take_modules(files, short_name(func), locals_, origins)
+    called = None if module is None else module.__name__
+    code = Code(
+        files=files,
+        origins=origins,
+        aliases={one.job_name: one.name for one in made if one.job_name != one.name},
+        module=next((one.job_name for one in made if one.name == called), None),
+    )
+    if witness.settle(finder, (one.path for one in locals_.values() if one.path is not None)):
+        _memory.keep(key, code, witness)
+    return code
 
 
 def add_modules(
     contents: Contents, name: str, modules: Mapping[str, LocalModule], origins: dict[str, str]
 ) -> None:
     """Adds local modules whole. `name`: of what needs them. Raises PackagingError."""
+    files: dict[str, bytes] = {}
+    _take_modules(files, name, modules, origins)
+    for place, data in files.items():
+        contents.add(place, data)
+
+
+def _take_modules(
+    files: dict[str, bytes],
+    name: str,
+    modules: Mapping[str, LocalModule],
+    origins: dict[str, str],
+) -> None:
     for local in modules.values():
         if local.path is None:
             continue
         check_shippable(name, local)
-        contents.add(local.archive_name, _read(local))
+        files[local.archive_name] = _read(local)
         origins[local.archive_name] = local.path
 
 
@@ -142,16 +184,22 @@ def check_shippable(function_name: str, local: LocalModule) -> None:
 
 
 def _reduce(
-    module: types.ModuleType, roots: list[str], function: types.FunctionType | None
+    module: types.ModuleType,
+    roots: list[str],
+    function: types.FunctionType | None,
+    witness: Witness,
 ) -> _Reduced | None:
     """`function`: the one of it that is to be called. None for an installed module."""
+    namespace = witness.namespace(module)
     path = _source_file(module, roots[0], function)
     if path is None:
         return None
-    source = _source(roots[0], path)
+    lines = _lines(roots[0], path)
+    witness.source(path, lines)
+    source = "".join(lines)
     if function is not None:
         _check_current(function, source, path)
-    text = slice_module(source, vars(module), roots, filename=os.path.basename(path), unwrap=unwrap)
+    text = slice_module(source, namespace, roots, filename=os.path.basename(path), unwrap=unwrap)
     job_name, parent = _name_in_job(module, path)
     needs = [*imports_of(text).names(parent), *([parent] if parent else [])]
     return _Reduced(
@@ -211,12 +259,12 @@ def _source_file(
     return str(path)
 
 
-def _source(name: str, path: str) -> str:
+def _lines(name: str, path: str) -> list[str]:
     linecache.checkcache(path)
     lines = linecache.getlines(path)
     if not lines:
         raise _no_source(name)
-    return "".join(lines)
+    return lines
 
 
 def _check_current(function: types.FunctionType, source: str, path: str) -> None:

@@ -6,7 +6,7 @@ import ssl
 from typing import Any
 
 from autobahn.asyncio.websocket import WampWebSocketClientFactory, WampWebSocketClientProtocol
-from autobahn.wamp.exception import ProtocolError
+from autobahn.wamp.exception import ProtocolError, TransportLost
 from autobahn.websocket.util import parse_url
 
 from cumulus_client._cbor import CborSerializer
@@ -43,9 +43,16 @@ async def open_transport(
     serializer = CborSerializer()
 
     class Protocol(WampWebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
+        # A job's output and many submits are thousands of messages a second; Autobahn's way makes
+        # the text of a log line, in colours, of each, and a message object of what comes.
+
+        def send(self, msg: Any) -> None:
+            if self._session is None:
+                raise TransportLost
+            payload, is_binary = serializer.serialize(msg)
+            self.sendMessage(payload, is_binary)  # type: ignore[no-untyped-call, unused-ignore]
+
         def onMessage(self, payload: bytes, isBinary: bool) -> None:
-            # A job's output is thousands of these a second; Autobahn's way makes a message object
-            # and the text of a log line of each.
             try:
                 taken = session.take(serializer.plain(payload))
             except ProtocolError:

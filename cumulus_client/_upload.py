@@ -36,6 +36,9 @@ class Uploads:
         self._connection = connection
         self._under_way: dict[str, tuple[asyncio.Lock, int]] = {}  # sha256 -> lock, its users
         self._known: dict[str, None] = {}  # sha256 of what the daemon has held
+        self._carried: dict[str, asyncio.Future[None]] = {}  # sha256 -> its submit is answered
+        #: The daemon takes a small package beside its first job.
+        self.takes_code = True
 
     async def ensure(self, package: Package, *, ask: bool = True) -> None:
         """Returns when the daemon holds the package. Raises the daemon's refusals, ServerError
@@ -53,15 +56,40 @@ class Uploads:
         try:
             async with lock:
                 if ask or key not in self._known:
-                    self._known.pop(key, None)
+                    self.forget(package)
                     await self._upload(package)
-                    self._known[key] = None
-                    if len(self._known) > MAX_KNOWN:
-                        del self._known[next(iter(self._known))]
+                    self._know(package)
         finally:
             lock, users = self._under_way.pop(key)
             if users > 1:
                 self._under_way[key] = (lock, users - 1)
+
+    async def carry(self, package: Package) -> bytes | None:
+        """The package's bytes, to go with a submit, of whose outcome `carried` has to be told;
+        None: the daemon has held it before. While a submit carries it, others wait for that."""
+        key = package.sha256
+        while key not in self._known and key in self._carried:
+            await asyncio.shield(self._carried[key])
+        if key in self._known:
+            return None
+        self._carried[key] = asyncio.get_running_loop().create_future()
+        return package.whole()
+
+    def carried(self, package: Package, *, taken: bool) -> None:
+        """The submit with the package's bytes was answered, or given up. `taken`: the daemon holds
+        them."""
+        if taken:
+            self._know(package)
+        self._carried.pop(package.sha256).set_result(None)
+
+    def forget(self, package: Package) -> None:
+        """The daemon doesn't hold it any more."""
+        self._known.pop(package.sha256, None)
+
+    def _know(self, package: Package) -> None:
+        self._known[package.sha256] = None
+        if len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
 
     async def _upload(self, package: Package) -> None:
         key = {"sha256": package.sha256, "size_bytes": package.size_bytes}

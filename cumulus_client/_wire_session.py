@@ -30,6 +30,7 @@ message: Any = wamp_message
 role: Any = wamp_role
 
 _RESULT = message.Result.MESSAGE_TYPE
+_LAST: dict[str, Any] = {}
 _PROGRESS = {"progress": True}
 
 Progress = Callable[[dict[str, Any]], None]
@@ -145,17 +146,22 @@ class CallerSession:
         )
 
     def take(self, raw: Any) -> bool:
-        """A message's plain form, if it is a progressive result of a call under way that has
-        keyword arguments only; False: it is one for `onMessage`."""
+        """A message's plain form, if it is a result, the last or a progressive one, of a call under
+        way that has keyword arguments only; False: it is one for `onMessage`."""
         if type(raw) is not list or len(raw) != 5:
             return False
         kind, request, details, args, kwargs = raw
-        if kind != _RESULT or details != _PROGRESS or args or type(kwargs) is not dict:
+        if kind != _RESULT or args or type(kwargs) is not dict or type(request) is not int:
             return False
-        call = self._calls.get(request) if type(request) is int else None
-        if call is None or call.on_progress is None:
+        call = self._calls.get(request)
+        if call is None:
             return False
-        call.on_progress(kwargs)
+        if details == _LAST:
+            self._conclude(request, call, kwargs)
+        elif details == _PROGRESS and call.on_progress is not None:
+            call.on_progress(kwargs)
+        else:
+            return False
         return True
 
     def onMessage(self, msg: Any) -> None:
@@ -333,9 +339,12 @@ class CallerSession:
             if call.on_progress is not None:
                 call.on_progress(kwargs)
         else:
-            del self._calls[msg.request]
-            if not call.future.done():
-                call.future.set_result(kwargs)
+            self._conclude(msg.request, call, kwargs)
+
+    def _conclude(self, request: int, call: _Call, kwargs: dict[str, Any]) -> None:
+        del self._calls[request]
+        if not call.future.done():
+            call.future.set_result(kwargs)
 
     def _error(self, msg: Any) -> None:
         call = self._calls.pop(msg.request, None)

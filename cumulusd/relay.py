@@ -131,11 +131,24 @@ class Relay:
     # -- jobs
 
     async def submit(
-        self, who: Principal, spec_value: Any, *, only_node: str | None = None
+        self,
+        who: Principal,
+        spec_value: Any,
+        *,
+        code: bytes | None = None,
+        only_node: str | None = None,
     ) -> dict[str, Any]:
-        """The view of the new job, which is durable. Every error carries its id. `only_node`: it
-        runs on that node or not at all, which no client can ask for."""
-        return self.view(await self._submissions.submit(who, spec_value, only_node=only_node))
+        """The view of the new job, which is durable. Every error carries its id. `code`: the
+        package, for when it isn't here. `only_node`: it runs on that node or not at all, which no
+        client can ask for."""
+        if code is not None and len(code) > PACKAGE_CHUNK_BYTES:
+            raise TooLarge(
+                f"A package that comes with its job has at most {PACKAGE_CHUNK_BYTES} bytes",
+                details={"size_bytes": len(code), "max_bytes": PACKAGE_CHUNK_BYTES},
+                hint="upload it with cumulus.package.put and .commit first",
+            )
+        record = await self._submissions.submit(who, spec_value, code=code, only_node=only_node)
+        return self.view(record)
 
     def check_upload(self, who: Principal) -> None:
         """Raises CumulusError when a job of this principal would be refused now, whatever it is."""

@@ -81,13 +81,14 @@ class Submissions:
         job_id: Any = None,
         faults: Sequence[Mapping[str, str]] = (),
         posted: bool = False,
+        code: bytes | None = None,
         only_node: str | None = None,
     ) -> JobRecord:
         """The new job, which is durable. Every error carries its id.
 
         `job_id`: the submitter's own for it. `faults`: what is wrong already, told together with
         the rest. `posted`: look into the package, as an old client's says itself what to install.
-        `only_node`: the only one that it may run on.
+        `code`: the package, for when it isn't here. `only_node`: the only one that it may run on.
         """
         used_id = f"job_{secrets.token_hex(6)}"
         found = list(faults)
@@ -100,7 +101,7 @@ class Submissions:
             if posted and not found:
                 spec_value = await self._with_contents(who, spec_value)
             record = await self._submit(
-                who, spec_value, used_id, found, job_id is not None, only_node
+                who, spec_value, used_id, found, job_id is not None, code, only_node
             )
         except CumulusError as error:
             error.job_id = error.job_id or used_id
@@ -148,22 +149,24 @@ class Submissions:
         job_id: str,
         faults: Sequence[Mapping[str, str]],
         is_own_id: bool,
+        code: bytes | None,
         only_node: str | None,
     ) -> JobRecord:
         spec = self._parse(spec_value, faults)
         # A repeated submit is answered from memory, whatever the disk is like.
-        if spec.idempotency_key is not None:
-            known = await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
+        known = await self._earlier(who, spec)
+        if known is not None:
+            return known
+        self.check_disk()
+        self._check_room(who.owner)
+        if not self._packages.check(who.owner, spec.package_sha256, spec.package_size_bytes)[0]:
+            await self._bring(who, spec, code)
+            # What was found before that may be otherwise now.
+            self.check_open(who)
+            known = await self._earlier(who, spec)
             if known is not None:
                 return known
-        self.check_disk()
-        package = (spec.package_sha256, spec.package_size_bytes)
-        if not self._packages.check(who.owner, *package)[0]:
-            raise NotFound(
-                f"The package {spec.package_sha256[:12]}… was not uploaded",
-                hint="upload it with cumulus.package.put and .commit first",
-            )
-        self._check_room(who.owner)
+            self._check_room(who.owner)
         self._check_python(spec)
         refusal = self._supervisor.placing.refusal(spec)
         if refusal is not None:
@@ -185,6 +188,31 @@ class Submissions:
         )
         await self._supervisor.submit(record, secret_values(spec_value))
         return record
+
+    async def _earlier(self, who: Principal, spec: JobSpec) -> JobRecord | None:
+        """The job that this submit made when it was sent before."""
+        if spec.idempotency_key is None:
+            return None
+        return await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
+
+    async def _bring(self, who: Principal, spec: JobSpec, code: bytes | None) -> None:
+        """The package is here, and durable, out of what came with the job. Raises NotFound when
+        nothing did, or no more can be taken now."""
+        if code is not None and len(code) != spec.package_size_bytes:
+            raise invalid_spec(
+                [
+                    {
+                        "key": "package.size_bytes",
+                        "message": f"is {spec.package_size_bytes}, and the code that came with it "
+                        f"has {len(code)} bytes",
+                    }
+                ]
+            )
+        if code is None or not await self._packages.bring(who.owner, spec.package_sha256, code):
+            raise NotFound(
+                f"The package {spec.package_sha256[:12]}… was not uploaded",
+                hint="upload it with cumulus.package.put and .commit first",
+            )
 
     def _parse(self, spec_value: Any, faults: Sequence[Mapping[str, str]]) -> JobSpec:
         """Raises InvalidArgument with those faults and the specification's own; TooLarge."""

@@ -18,18 +18,21 @@ from twisted.logger import Logger
 
 from cumulus_wire.link import MAX_BODY_BYTES
 from cumulusd.errors import Conflict, InvalidArgument, NotFound, TooLarge, TooMany
+from cumulusd.jobs import package_file
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.package_owners import PackageOwners, name_for
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.segments import write_at
 from cumulusd.jobs.store import StoreFailed
-from cumulusd.jobs.upload_hashes import Progress, UploadHashes
+from cumulusd.jobs.upload_hashes import UploadHashes
 
 #: Uploads that may be unfinished at once, over all owners.
 MAX_UPLOADS = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Threads that uploads without a known hash may take of the daemon's few.
 _RECEIVING_THREADS = 3
+#: Packages that are being brought whole, in memory: larger sums have to be uploaded.
+MAX_BROUGHT_BYTES = 16 << 20
 #: How the files of such uploads begin; they can't be continued.
 _RECEIVED = "received-"
 
@@ -67,6 +70,7 @@ class Packages:
         self._hashes = UploadHashes(run_in_thread)
         self._receiving = DeferredSemaphore(_RECEIVING_THREADS)
         self._received = 0
+        self._brought = self._brought_bytes = 0
         for folder in (root, self._uploads, self._checking):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._owners = PackageOwners(root / "owners")
@@ -86,7 +90,7 @@ class Packages:
     def uploaded(self, owner: str, sha256: str) -> int:
         """The offset from which this owner's unfinished upload goes on. Raises InvalidArgument."""
         self._validate(sha256, 0)
-        return _size_bytes(self._upload_path(owner, sha256)) or 0
+        return package_file.size_bytes(self._upload_path(owner, sha256)) or 0
 
     async def put(self, owner: str, sha256: str, offset: int, data: bytes) -> int:
         """Appends to this owner's upload; gives how much of the package is held now.
@@ -95,11 +99,11 @@ class Packages:
         TooLarge; TooMany when too much is unfinished; StoreFailed when the disk refuses.
         """
         self._validate(sha256, offset + len(data))
-        whole = _size_bytes(self._package_path(sha256))
+        whole = package_file.size_bytes(self._package_path(sha256))
         if whole is not None and self._owners.has(owner, sha256):
             return whole
         path = self._upload_path(owner, sha256)
-        held = _size_bytes(path) or 0
+        held = package_file.size_bytes(path) or 0
         if offset != held:
             raise _continue_at(held, f"{held} bytes of it are held, not {offset}")
         self._check_room(path, len(data))
@@ -129,7 +133,7 @@ class Packages:
             if self._present(owner, sha256, size_bytes):
                 return
             path = self._upload_path(owner, sha256)
-            held = _size_bytes(path) or 0
+            held = package_file.size_bytes(path) or 0
             if held < size_bytes:
                 raise _continue_at(held, f"{held} of its {size_bytes} bytes are held")
             progress = await self._hashes.take(path)
@@ -140,7 +144,9 @@ class Packages:
             try:
                 os.replace(path, aside)
                 found = await self._run_in_thread(
-                    lambda: _store(aside, self._package_path(sha256), sha256, size_bytes, progress)
+                    lambda: package_file.store(
+                        aside, self._package_path(sha256), sha256, size_bytes, progress
+                    )
                 )
                 if found is None:
                     now = self._wall_clock()
@@ -154,6 +160,35 @@ class Packages:
                 f"The uploaded package has {held} bytes and the SHA-256 {found}; "
                 f"{size_bytes} bytes with {sha256} were announced",
             )
+
+    async def bring(self, owner: str, sha256: str, data: bytes) -> bool:
+        """A whole package at once: fires when it is checked and durable. False when there is no
+        room for it now: it can be uploaded.
+
+        Raises InvalidArgument when the hash is another; TooLarge; StoreFailed.
+        """
+        self._validate(sha256, len(data))
+        if self._brought_bytes + len(data) > MAX_BROUGHT_BYTES:
+            return False
+        self._brought += 1
+        aside, target = self._checking / f"brought-{self._brought}", self._package_path(sha256)
+        self._brought_bytes += len(data)
+        try:
+            found = await self._in_receiving_thread(
+                lambda: package_file.store_whole(aside, target, sha256, data)
+            )
+            if found is None:
+                os.utime(target, (self._wall_clock(), self._wall_clock()))
+                self._owners.add(owner, sha256)
+        except OSError as error:
+            raise self._disk_error("stored", error) from error
+        finally:
+            self._brought_bytes -= len(data)
+        if found is not None:
+            raise _invalid(
+                "package.sha256", f"The package has the SHA-256 {found}; {sha256} was announced"
+            )
+        return True
 
     def receive(self, owner: str, check_disk: Callable[[], None] = lambda: None) -> Incoming:
         """A new upload of a package whose hash is not known yet. Raises TooMany, StoreFailed.
@@ -201,14 +236,14 @@ class Packages:
         """
         self._validate(sha256, 0)
         path = self._package_path(sha256)
-        total = _size_bytes(path)
+        total = package_file.size_bytes(path)
         if total is None:
             raise _not_here(sha256)
         if not 0 <= offset <= total or length < 0:
             raise _invalid("offset", f"Offset {offset} is outside the package's {total} bytes")
         size = min(length, MAX_BODY_BYTES, total - offset)
         try:
-            return await self._run_in_thread(lambda: _read(path, offset, size)), total
+            return await self._run_in_thread(lambda: package_file.read(path, offset, size)), total
         except OSError as error:
             raise self._disk_error("read", error) from error
 
@@ -232,7 +267,7 @@ class Packages:
     def total_bytes(self) -> int:
         """Bytes on disk, unfinished uploads too. Looks at the disk."""
         files = [*self._root.glob("*.zip"), *self._uploads.iterdir(), *self._checking.iterdir()]
-        return sum(_size_bytes(path) or 0 for path in files)
+        return sum(package_file.size_bytes(path) or 0 for path in files)
 
     def _prune_file(self, path: Path, before: float) -> int:
         stat = path.stat()
@@ -267,7 +302,7 @@ class Packages:
 
     def _present(self, owner: str, sha256: str, size_bytes: int) -> bool:
         path = self._package_path(sha256)
-        held = _size_bytes(path)
+        held = package_file.size_bytes(path)
         if held is None or not self._owners.has(owner, sha256):
             return False
         if held != size_bytes:
@@ -279,10 +314,10 @@ class Packages:
             raise self._disk_error("used", error) from error
         return True
 
-    async def _in_receiving_thread(self, work: Callable[[], None]) -> None:
+    async def _in_receiving_thread(self, work: Callable[[], _T]) -> _T:
         await self._receiving.acquire()
         try:
-            await self._run_in_thread(work)
+            return await self._run_in_thread(work)
         finally:
             self._receiving.release()
 
@@ -291,7 +326,9 @@ class Packages:
         async with self._commit_lock:
             try:
                 if not self._present(owner, sha256, size_bytes):
-                    await self._run_in_thread(lambda: _move(path, self._package_path(sha256)))
+                    await self._run_in_thread(
+                        lambda: package_file.move(path, self._package_path(sha256))
+                    )
                 now = self._wall_clock()
                 os.utime(self._package_path(sha256), (now, now))
                 self._owners.add(owner, sha256)
@@ -299,7 +336,7 @@ class Packages:
                 raise self._disk_error("stored", error) from error
 
     def _check_room(self, path: Path, more_bytes: int) -> None:
-        sizes = {each.name: _size_bytes(each) or 0 for each in self._uploads.iterdir()}
+        sizes = {each.name: package_file.size_bytes(each) or 0 for each in self._uploads.iterdir()}
         unfinished = sum(sizes.values())
         over_bytes = unfinished + more_bytes > self._max_unfinished_bytes
         if over_bytes or (path.name not in sizes and len(sizes) >= MAX_UPLOADS):
@@ -339,50 +376,3 @@ def _not_here(sha256: str) -> NotFound:
 
 def _invalid(key: str, message: str) -> InvalidArgument:
     return InvalidArgument(message, details={"faults": [{"key": key, "message": message}]})
-
-
-def _size_bytes(path: Path) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return None
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, size, offset)
-    finally:
-        os.close(fd)
-
-
-def _store(
-    aside: Path, target: Path, sha256: str, size_bytes: int, progress: Progress
-) -> str | None:
-    """Makes the checked upload the package. Gives its real hash when that is another. `progress`:
-    how far it is hashed."""
-    try:
-        fd = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            held = os.fstat(fd).st_size
-            progress.hash_to(fd, held)
-            found: str = progress.digest.hexdigest()
-            if found != sha256 or held != size_bytes:
-                return found
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        _move(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return None
-
-
-def _move(path: Path, target: Path) -> None:
-    """Durably."""
-    os.replace(path, target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -137,8 +137,9 @@ class Procedures:
     async def _job_submit(self, call: Call) -> Mapping[str, Any]:
         arguments = Arguments(call)
         spec, follow = arguments.take("spec", dict), arguments.take("follow", bool, True)
+        code = arguments.take("code", bytes, None)
         arguments.end()
-        job = await self._relay.submit(call.caller, spec)
+        job = await self._relay.submit(call.caller, spec, code=code)
         accepted = {"event": "accepted", "job": job}
         if not (follow and call.wants_progress):
             return accepted

@@ -49,6 +49,42 @@ print(json.dumps({{"values": [first, submitted(), submitted()]}}))
     assert len(refusals) == 1
 
 
+def test_a_small_package_comes_with_its_job_in_one_call(daemon: Daemon) -> None:
+    done = daemon.run(
+        HEAD
+        + """
+import os
+from cumulus_client._wire_session import CallerSession
+calls = []
+real = CallerSession.call
+def noted(self, procedure, *args, **kwargs):
+    calls.append(procedure.removeprefix("cumulus."))
+    return real(self, procedure, *args, **kwargs)
+CallerSession.call = noted
+def made_of(work, *args, **kwargs):
+    calls.clear()
+    return work(*args, **kwargs), calls.copy()
+def size(name=None):
+    import os
+    return name and os.path.getsize(name)
+def submit(func):
+    client.submit(func, gpu_memory=0.1, duration=60).cancel()
+def other():
+    pass
+print(json.dumps({
+    "new": made_of(run, size), "known": made_of(run, size),
+    "submitted": made_of(submit, other)[1],
+    "large": made_of(run, size, "a", files={"a": os.urandom(300_000)}),
+}))
+"""
+    )
+    found = last_json(done.stdout)
+    assert found["new"] == found["known"] == [None, ["job.submit"]]
+    assert found["submitted"] == ["job.submit", "job.cancel"]
+    upload = ["package.check", "package.put", "package.commit", "job.submit"]
+    assert found["large"] == [300_000, upload]
+
+
 def test_whatever_can_be_called_runs(daemon: Daemon) -> None:
     done = daemon.run(
         HEAD

@@ -29,6 +29,22 @@ from tests.torture import copies
 AWAY_S = 120.0
 
 
+class _Brought:
+    """The submit of a job whose package is with the daemon already."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+
+    async def arguments(self) -> dict[str, Any]:
+        return {"spec": self._spec}
+
+    def answered(self, *, accepted: bool) -> None:
+        """Nothing goes along."""
+
+    def mends(self, error: BaseException | None) -> bool:
+        return False
+
+
 class Reader:
     """Follows one job in its manner: `follow`, `stall` (reads with long pauses), or `reattach`
     (leaves every few events and comes back)."""
@@ -65,7 +81,7 @@ class Reader:
         stream = JobStream(
             self._connection,
             job_id=self._order.get("job_id"),
-            spec=self._order.get("spec"),
+            submission=_Brought(self._order["spec"]) if "spec" in self._order else None,
             from_offset=held[-1].next_offset if held else 0,
         )
         manner, events = self._order["manner"], 0

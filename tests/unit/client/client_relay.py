@@ -96,6 +96,7 @@ class Relay:
         self.counts: Counter[str] = Counter()
         self.wrapper = wrapper
         self.lose_answers = 1
+        self.takes_code = "--before-code" not in sys.argv
         self.held: list[Deferred[None]] = []
         session = router.local()
         for uri, handler in {
@@ -150,12 +151,20 @@ class Relay:
         return {"present": True}
 
     async def submit(
-        self, call: Call, spec: dict[str, Any], follow: bool = True
+        self, call: Call, spec: dict[str, Any], follow: bool = True, code: bytes | None = None
     ) -> Mapping[str, Any]:
+        if code is not None and not self.takes_code:
+            faults = [{"key": "code", "message": "is no argument of this procedure"}]
+            raise InvalidArgument("Invalid arguments: code", details={"faults": faults})
         if not 0 < spec["gpu_memory"] <= 1:
             faults = [{"key": "gpu_memory", "message": "must be over 0 and at most 1"}]
             raise InvalidArgument("the job is malformed", job_id="j0", details={"faults": faults})
         key = spec["idempotency_key"]
+        sha256 = spec["package"]["sha256"]
+        if code is not None and hashlib.sha256(code).hexdigest() == sha256:
+            self.packages[sha256] = code
+        if len(self.packages.get(sha256, b"")) != spec["package"]["size_bytes"]:
+            raise NotFound(f"The package {sha256} was not uploaded")
         if key not in self.by_key:
             job = Job(f"job-{len(self.jobs) + 1}", spec["name"])
             self.jobs[job.job_id] = self.by_key[key] = job

@@ -62,10 +62,29 @@ def test_a_submit_whose_answer_was_lost_is_one_job(relay: Relay, tmp_path: Path)
         HEAD.format(url=relay.url)
         + "job = submit('lost-answer')\nassert job.result() == {'a': 1}\n"
         "assert [j['job_id'] for j in client.list_jobs()] == ['job-1']\n"
-        "c = counts()\nassert c['cumulus.job.submit'] == 2, c\n"
+        "follow('plain')\nsubmit('plain')\nc = counts()\n"
+        "assert c['cumulus.job.submit'] == 4, c\n"
+        "assert not [name for name in c if '.package.' in name], 'they came with their jobs'\n"
+        "client.close()\n",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_that_takes_no_code_with_a_job_gets_an_upload(
+    start_relay: Callable[..., Relay], tmp_path: Path
+) -> None:
+    relay = start_relay("--before-code")
+    done = run(
+        tmp_path / "u.py",
+        HEAD.format(url=relay.url)
+        + "job = submit('lost-answer')\nassert job.result() == {'a': 1}\n"
+        "assert [j['job_id'] for j in client.list_jobs()] == ['job-1']\n"
+        "c = counts()\nassert c['cumulus.job.submit'] == 3, c\n"
         "assert c['cumulus.package.put'] >= 3, c\nassert c['cumulus.package.commit'] == 1, c\n"
         "submit('plain')\nc2 = counts()\n"
         "assert c2['cumulus.package.put'] == c['cumulus.package.put'], 'uploaded twice'\n"
+        "assert c2['cumulus.job.submit'] == 4, 'it was tried once'\n"
+        "follow('plain')\nassert counts()['cumulus.package.commit'] == 2\n"
         "client.close()\n",
     )
     assert done.returncode == 0, done.stderr

@@ -90,10 +90,10 @@ def test_a_file_that_does_not_shrink_is_not_copied(
 def test_its_temporary_file_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_package_bytes, "IN_MEMORY_BYTES", 1000)
     contents = Contents("x")
-    contents.add("some", os.urandom(5000))
+    contents.add("some", os.urandom(2 << 20))
     data = packed(contents)
     spool = data._spool
-    assert in_steps(data, 999) and not spool.closed
+    assert in_steps(data, 100_003) and not spool.closed
     gone = weakref.ref(data)
     del data
     gc.collect()
@@ -165,7 +165,7 @@ def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", full)
     contents = Contents("x")
-    contents.add("some", b"some")
+    contents.add("some", os.urandom(2 << 20))
     with pytest.raises(PackagingError, match=r"temporary file.*No space left.*\n?.*TMPDIR") as told:
         contents.zipped(MANIFEST)
     assert tempfile.gettempdir() in str(told.value)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from cumulus_client._submission import MAX_CARRIED_BYTES, Submission
 from cumulus_client._upload import MAX_STALLED, Uploads, Window
-from cumulus_client.exceptions import Conflict, ServerError
+from cumulus_client.exceptions import Conflict, InvalidArgument, NotFound, ServerError, TooMany
 from cumulus_client.packaging import Package
 from cumulus_wire import uris
 
@@ -220,3 +221,77 @@ def test_a_piece_that_is_refused_takes_back_those_behind_it() -> None:
     with pytest.raises(ServerError, match="the disk is full"):
         upload(store, Uploads(store))
     assert store.cancelled > 0
+
+
+def test_while_a_submit_carries_a_package_others_wait_for_it() -> None:
+    async def main() -> None:
+        uploads = Uploads(Store())
+        first, others = (
+            Submission(uploads, PACKAGE, {"name": "a"}),
+            [Submission(uploads, PACKAGE, {"name": "b"}) for _ in range(3)],
+        )
+        assert await first.arguments() == {"spec": {"name": "a"}, "code": PACKAGE.whole()}
+        waiting = [asyncio.ensure_future(each.arguments()) for each in others]
+        await asyncio.sleep(0.01)
+        assert not any(each.done() for each in waiting)
+        waiting[0].cancel()  # who gives up holds nobody up
+        first.answered(accepted=False)
+        first.answered(accepted=False)
+        await asyncio.sleep(0.01)
+        assert (await waiting[1])["code"] == PACKAGE.whole() and not waiting[2].done()
+        others[1].answered(accepted=True)
+        assert await waiting[2] == {"spec": {"name": "b"}}
+        assert uploads._carried == {}
+
+    asyncio.run(main())
+
+
+def test_what_is_large_is_uploaded() -> None:
+    async def main() -> None:
+        store = Store()
+        package = Package(name="f", data=bytes(MAX_CARRIED_BYTES + 1))
+        store.stored = True
+        assert await Submission(Uploads(store), package, {}).arguments() == {"spec": {}}
+        assert store.counts == {uris.PACKAGE_CHECK: 1}
+
+    asyncio.run(main())
+
+
+def no_argument(key: str) -> InvalidArgument:
+    return InvalidArgument("x", details={"faults": [{"key": key, "message": "is no argument"}]})
+
+
+@pytest.mark.parametrize("error", [NotFound("not uploaded"), no_argument("code")])
+def test_a_daemon_that_does_not_take_it_beside_the_job_gets_an_upload(error: Exception) -> None:
+    async def main() -> None:
+        store = Store()
+        submission = Submission(Uploads(store), PACKAGE, {})
+        assert "code" in await submission.arguments()
+        submission.answered(accepted=False)
+        assert submission.mends(error)
+        assert await submission.arguments() == {"spec": {}}
+        assert store.stored
+        assert submission.mends(NotFound("not uploaded"))
+        assert not submission.mends(NotFound("not uploaded")), "not for ever"
+
+    asyncio.run(main())
+
+
+def test_what_the_daemon_has_let_go_of_goes_along_again() -> None:
+    async def main() -> None:
+        uploads = Uploads(Store())
+        first, second = Submission(uploads, PACKAGE, {}), Submission(uploads, PACKAGE, {})
+        await first.arguments()
+        first.answered(accepted=True)
+        assert await second.arguments() == {"spec": {}}
+        second.answered(accepted=False)
+        assert second.mends(NotFound("not uploaded"))
+        assert "code" in await second.arguments()
+        second.answered(accepted=True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [TooMany("x"), no_argument("gpu_memory"), ValueError("x"), None])
+def test_any_other_refusal_is_one(error: Exception | None) -> None:
+    assert not Submission(Uploads(Store()), PACKAGE, {}).mends(error)

@@ -309,3 +309,56 @@ def test_any_pieces_make_the_package(
         offset = result_of(held.put("ann", sha256, offset, data[offset : offset + piece]))
     result_of(held.commit("ann", sha256, len(data)))
     assert result_of(held.read(sha256, 0, 10**6)) == (data, len(data))
+
+
+def test_a_package_that_is_brought_whole(tmp_path: Path) -> None:
+    held = packages(tmp_path)
+    for _ in range(2):
+        assert result_of(held.bring("ann", HASH, DATA))
+    assert held.check("ann", HASH, len(DATA)) == (True, len(DATA))
+    assert held.check("ben", HASH, len(DATA)) == (False, 0)
+    assert result_of(held.read(HASH, 0, 10**6)) == (DATA, len(DATA))
+    assert list((tmp_path / "checking").iterdir()) == [] and held.total_bytes == len(DATA)
+
+
+def test_one_with_another_hash_or_too_large_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    held = packages(tmp_path)
+    with pytest.raises(InvalidArgument, match=HASH) as caught:
+        result_of(held.bring("ann", HASH, DATA[1:]))
+    assert [fault["key"] for fault in caught.value.details["faults"]] == ["package.sha256"]
+    large = bytes(10_001)
+    with pytest.raises(TooLarge):
+        result_of(held.bring("ann", hashlib.sha256(large).hexdigest(), large))
+    assert held.total_bytes == 0 and not held.check("ann", HASH, len(DATA))[0]
+
+
+def test_what_is_brought_at_a_time_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages_module, "MAX_BROUGHT_BYTES", 2 * len(DATA))
+    threads = Threads(held=True)
+    held = packages(tmp_path, run_in_thread=threads)
+    first, second = (ensureDeferred(held.bring(who, HASH, DATA)) for who in ("ann", "ben"))
+    assert result_of(held.bring("eve", HASH, DATA)) is False
+    assert not held.check("eve", HASH, len(DATA))[0]
+    while threads.waiting:
+        threads.release()
+    assert result_of(first) and result_of(second)
+    threads.held = False
+    assert result_of(held.bring("eve", HASH, DATA)) is True
+
+
+def test_a_disk_that_refuses_a_brought_package_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = packages(tmp_path)
+
+    def refuse(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(StoreFailed, match="Input/output error"):
+            result_of(held.bring("ann", HASH, DATA))
+    assert held.total_bytes == 0 and not held.check("ann", HASH, len(DATA))[0]
+    assert result_of(held.bring("ann", HASH, DATA))

@@ -385,6 +385,76 @@ async def test_a_repeated_submit_is_the_same_job(office: Office) -> None:
     assert await office.submit(BOB, idempotency_key="k") != first
 
 
+def a_new_one(code: bytes, **changes: Any) -> dict[str, Any]:
+    """A specification whose package isn't there."""
+    package = {"sha256": hashlib.sha256(code).hexdigest(), "size_bytes": len(code)}
+    return a_spec(**{"package": package, **changes})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_package_may_come_with_its_job(office: Office) -> None:
+    code = b"PK other code"
+    with pytest.raises(NotFound, match="was not uploaded"):
+        await office.relay.submit(ANN, a_new_one(code))
+    view = await office.relay.submit(ANN, a_new_one(code), code=code)
+    assert office.relay.get(ANN, view["job_id"])["status"] == "pending"
+    size = len(code)
+    assert office.packages.check("ann", hashlib.sha256(code).hexdigest(), size) == (True, size)
+    await office.relay.submit(ANN, a_new_one(code))
+    with pytest.raises(NotFound):
+        await office.relay.submit(BOB, a_new_one(code))
+
+
+@pytest_twisted.ensureDeferred
+async def test_code_that_is_another_is_refused(office: Office) -> None:
+    code = b"PK other code"
+    for wrong, words in ((code + b"!", "14 bytes"), (code[:-1] + b"!", "SHA-256")):
+        with pytest.raises(InvalidArgument, match=words) as caught:
+            await office.relay.submit(ANN, a_new_one(code), code=wrong)
+        assert caught.value.job_id
+        assert caught.value.details["faults"][0]["key"].startswith("package.")
+    with pytest.raises(TooLarge, match="comes with its job"):
+        await office.relay.submit(ANN, a_new_one(code), code=bytes(600_000))
+    assert list(office.world.table.all()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_repeat_while_its_package_comes_is_the_same_job(office: Office) -> None:
+    code, waiting = b"PK other code", []
+
+    def later(work: Any) -> Deferred[Any]:
+        waiting.append((held := Deferred[Any](), work))
+        return held
+
+    office.packages._run_in_thread = later  # type: ignore[assignment]
+    spec = a_new_one(code, idempotency_key="k")
+    both = [Deferred.fromCoroutine(office.relay.submit(ANN, spec, code=code)) for _ in range(2)]
+    assert len(waiting) == 2 and not any(each.called for each in both)
+    for held, work in waiting:
+        held.callback(work())
+    first, second = [await each for each in both]
+    assert first["job_id"] == second["job_id"]
+    assert len(list(office.world.table.all())) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_that_closes_while_a_package_comes_takes_no_job(office: Office) -> None:
+    code, waiting = b"PK other code", []
+
+    def later(work: Any) -> Deferred[Any]:
+        waiting.append((held := Deferred[Any](), work))
+        return held
+
+    office.packages._run_in_thread = later  # type: ignore[assignment]
+    submit = Deferred.fromCoroutine(office.relay.submit(ANN, a_new_one(code), code=code))
+    office.relay.close()
+    ((held, work),) = waiting
+    held.callback(work())
+    with pytest.raises(Unavailable, match="stopping"):
+        await submit
+    assert list(office.world.table.all()) == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_submit_whose_caller_goes_while_it_is_saved_is_one_job(office: Office) -> None:
     """The record gets to disk whoever waits for it: the repeat must find it."""
