@@ -130,6 +130,7 @@ class Effects:
         clear_until: float | None = None  # how long what is in the way is cleared
         while True:
             try:
+                self._platform.foresee_launch()
                 grant = await self._workers.prepare(record, placement)
                 self._clearing.granted(record)
                 event = Event(

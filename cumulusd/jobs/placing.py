@@ -186,9 +186,35 @@ class Placing:
             return None  # as nearly always: nothing is to be gone through for it
         return pool.could_ever_fit(spec, self.nodes, agents, overdue=self._overdue())
 
+    def at_once(self, record: JobRecord) -> Placement | None:
+        """A place for a new job, if nobody waits and there is room: it is kept until the job is
+        shown there (`changed`), or `not_taken`."""
+        if self._line or self._stopped or self._observed_since is None:
+            return None
+        alone = JobQueue()
+        alone.push(record)
+        try:
+            self._fill_room(self._workers.agents())
+            placements = scheduler.place(alone, self._room).placements
+        except Exception:
+            # It waits for the next pass, as it would with one.
+            self._log.failure("placing at once failed", job_id=record.job_id)
+            return None
+        for _, placement in placements:
+            self._keep(record, placement)
+            return placement
+        return None
+
+    def not_taken(self, job_id: str) -> None:
+        """The job that was placed `at_once` is none after all."""
+        if self._reserved.pop(job_id, None) is not None:
+            self._holdings.put(job_id, None)
+            self.soon()
+
     def add(self, record: JobRecord) -> None:
-        """A job that waits."""
-        self._push(record)
+        """A new job: it waits, unless it has its place."""
+        if record.job_id not in self._reserved:
+            self._push(record)
         self._added.fire()
         self.soon()
 
@@ -228,7 +254,7 @@ class Placing:
         if not self._line or self._observed_since is None:
             return
         agents, now = self._workers.agents(), self._wall_clock()
-        self._room.fill(self.nodes, agents, self._holdings.take_changed(), self._holdings.on_node)
+        self._fill_room(agents)
         seen = (self._line.version, self._room.version)
         is_news = seen != self._seen
         if is_news:
@@ -244,17 +270,24 @@ class Placing:
         if is_news:
             self._retelling.soon()
 
-    def _place(self, job_id: str, placement: Placement, now: float) -> None:
-        record = self._line.remove(job_id)
-        assert record is not None
-        self._reserved[job_id] = placement
-        self._holdings.put(job_id, attrs.evolve(record, placement=placement))
+    def _fill_room(self, agents: Mapping[str, AgentView]) -> None:
+        self._room.fill(self.nodes, agents, self._holdings.take_changed(), self._holdings.on_node)
+
+    def _keep(self, record: JobRecord, placement: Placement) -> None:
+        """What it is given is nobody else's from now on."""
+        self._reserved[record.job_id] = placement
+        self._holdings.put(record.job_id, attrs.evolve(record, placement=placement))
         self._log.info(
             "job {job_id} placed on {worker}",
-            job_id=job_id,
+            job_id=record.job_id,
             worker=placement.hostname,
             device_id=placement.device_id,
         )
+
+    def _place(self, job_id: str, placement: Placement, now: float) -> None:
+        record = self._line.remove(job_id)
+        assert record is not None
+        self._keep(record, placement)
         event = Event(kind=EventKind.PLACED, at=now, placement=placement)
         self._tell(job_id, EventKind.PLACED, event=event)
 

@@ -140,6 +140,9 @@ class Platform(Protocol):
     async def nodes(self) -> Sequence[Node]:
         """All members of the pool. Raises Unavailable when the platform can't be asked."""
 
+    def foresee_launch(self) -> None:
+        """A launch follows in a moment: what it has to ask first may be asked now."""
+
     async def launch(self, spec: ContainerSpec) -> None:
         """Fires when the platform has accepted the container; launching it twice is one launch.
 

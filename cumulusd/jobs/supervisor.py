@@ -17,7 +17,7 @@ from cumulusd.jobs import ends, machine
 from cumulusd.jobs.clearing import Clearing
 from cumulusd.jobs.effects import Effects
 from cumulusd.jobs.ended_job import EndedJob
-from cumulusd.jobs.events import Event, EventKind, ImpossibleTransition
+from cumulusd.jobs.events import Effect, Event, EventKind, ImpossibleTransition
 from cumulusd.jobs.journals import Journals
 from cumulusd.jobs.log_tails import LogTails
 from cumulusd.jobs.lull import Lull
@@ -30,6 +30,7 @@ from cumulusd.jobs.store import Store
 from cumulusd.jobs.table import JobTable
 from cumulusd.tasks import Signal, Tasks, sleep
 
+_Effects = tuple[Effect, ...]
 #: A job's last bound is looked at again after so long while our disk refuses journals.
 _DISK_PAUSE_S = 5.0
 
@@ -167,9 +168,13 @@ class Supervisor:
                 self._accepting.add((record.owner, key))
             if secrets:
                 await self._secrets.save(record.job_id, secrets)
-            await self._store.save(record)
+            placed = self._placed_at_once(record)
+            await self._store.save(record if placed is None else placed[1])
             self._show_new(record)
+            if placed is not None:
+                self._show_placed(record, *placed)
         except Exception as error:
+            self.placing.not_taken(record.job_id)
             if secrets:
                 self._secrets.discard(record.job_id)
             # A cancellation too (the daemon stops): who waits is to hear of it.
@@ -183,6 +188,23 @@ class Supervisor:
             if key is not None:
                 self._accepting.discard((record.owner, key))
                 self._accepted.fire()
+
+    def _placed_at_once(self, record: JobRecord) -> tuple[Event, JobRecord, _Effects] | None:
+        """What a new job that needn't wait becomes: it is saved as that, which is one save less.
+        None: it has to wait."""
+        placement = self.placing.at_once(record)
+        if placement is None:
+            return None
+        event = Event(kind=EventKind.PLACED, at=self._wall_clock(), placement=placement)
+        return event, *machine.step(record, event)
+
+    def _show_placed(
+        self, record: JobRecord, event: Event, placed: JobRecord, effects: _Effects
+    ) -> None:
+        """The second of two steps that were saved as one."""
+        self._inbox[record.job_id] = deque()  # what is told meanwhile is taken after it
+        self._show(record, placed, event, effects)
+        self._tasks.start(self._work(record.job_id), "taking an event", job_id=record.job_id)
 
     def _show_new(self, record: JobRecord) -> None:
         self._table.put(record)
@@ -266,16 +288,21 @@ class Supervisor:
             end = attrs.evolve(ends.advised(after.end), log_tail=self._tails.text(job_id))
             after = attrs.evolve(after, end=end)
         await self._save(after)
+        self._show(record, after, event, effects)
+
+    def _show(self, before: JobRecord, after: JobRecord, event: Event, effects: _Effects) -> None:
+        """What follows on a save: readers see it, and it is acted on."""
+        job_id = after.job_id
         self._table.put(after)
-        if after.end is not None and record.end is None and after.spec.secret_names:
+        if after.end is not None and before.end is None and after.spec.secret_names:
             self._secrets.discard(job_id)
-        if after.end is not None or after.attempt != record.attempt:
+        if after.end is not None or after.attempt != before.attempt:
             self._tails.forget(job_id)
-        self._tell_log(record, after, event)
+        self._tell_log(before, after, event)
         self._arm(after)
         for effect in effects:
             self._effects.start(effect, after)
-        self.placing.changed(record, after)
+        self.placing.changed(before, after)
 
     async def _save(self, record: JobRecord) -> None:
         """Saves, however long the disk refuses: nothing is done or shown before."""

@@ -90,6 +90,9 @@ class LocalPlatform:
             )
         ]
 
+    def foresee_launch(self) -> None:
+        """There is nothing to be asked."""
+
     async def launch(self, spec: ContainerSpec) -> None:
         """Starts the runner in a session of its own; twice is once (the folder's lock)."""
         there = self._load(spec.job_id)

@@ -10,9 +10,10 @@ from twisted.logger import Logger
 from cumulusd.errors import Conflict, CumulusError, NotFound, Unavailable
 from cumulusd.jobs.ports import Container, ContainerSpec, Disagreement, Holding, Node
 from cumulusd.swarm import agreement, container_states, labels, log_frames
-from cumulusd.swarm.answers import ApiVersion, ImageInfo, NodeInfo, ServiceInfo
+from cumulusd.swarm.answers import ApiVersion, NodeInfo, ServiceInfo
 from cumulusd.swarm.engine import Engine
 from cumulusd.swarm.image_reference import ImageBy, resolve_image
+from cumulusd.swarm.known_images import KnownImages
 from cumulusd.swarm.service_spec import (
     JobSettings,
     job_service,
@@ -24,8 +25,6 @@ from cumulusd.tasks import Tasks, sleep
 
 _EXPLAIN_BYTES = 4096
 _EXPLAIN_LINES = 50
-#: So long what a tag means isn't asked again: many jobs at once ask once.
-_IMAGE_S = 1.0
 _Key = tuple[str, int]  # job id, attempt
 
 
@@ -65,7 +64,7 @@ class SwarmPlatform:
         self._image_by = image_by
         self._tasks = Tasks()
         self._launching: dict[_Key, list[Deferred[None]]] = {}
-        self._images = _Images(engine, clock)
+        self._images = KnownImages(engine, clock)
         self._mine = {labels.INSTANCE: settings.instance_id}
         self._warned_for: ApiVersion | None = None
         self._look = SharedLook(clock, self._look_at_all)
@@ -101,6 +100,10 @@ class SwarmPlatform:
     async def nodes(self) -> Sequence[Node]:
         """All nodes of the Swarm; the workers are those that this daemon may use."""
         return [self._node(node) for node in await self._engine.nodes()]
+
+    def foresee_launch(self) -> None:
+        """Asks what the job image is, so that the create needn't wait for it."""
+        self._images.foresee(self._image)
 
     async def launch(self, spec: ContainerSpec) -> None:
         """Creates the service. Cancelling ends the wait only: what was asked of the engine can't
@@ -230,6 +233,7 @@ class SwarmPlatform:
         """Ends waits and the engine's idle connections; containers go on and are found again at
         the next start."""
         await self._tasks.stop()
+        await self._images.close()
         await self._look.close()
         await self._engine.close()
 
@@ -354,25 +358,3 @@ def _being_created(key: _Key) -> Container:
         exit_code=None,
         message="the service is being created",
     )
-
-
-class _Images:
-    """The engine's images; what was last seen says its version of Python."""
-
-    def __init__(self, engine: Engine, clock: Any) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._known: tuple[str, ImageInfo, float] | None = None
-        self.python_version: str | None = None
-
-    async def image(self, reference: str) -> ImageInfo:
-        """As the engine's, at most `_IMAGE_S` ago. Raises CumulusError."""
-        if self._known is not None:
-            name, found, seen_at = self._known
-            if name == reference and self._clock.seconds() - seen_at < _IMAGE_S:
-                return found
-        asked_at = self._clock.seconds()
-        found = await self._engine.image(reference)
-        self._known = reference, found, asked_at
-        self.python_version = found.python_version
-        return found

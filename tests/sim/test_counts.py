@@ -90,10 +90,10 @@ def test_twenty_jobs_on_two_workers(run: Run) -> None:
             "agent journals": 4,
             "agent partitions": 4,
             "commits": 110,
-            "records written": 160,  # eight for each job
+            "records written": 152,  # eight for each job, seven for one that finds room at once
             "fsyncs": 62,
             "folder fsyncs": 88,  # two with new files, no longer with each sync
-            "scheduling passes": 78,
+            "scheduling passes": 84,  # one of its own for each that comes while nobody waits
             "jobs looked at in passes": 20,  # each once
             "link messages": 280,
             "journal reads": 230,
@@ -130,8 +130,8 @@ def test_ten_megabytes_of_output(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
             "agent devices": 5,
             "agent journals": 5,
             "agent partitions": 4,
-            "commits": 8,
-            "records written": 8,
+            "commits": 7,
+            "records written": 7,
             "fsyncs": 8,
             "folder fsyncs": 9,
             "scheduling passes": 1,

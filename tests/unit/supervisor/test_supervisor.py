@@ -76,7 +76,6 @@ async def test_a_job_from_submit_to_nothing_left(world: World) -> None:
     world.pass_time(2)
     assert world.record("a").phase is Phase.ENDED
     assert world.history == [
-        "save a queued",
         "save a preparing",
         "prepare a",
         "save a launching",
@@ -112,6 +111,40 @@ async def test_a_submit_that_cannot_be_saved_is_no_job(world: World) -> None:
     with pytest.raises(Unavailable):
         await world.submit("a")
     assert world.table.get("a") is None
+    # The place that it had already is another's.
+    world.store.broken = None
+    await world.submit("b", share=1.0)
+    assert world.record("b").phase is Phase.STARTING
+
+
+@in_world
+async def test_a_job_that_finds_room_is_saved_once_and_shown_then(world: World) -> None:
+    world.store.gate = Deferred()
+    submitting = Deferred.fromCoroutine(world.submit("a"))
+    world.pass_time(1)
+    assert world.table.get("a") is None and world.history == [], "it is not on disk"
+    # Its place is its own meanwhile.
+    later = Deferred.fromCoroutine(world.submit("b"))
+    gate, world.store.gate = world.store.gate, None
+    gate.callback(None)
+    await submitting
+    await later
+    assert world.history[:2] == ["save a preparing", "prepare a"]
+    assert world.record("a").phase is Phase.STARTING
+    assert world.record("b").phase is Phase.QUEUED
+    stages = [moment.stage.value for moment in world.record("a").moments]
+    assert stages == ["queued", "preparing", "launching"]
+    assert world.platform.foreseen == 1
+
+
+@in_world
+async def test_a_job_never_goes_past_those_that_wait(world: World) -> None:
+    await world.submit("a")
+    await world.submit("b", share=0.8)
+    await world.submit("c", share=0.3)
+    # It would fit, and does not harm the other: the scheduler says so, and not the submit.
+    assert "save c queued" in world.history
+    assert [world.record(job).phase for job in "ab"] == [Phase.STARTING, Phase.QUEUED]
 
 
 @in_world

@@ -79,6 +79,7 @@ class MemoryPlatform:
             )
         ]
         self.running: dict[str, Container] = {}
+        self.foreseen = 0  #: launches
         self.launch_error: CumulusError | None = None
         self.stop_ends = True
         self.remove_error: CumulusError | None = None
@@ -94,6 +95,9 @@ class MemoryPlatform:
         if self.silence is not None:
             await self.silence
         return self.pool
+
+    def foresee_launch(self) -> None:
+        self.foreseen += 1
 
     async def launch(self, spec: ContainerSpec) -> None:
         if self.launch_error is not None:
