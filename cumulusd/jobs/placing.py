@@ -191,10 +191,12 @@ class Placing:
         shown there (`changed`), or `not_taken`."""
         if self._line or self._stopped or self._observed_since is None:
             return None
-        alone = JobQueue()
-        alone.push(record)
         try:
             self._fill_room(self._workers.agents())
+            if self._room.most_free < record.spec.units:
+                return None
+            alone = JobQueue()
+            alone.push(record)
             placements = scheduler.place(alone, self._room).placements
         except Exception:
             # It waits for the next pass, as it would with one.

@@ -87,7 +87,9 @@ class SimRunnerSocket:
         poked: Callable[[], None],
         came: Callable[[], None],
         left: Callable[[], None],
+        proved: Callable[[str, bool], None] | None = None,
     ) -> None:
+        """`proved`: never told, there is no OpenCL layer in here."""
         self._worker = reactor.worker
         self._job_id = folder.job_id
         self._attempt = attempt
