@@ -315,7 +315,7 @@ class Runner:
         if report is not None and report.get("state") in ("raised", "paused"):
             raised = bounded_error(report.get("error"))
             self._supervisor.record(Kind.ERROR, raised)
-            self._log.err(raised["traceback"].encode(errors="replace"))
+            self._log.err(raised["traceback"].encode(errors="replace"), boot_time())
         if report is None or verdict.state is not JobState.COMPLETED:
             return verdict, None
         if report.get("state") != "returned":

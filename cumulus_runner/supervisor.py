@@ -200,6 +200,7 @@ class Supervisor:
             self._log.note(f"the agent isn't connected: {self._agent.problem}")
         self._agent.poke(self._journal.end_offset)
         self._agent.say_bye(self._clock())
+        self._log.flush()
 
     def _clear_up(self, process: Process, pipes: dict[int, Kind]) -> None:
         """Kills what is left of the process's descendants and reads what is left in its pipes."""
@@ -225,6 +226,7 @@ class Supervisor:
         """
         now = self._clock()
         self._agent.tick(now)
+        self._log.tick(now)
         if self._index is not None:
             self._index.tick(now)
             until = min(until, self._index.wake_at())
@@ -243,7 +245,7 @@ class Supervisor:
             poll.register(self._code.fileno(), select.POLLIN)
             if not blocked and ready:
                 until = min(until, self._code.wake_at())
-        until = min(until, self._agent.wake_at(), now + LONGEST_POLL_S)
+        until = min(until, self._agent.wake_at(), self._log.wake_at(), now + LONGEST_POLL_S)
         if blocked or not ready:
             until = min(until, now + FULL_PAUSE_S)
         events = poll.poll(max(0, math.ceil((until - now) * 1000)))
@@ -294,12 +296,12 @@ class Supervisor:
             if not payloads:
                 del pipes[fd]
                 continue
-            for data in payloads:
-                self._copy(kind, data)
             room -= len(frames)
             size += len(frames)
             if not self._append(frames):
                 self._unwritten = bytes(frames)
+            for data in payloads:
+                self._copy(kind, data)
         if size:
             self._gather(size)
         return size
@@ -310,9 +312,9 @@ class Supervisor:
             self.setup_tail += data
             del self.setup_tail[:-TAIL_BYTES]
         if kind is Kind.STDOUT:
-            self._log.out(data)
+            self._log.out(data, self._clock())
         else:
-            self._log.err(data)
+            self._log.err(data, self._clock())
 
     def _gather(self, size: int) -> None:
         """Lets a quick succession of small writes fill the pipe, to be read as one."""
