@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import _socket as socket  # `socket` adds what isn't used here, and takes 2 ms of each start
 import errno
-import json
 import math
 import os
+
+from cumulus_wire.light_json import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class AgentSocket:
         messages = []
         for line in lines:
             try:
-                message = json.loads(line)
+                message = loads(line)
             except ValueError:
                 message = None
             if not isinstance(message, dict):
@@ -163,7 +164,7 @@ class AgentSocket:
         self._queue(self._hello)
 
     def _queue(self, message: dict[str, Any]) -> None:
-        self._outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        self._outgoing += dumps(message, compact=True).encode() + b"\n"
 
     def _flush(self, now: float) -> None:
         if self._socket is None:

@@ -1,9 +1,11 @@
-"""Runs the job's code: `python -u bootstrap.py CALL.json WORK GO`, by the job's own Python (3.9 or
-newer), once a byte comes on the descriptor GO; without one it ends. CALL.json and the folder WORK
-are there by then.
+"""Runs the job's code, once it is told to.
 
-On its own: standard library only, and nothing of Cumulus, for this Python may be another than the
-runner's. The call says where things are::
+As a program: `python -u bootstrap.py CALL.json WORK GO`, by the job's own Python (3.9 or newer),
+once a byte comes on the descriptor GO; without one it ends. CALL.json and the folder WORK are there
+by then. Or, by `follow`, in a copy of the runner's own interpreter.
+
+On its own: standard library only, and nothing of Cumulus but what it loads by its path, for this
+Python may be another than the runner's. The call says where things are::
 
     {"work", "manifest": {...}, "report", "result", "result_max_bytes", "gpu_memory_bytes"}
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cumulus_runner import job_errors, job_values
+    from cumulus_wire import light_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 #: Disk kept back for the report, in case the code fills it.
@@ -34,11 +37,19 @@ RESERVE_BYTES = 256 << 10
 SHORT_CHARS = 1000
 #: How a variable says no.
 FALSE = ("", "0", "false", "no", "off")
+#: What we need of the standard library while the code's modules can be found, or after it.
+NEEDED = ("json", "pickle", "traceback", "types")
+#: Ends a whole word of the runner to its copy.
+WHOLE = b"cumulus: whole"
+#: How many names of the package are looked at for such as could be mistaken for one of these.
+MAX_NAMES = 200
 
 
 def load_beside(*place: str) -> Any:
     """A file beside this one, not to be found by the code as a module of that name."""
-    from importlib.util import module_from_spec, spec_from_file_location
+    # `importlib.util` has them too, and half a dozen imports that aren't needed here.
+    from _frozen_importlib import module_from_spec
+    from _frozen_importlib_external import spec_from_file_location
 
     name = "cumulus_" + place[-1].partition(".")[0]
     spec = spec_from_file_location(name, os.path.join(HERE, *place))
@@ -51,15 +62,12 @@ def load_beside(*place: str) -> Any:
 if not TYPE_CHECKING:
     job_errors = load_beside("job_errors.py")
     job_values = load_beside("job_values.py")
+    light_json = load_beside(os.pardir, "cumulus_wire", "light_json.py")
 
 
-def main(call_path: str) -> int:
+def main(call: dict[str, Any]) -> int:
     """Runs the call; the exit code."""
-    import json
-
     process = os.getpid()
-    with open(call_path, encoding="utf-8") as file:
-        call = json.load(file)
     manifest = call["manifest"]
     keep_back(call["report"])
     if call["gpu_memory_bytes"] is not None:
@@ -81,7 +89,7 @@ def main(call_path: str) -> int:
             if os.getpid() != process:
                 return 0
             report = job_values.save_result(
-                value, call["result"], call["result_max_bytes"], cloudpickle
+                value, call["result"], call["result_max_bytes"], cloudpickle, light_json
             )
     except job_values.CallFailed as failed:
         report = failed.report
@@ -91,7 +99,7 @@ def main(call_path: str) -> int:
         origins = manifest.get("origins") or {}
         report = {
             "state": "paused" if job_errors.is_pause(error) else "raised",
-            "error": job_errors.describe(error, work, origins, job_values.is_plain),
+            "error": job_errors.describe(error, work, origins, job_values.is_plain, light_json),
             "hint": job_errors.hint_for(error),
         }
         if job_values.is_disk_full(error):
@@ -152,19 +160,17 @@ def run_script(work: str, manifest: dict[str, Any]) -> None:
 
 def call_function(work: str, manifest: dict[str, Any]) -> object:
     """Calls what the manifest names, or the call itself has; its value."""
-    import types
-
     if manifest["kind"] == "callable":
         sys.argv = [""]
-        job_values.show_lines(work, manifest)
-        function, args, kwargs = job_values.load_call(work, manifest)
+        job_values.show_lines(work, manifest, light_json)
+        function, args, kwargs = job_values.load_call(work, manifest, light_json)
     else:
         function = find_function(manifest["module"], manifest["function"])
-        _, args, kwargs = job_values.load_call(work, manifest)
+        _, args, kwargs = job_values.load_call(work, manifest, light_json)
     if not callable(function):
         raise job_values.CallFailed("missing", "what the package is to run can't be called")
     value = function(*args, **kwargs)
-    if isinstance(value, types.CoroutineType):  # of an `async def`
+    if type(value).__name__ == "coroutine" and hasattr(value, "cr_frame"):  # of an `async def`
         import asyncio
 
         return asyncio.run(value)
@@ -173,11 +179,10 @@ def call_function(work: str, manifest: dict[str, Any]) -> object:
 
 def find_function(name: str, function_name: str) -> Any:
     """Imports it. Raises CallFailed."""
-    import importlib
-
     sys.argv = [name]
     try:
-        module = importlib.import_module(name)
+        __import__(name)
+        module = sys.modules[name]
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
@@ -222,11 +227,9 @@ def save_report(report: dict[str, Any], path: str) -> None:
 
 def write_report(report: dict[str, Any], path: str) -> None:
     """Raises OSError, and leaves nothing."""
-    import json
-
     try:
         with open(path + ".part", "w", encoding="ascii") as file:
-            json.dump(report, file)
+            file.write(light_json.dumps(report))
         os.replace(path + ".part", path)
     except OSError:
         if os.path.exists(path + ".part"):
@@ -234,19 +237,68 @@ def write_report(report: dict[str, Any], path: str) -> None:
         raise
 
 
+def begin(work: str) -> None:
+    """Makes this the code's process. Called with none of the code's folders on `sys.path`."""
+    if may_be_mistaken(work):
+        for needed in NEEDED:
+            __import__(needed)
+    os.chdir(work)
+    sys.path.insert(0, work)
+    # For its own processes; ours may have been started without, so that it looked at nothing there.
+    os.environ["PYTHONPATH"] = os.pathsep.join((work, os.path.join(HERE, "inside")))
+    sys.path_importer_cache.clear()  # the folder may have been looked for before it was there
+
+
+def may_be_mistaken(work: str) -> bool:
+    """Whether the package has modules, wherever, named like some of the standard library: else
+    those are imported when they are needed. A large package isn't looked through."""
+    standard = getattr(sys, "stdlib_module_names", None)  # Python 3.10 has it
+    left = MAX_NAMES
+    for _, folders, files in os.walk(work):
+        left -= len(folders) + len(files)
+        if standard is None or left < 0:
+            return True
+        if any(name.partition(".")[0] in standard for name in (*folders, *files)):
+            return True
+    return False
+
+
+def follow(go: int) -> int:
+    """In a copy of the runner, before it did anything: waits for its word on the descriptor `go`,
+    the marshalled variables and call, and runs that; the exit code. Without a whole word it ends.
+    """
+    import marshal
+    import time
+
+    sys.path.insert(0, os.path.join(HERE, "inside"))
+    with open(go, "rb") as file:
+        word = file.read()
+    if not word.endswith(WHOLE):
+        os._exit(0)
+    variables, call = marshal.loads(word)
+    os.environ.clear()
+    os.environ.update(variables)
+    time.tzset()
+    forget_user_site()
+    begin(call["work"])
+    return main(call)
+
+
+def forget_user_site() -> None:
+    """It is where HOME is, which may be another one now."""
+    site: Any = sys.modules["site"]
+    site.USER_BASE = site.USER_SITE = None
+    site.getusersitepackages()
+
+
 if __name__ == "__main__":
-    # What we need is imported before the code's own modules can stand in for it.
     CALL, WORK, GO = sys.argv[1], sys.argv[2], int(sys.argv[3])
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") not in (HERE, WORK)]
-    for needed in ("json", "pickle", "traceback", "types"):
-        __import__(needed)
     is_told = os.read(GO, 1) != b""
     os.close(GO)
     if not is_told:
         sys.exit(0)
-    os.chdir(WORK)
-    sys.path.insert(0, WORK)
-    # For its own processes; ours may have been started without, so that it looked at nothing there.
-    os.environ["PYTHONPATH"] = os.pathsep.join((WORK, os.path.join(HERE, "inside")))
-    sys.path_importer_cache.clear()  # the folder may have been looked for before it was there
-    sys.exit(main(CALL))
+    with open(CALL, encoding="utf-8") as opened:
+        ASKED = light_json.loads(opened.read())
+    begin(WORK)
+    sys.exit(main(ASKED))

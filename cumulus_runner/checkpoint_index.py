@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
+
+from cumulus_wire.light_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class CheckpointIndex:
                     text = file.read(MAX_INDEX_BYTES + 1)
             finally:
                 os.close(handle)
-            value = json.loads(text) if len(text) <= MAX_INDEX_BYTES else None
+            value = loads(text) if len(text) <= MAX_INDEX_BYTES else None
         except (OSError, ValueError, RecursionError):
             return None
         entries = value.get("checkpoints") if isinstance(value, dict) else None

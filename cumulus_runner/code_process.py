@@ -1,17 +1,61 @@
-"""The job's interpreter: started while the set-up goes on, it begins the code when it is told."""
+"""The job's interpreter: it waits while the set-up goes on, and begins the code when it is told."""
 
 from __future__ import annotations
 
+import marshal
 import os
+import sys
 
-from cumulus_runner.sandbox import Process
+from cumulus_runner.sandbox import Process, reap
+from cumulus_wire.light_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from cumulus_runner.orders import Orders
 
 #: Modules that an interpreter imports at its start, where the package brings them.
 _AT_START = ("sitecustomize", "usercustomize")
+#: Ends a whole word to the runner's copy; `bootstrap` knows it.
+WHOLE = b"cumulus: whole"
+
+
+#: Variables that a process, its interpreter or its libraries look at as they start. Those of GPUs
+#: are for libraries that other tiers of enforcement preload.
+_FOR_A_START = (
+    "CUDA",
+    "GCONV_PATH",
+    "GLIBC_",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_",
+    "LOCPATH",
+    "MALLOC_",
+    "NVIDIA",
+    "PYTHON",
+    "TZDIR",
+)
+#: What the job's interpreter has none of, beside `-u`.
+_FLAGS = (
+    "bytes_warning",
+    "debug",
+    "dev_mode",
+    "dont_write_bytecode",
+    "ignore_environment",
+    "inspect",
+    "interactive",
+    "isolated",
+    "no_site",
+    "no_user_site",
+    "optimize",
+    "safe_path",
+    "utf8_mode",
+    "verbose",
+    "warn_default_encoding",
+)
 
 
 def may_start_early(names: Iterable[str]) -> bool:
@@ -20,17 +64,92 @@ def may_start_early(names: Iterable[str]) -> bool:
     return not any(name == "HOME" or name.startswith("PYTHON") for name in names)
 
 
+def is_as_the_jobs(environ: Mapping[str, str]) -> bool:
+    """Whether this interpreter, in this environment, was started as the job's own one is."""
+    site = sys.modules.get("site")
+    return (
+        not any(getattr(sys.flags, name, 0) for name in _FLAGS)
+        and not sys.warnoptions
+        and not sys._xoptions
+        and not any(name.startswith("PYTHON") for name in environ)
+        and bool(environ.get("LANG") or environ.get("LC_ALL"))  # else the job's differs
+        and not hasattr(getattr(sys.stdout, "buffer", None), "raw")  # by `-u`
+        and not any(os.isatty(fd) for fd in range(3))
+        and site is not None
+        and getattr(site, "USER_SITE", None) not in sys.path
+    )
+
+
+def may_be_a_copy(orders: Orders) -> bool:
+    """Whether nothing that the job asks for takes an interpreter started for it."""
+    names = (*orders.environment, *orders.secrets)
+    return (
+        not orders.requirements
+        and orders.python in (None, sys.executable)
+        and not any(name.startswith(_FOR_A_START) for name in names)
+    )
+
+
 def has_start_modules(work: str) -> bool:
     """Whether the package changes how an interpreter starts: it has to be there before one does."""
     return any(name.partition(".")[0] in _AT_START for name in os.listdir(work))
 
 
-class CodeProcess:
-    """Started, it has run nothing of the job's; `begin` or `discard` it."""
+class Waiting:
+    """An interpreter that has run nothing of the job's; `begin` or `discard` it."""
 
     def __init__(self, process: Process, go: int) -> None:
         self._process = process
         self._go = go
+        process.set_aside()
+
+    @property
+    def is_gone(self) -> bool:
+        """It has ended, though nobody told it to."""
+        reap()
+        return self._process.ended
+
+    def begin(self, call: Mapping[str, Any]) -> Process:
+        """Tells it to run that; the caller minds it from now on."""
+        self._process.take_up()
+        left = memoryview(self._word(call))
+        try:
+            while left:
+                left = left[os.write(self._go, left) :]
+        except BrokenPipeError:
+            pass  # it has ended already, and how is seen as with any other
+        finally:
+            os.close(self._go)
+        return self._process
+
+    def discard(self) -> None:
+        """Ends it: nothing of the code is run."""
+        self._process.take_up()
+        os.close(self._go)
+        self._process.end_now()
+        self._process.close()
+
+    def _word(self, call: Mapping[str, Any]) -> bytes:
+        raise NotImplementedError
+
+
+class CopyProcess(Waiting):
+    """A copy of the runner's interpreter, made before that did anything. It waits in
+    `bootstrap.follow`."""
+
+    #: What the code is to have; set before `begin`.
+    variables: Mapping[str, str]
+
+    def _word(self, call: Mapping[str, Any]) -> bytes:
+        return marshal.dumps((dict(self.variables), dict(call))) + WHOLE
+
+
+class CodeProcess(Waiting):
+    """An interpreter of its own, which waits in `bootstrap`."""
+
+    def __init__(self, process: Process, go: int, call: str) -> None:
+        super().__init__(process, go)
+        self._call = call
 
     @classmethod
     def start(
@@ -56,23 +175,9 @@ class CodeProcess:
             raise
         finally:
             os.close(waits)
-        process.set_aside()
-        return cls(process, go)
+        return cls(process, go, call)
 
-    def begin(self) -> Process:
-        """Tells it to run the code; the caller minds it from now on."""
-        self._process.take_up()
-        try:
-            os.write(self._go, b"g")
-        except BrokenPipeError:
-            pass  # it has ended already, and how is seen as with any other
-        finally:
-            os.close(self._go)
-        return self._process
-
-    def discard(self) -> None:
-        """Ends it: nothing of the code is run."""
-        self._process.take_up()
-        os.close(self._go)
-        self._process.end_now()
-        self._process.close()
+    def _word(self, call: Mapping[str, Any]) -> bytes:
+        with open(self._call, "w", encoding="ascii") as file:
+            file.write(dumps(call))
+        return b"g"

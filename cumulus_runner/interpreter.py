@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 from cumulus_runner.light_sha256 import sha256
 from cumulus_wire.environments import BASE_PREFIX
+from cumulus_wire.light_json import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class BaseNotes:
         """None: it must be asked (anew)."""
         try:
             with open(self._path(python), encoding="utf-8") as file:
-                note = json.loads(file.read(_MAX_NOTE_BYTES))
+                note = loads(file.read(_MAX_NOTE_BYTES))
             base = Base(str(note["version"]), python, [str(entry) for entry in note["path"]])
             return base if note["stamp"] == _stamp(base) else None
         except (OSError, ValueError, TypeError, KeyError):
@@ -97,7 +97,7 @@ class BaseNotes:
         path = self._path(base.executable)
         note = {"version": base.version, "path": base.site_directories, "stamp": _stamp(base)}
         with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
-            json.dump(note, file)
+            file.write(dumps(note))
         os.replace(f"{path}.{os.getpid()}", path)
 
     def _path(self, python: str) -> str:

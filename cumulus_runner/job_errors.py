@@ -30,10 +30,10 @@ def describe(
     work: str,
     origins: Mapping[str, str],
     is_plain: Callable[[Any, int], bool],
+    codec: Any,
 ) -> dict[str, str]:
     """`{type, module, message, traceback, value}`. `origins`: files of the package -> where the
-    user has them; "": all of it is that folder."""
-    import json
+    user has them; "": all of it is that folder. `codec`: its `dumps` writes JSON."""
     import traceback
 
     kind = type(error)
@@ -46,9 +46,9 @@ def describe(
     except Exception as failure:
         text = f"<the traceback can't be told: {type(failure).__name__}: {failure}>\n"
     whole = value_of(error, is_plain, 0)
-    value = json.dumps(whole)
+    value = codec.dumps(whole)
     if len(value) > MAX_VALUE_CHARS:
-        value = json.dumps({"bases": whole["bases"]})
+        value = codec.dumps({"bases": whole["bases"]})
     return {
         "type": kind.__qualname__,
         "module": kind.__module__,

@@ -67,16 +67,15 @@ def load_vendored(work: str, manifest: Mapping[str, Any]) -> Any:
         sys.path.remove(path)
 
 
-def show_lines(work: str, manifest: Mapping[str, Any]) -> None:
-    """Lets tracebacks show the source of code that came without its file."""
-    import json
-    import linecache
-
+def show_lines(work: str, manifest: Mapping[str, Any], codec: Any) -> None:
+    """Lets tracebacks show the source of code that came without its file. `codec`: its `loads`."""
     place = manifest.get("lines")
     if place is None:
         return
+    import linecache
+
     with open(os.path.join(work, place), encoding="utf-8") as file:
-        known = json.load(file)
+        known = codec.loads(file.read())
     for filename, numbered in known.items():
         lines = ["\n"] * max(map(int, numbered))
         for number, line in numbered.items():
@@ -85,14 +84,13 @@ def show_lines(work: str, manifest: Mapping[str, Any]) -> None:
 
 
 def load_call(
-    work: str, manifest: Mapping[str, Any]
+    work: str, manifest: Mapping[str, Any], codec: Any
 ) -> tuple[Callable[..., Any] | None, list[Any], dict[str, Any]]:
-    """What is to be called, where the call has it, and with which arguments. Raises CallFailed."""
-    import json
-
+    """What is to be called, where the call has it, and with which arguments. `codec`: its `loads`
+    reads the call. Raises CallFailed."""
     try:
         with open(os.path.join(work, manifest["call"]), encoding="utf-8") as file:
-            call = json.load(file)
+            call = codec.loads(file.read())
         function = None
         if call["encoding"] == "json":
             args, kwargs = call.get("args", []), call.get("kwargs", {})
@@ -140,13 +138,14 @@ def unpickler(file: BinaryIO, aliases: Mapping[str, str]) -> Any:
     return Unpickler(file)
 
 
-def save_result(value: object, path: str, max_bytes: int, cloudpickle: Any) -> dict[str, Any]:
-    """Writes the value: JSON when that loses nothing, else a pickle. The report of it.
+def save_result(
+    value: object, path: str, max_bytes: int, cloudpickle: Any, codec: Any
+) -> dict[str, Any]:
+    """Writes the value: JSON, by the `dumps` of `codec`, when that loses nothing, else a pickle.
+    The report of it.
 
     `cloudpickle`: the module, where the code itself came by it. Raises CallFailed.
     """
-    import json
-
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
         plain = is_plain(value, MAX_DEPTH)
@@ -156,7 +155,7 @@ def save_result(value: object, path: str, max_bytes: int, cloudpickle: Any) -> d
         with open(path, "wb") as file:
             bounded = BoundedFile(file, max_bytes)
             if plain:
-                text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+                text = codec.dumps(value, ascii_only=False, compact=True, finite=True)
                 bounded.write(text.encode())
                 return {"state": "returned", "encoding": "json"}
             pickler, moved = result_pickler(bounded, cloudpickle)

@@ -6,9 +6,7 @@ Written by programs of all kinds: what is in them is looked for under several na
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import stat
 
 from cumulus_runner.outcome import JobFailed, Stop, StopRequested
@@ -16,6 +14,7 @@ from cumulus_runner.sandbox import Process, StartFailed
 from cumulus_wire import folder
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import Kind
+from cumulus_wire.light_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _TRACEBACKS = ("traceback", "trace", "stack_trace", "stacktrace", "stack")
 #: What `runtime` raises where the code pauses.
 _PAUSE = "CooperativePause"
 #: The last line of a traceback: `ValueError: boom`, `torch.cuda.OutOfMemoryError: …`
-_LAST_LINE = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?\Z", re.DOTALL)
+_LAST_LINE = r"(?s)([A-Za-z_][\w.]*)(?:: (.*))?\Z"
 #: Reads a file as Python reads JSON, which takes NaN too: an old program's own module wrote it.
 _CHECK = """
 import json, sys
@@ -87,7 +86,7 @@ def read_error(path: str) -> dict[str, str] | None:
     with open(path, "rb") as file:
         text = file.read(MAX_ERROR_BYTES).decode(errors="replace")
     try:
-        value = json.loads(text)
+        value = loads(text)
     except (ValueError, RecursionError):
         value = text
     if not isinstance(value, dict):
@@ -97,7 +96,9 @@ def read_error(path: str) -> dict[str, str] | None:
         value = {**value, **inner, "error": None}
     traceback = _first(value, _TRACEBACKS)
     lines = traceback.strip().splitlines()
-    found = _LAST_LINE.match(lines[-1].strip()) if lines else None
+    import re  # few jobs need it
+
+    found = re.match(_LAST_LINE, lines[-1].strip()) if lines else None
     module, _, kind = (_first(value, _TYPES) or (found.group(1) if found else "")).rpartition(".")
     message = _first(value, _MESSAGES) or (found.group(2) or "" if found else "")
     return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from cumulus_wire import folder
+from cumulus_wire.light_json import loads
 from cumulus_wire.outputs import MAX_FILES
 
 TYPE_CHECKING = False
@@ -105,7 +105,7 @@ class Orders:
                 text = file.read(MAX_ORDERS_BYTES + 1)
             if len(text) > MAX_ORDERS_BYTES:
                 raise OrdersInvalid(f"{path} is over {MAX_ORDERS_BYTES} bytes")
-            value = json.loads(text)
+            value = loads(text)
         except OSError as error:
             raise OrdersInvalid(f"{path} can't be read: {error.strerror}") from error
         except ValueError as error:

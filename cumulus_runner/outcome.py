@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal as signals
-
 from cumulus_wire.codes import EndReason
 from cumulus_wire.states import JobState
 
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_CHARS = 4000
 MAX_GRACE_S = 3600.0
+_SIGKILL = 9
 DISK_FULL_HINT = (
     "Write less, or delete what is not needed any more: the job's folder and /tmp are bounded. "
     "If the worker's disk itself is full, its administrator makes room."
@@ -205,7 +204,7 @@ def _of_code(
             # The value is safe; what crashed was the interpreter's leaving, often a driver's fault.
             message = f"completed; the process was then killed by signal {signal} ({name})"
             return Outcome(JobState.COMPLETED, None, message, hint=hint, signal=signal)
-        if signal == signals.SIGKILL and oom_kills:
+        if signal == _SIGKILL and oom_kills:
             message = "the job's process was killed by the kernel: out of memory"
             return _failed(EndReason.OUT_OF_MEMORY, message, hint, None, signal)
         message = f"the job's process was killed by signal {signal} ({name})"
@@ -230,6 +229,8 @@ def error_line(report: Mapping[str, Any]) -> str:
 def signal_name(number: int) -> str:
     """`SIGSEGV` for 11."""
     try:
+        import signal as signals  # with enumerations, which few jobs need
+
         return signals.Signals(number).name
     except ValueError:
         return f"signal {number}"

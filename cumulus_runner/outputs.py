@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
+from cumulus_wire.light_json import dumps
 from cumulus_wire.outputs import name_fault
 
 TYPE_CHECKING = False
@@ -85,7 +85,7 @@ def list_outputs(
                 left_out.add(name, f"{size_bytes} bytes, a job may leave {max_bytes} in all")
                 continue
             entry: dict[str, Any] = {"name": name, "size_bytes": size_bytes, "sha256": None}
-            listing_bytes += len(json.dumps(entry)) + 64
+            listing_bytes += len(dumps(entry)) + 64
             if listing_bytes > MAX_LISTING_BYTES:
                 left_out.rest("the names of its files are too long together")
                 break

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 
 from cumulus_runner import legacy, small_zip
 from cumulus_wire import folder
+from cumulus_wire.light_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def load_manifest(work: str) -> dict[str, Any]:
     if len(text) > MAX_MANIFEST_BYTES:
         raise PackageInvalid(f"{folder.MANIFEST} is over {MAX_MANIFEST_BYTES} bytes")
     try:
-        manifest = json.loads(text)
+        manifest = loads(text)
     except (ValueError, RecursionError) as error:
         raise PackageInvalid(f"{folder.MANIFEST} is no JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:

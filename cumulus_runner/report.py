@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from cumulus_wire.journal import MAX_PAYLOAD_BYTES
+from cumulus_wire.light_json import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def read_report(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_REPORT_BYTES + 1)
-        report = json.loads(text)
+        report = loads(text)
     except (FileNotFoundError, ValueError):
         return None
     return report if isinstance(report, dict) else None
@@ -40,7 +39,7 @@ def bounded_error(value: object) -> dict[str, str]:
     made = given.get("value")
     if isinstance(made, str) and 0 < len(made) <= MAX_ERROR_VALUE_CHARS and made.isascii():
         error["value"] = made
-    if len(json.dumps(error)) > MAX_PAYLOAD_BYTES:
+    if len(dumps(error)) > MAX_PAYLOAD_BYTES:
         # Escaped, a character takes up to twelve bytes.
         error = {
             key: text if key == "value" else text[-MAX_ERROR_TEXT_CHARS:]

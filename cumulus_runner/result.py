@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from cumulus_runner.light_sha256 import sha256
 from cumulus_runner.outcome import JobFailed, Stop
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import MAX_PAYLOAD_BYTES
+from cumulus_wire.light_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,4 +74,4 @@ def send_result(
     }
     if encoding == "json" and size <= MAX_LOGGED_RESULT_BYTES:
         return Result(description, logged.decode(errors="replace"))
-    return Result(description, json.dumps(description))
+    return Result(description, dumps(description))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import signal
 import sys
 
-from cumulus_runner import cgroup, legacy, outcome, package, variables
+from cumulus_runner import cgroup, legacy, outcome, variables
 from cumulus_runner.agent_socket import AgentSocket
+from cumulus_runner.beginning import EXIT_CANT_RECORD
 from cumulus_runner.boot import boot_time
 from cumulus_runner.checkpoint_index import CheckpointIndex
-from cumulus_runner.code_process import CodeProcess, has_start_modules, may_start_early
+from cumulus_runner.code_process import (
+    CodeProcess,
+    CopyProcess,
+    Waiting,
+    has_start_modules,
+    may_start_early,
+)
 from cumulus_runner.code_socket import CodeSocket
 from cumulus_runner.control import Control
 from cumulus_runner.deadlines import Deadlines
@@ -25,6 +30,7 @@ from cumulus_runner.result import MAX_RESULT_BYTES, Result, send_result
 from cumulus_runner.sandbox import StartFailed, become_subreaper
 from cumulus_runner.secret_file import delete_secrets, read_secrets
 from cumulus_runner.supervisor import JournalUnwritable, Supervisor
+from cumulus_runner.unpacking import unpack_job
 from cumulus_wire import folder
 from cumulus_wire.codes import EndReason
 from cumulus_wire.journal import Kind
@@ -32,16 +38,18 @@ from cumulus_wire.states import JobState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any
 
     from cumulus_runner.container_log import ContainerLog
     from cumulus_runner.environment import EnvironmentBuilder
     from cumulus_runner.journal_writer import JournalWriter
     from cumulus_runner.orders import Orders
+else:
+    import _signal as signal  # see `sandbox`
 
 EXIT_OK = 0
 EXIT_JOB_FAILED = 1
-EXIT_CANT_RECORD = 74  #: sysexits' EX_IOERR: there is no journal to say it in
 
 #: The runner's own corner of scratch/.
 _PRIVATE = ".cumulus"
@@ -49,24 +57,20 @@ _PRIVATE = ".cumulus"
 _CONTROL = "control"
 
 
-def _check_python(manifest: dict[str, Any]) -> None:
-    """Before anything is installed for it. Raises JobFailed."""
-    from cumulus_runner.job_values import CallFailed, check_python
-
-    try:
-        check_python(manifest)
-    except CallFailed as failed:
-        report = failed.report
-        raise JobFailed(EndReason.PACKAGE_INVALID, report["message"], report["hint"]) from None
-
-
 class Runner:
     """Runs one job. It owns the agent's socket and the wake-up pipe; the rest is handed in."""
 
     def __init__(
-        self, path: str, orders: Orders, journal: JournalWriter, log: ContainerLog, lock: int
+        self,
+        path: str,
+        orders: Orders,
+        journal: JournalWriter,
+        log: ContainerLog,
+        lock: int,
+        copy: CopyProcess | None = None,
     ) -> None:
-        """`lock`: the locked descriptor, which every child keeps."""
+        """`lock`: the locked descriptor, which every child keeps. `copy`: of this interpreter, for
+        the code; it is ended here."""
         self._path = path
         self._orders = orders
         self._journal = journal
@@ -92,7 +96,8 @@ class Runner:
         self._running_at: float | None = None
         self._code_socket: CodeSocket | None = None
         self._proof: LayerProof | None = None
-        self._code: CodeProcess | None = None  #: it waits; None: it is started when it may run
+        self._copy = copy
+        self._code: Waiting | None = None  #: it waits; None: it is started when it may run
 
     def run(self) -> int:
         """From set-up to EXIT; the process's exit code. Whatever goes wrong, EXIT says it."""
@@ -163,7 +168,7 @@ class Runner:
         if environment is not None and is_clean and is_plain:
             # The job's Python is known: it starts while the rest is done, and waits.
             self._code = self._start_code(environment, early=True)
-        manifest = self._unpack()
+        manifest = unpack_job(self._path, self._work, orders, supervisor.check)
         layer: dict[str, str] = {}
         if self._proof is not None:
             self._proof.finish(supervisor)
@@ -191,39 +196,6 @@ class Runner:
         )
         return self._run_code(manifest, environment, index)
 
-    def _unpack(self) -> dict[str, Any]:
-        """The manifest of the package, which is unpacked. Raises JobFailed, StopRequested."""
-        orders = self._orders
-        if os.path.lexists(self._work):
-            import shutil
-
-            shutil.rmtree(self._work)  # a runner before this one died while setting up
-        archive = os.path.join(self._path, folder.PACKAGE)
-        if not os.path.isfile(archive):
-            raise JobFailed(
-                EndReason.RUNNER_FAILED,
-                f"the worker's agent left no {folder.PACKAGE} in the job's folder",
-                "This is Cumulus's own fault; submitting again may help.",
-            )
-        try:
-            package.unpack(
-                archive,
-                self._work,
-                orders.package_max_bytes,
-                orders.package_max_files,
-                self._supervisor.check,
-            )
-            manifest = package.load_manifest(self._work)
-            if manifest["kind"] == legacy.KIND:
-                legacy.prepare(self._work)
-        except package.PackageInvalid as error:
-            raise JobFailed(EndReason.PACKAGE_INVALID, str(error)) from error
-        except package.EntryPointMissing as error:
-            raise JobFailed(EndReason.ENTRY_POINT_MISSING, str(error)) from error
-        if orders.python in (None, sys.executable):
-            _check_python(manifest)  # of another one the job's own bootstrap does it
-        return manifest
-
     def _take_environment(self) -> Environment | None:
         """The environment for the requirements; None: it has to be made."""
         orders = self._orders
@@ -238,7 +210,7 @@ class Runner:
             self._orders, self._supervisor, scratch=self._scratch, work=self._work, lock=self._lock
         )
 
-    def _start_code(self, environment: Environment, *, early: bool = False) -> CodeProcess:
+    def _start_code(self, environment: Environment, *, early: bool = False) -> Waiting:
         """The job's interpreter, waiting. `early`: beside the proof and the unpacking, so that it
         must not look for modules in the package. Else the job's code begins with it, and the
         secrets are deleted before. Raises JobFailed."""
@@ -254,6 +226,10 @@ class Runner:
             values["PYTHONPATH"] = variables.INSIDE  # bootstrap.py puts the package before it
         else:
             delete_secrets(self._path, self._orders.secrets)
+        if early and self._copy is not None:
+            copy, self._copy = self._copy, None
+            copy.variables = values
+            return copy
         try:
             return CodeProcess.start(
                 environment.python,
@@ -274,26 +250,25 @@ class Runner:
         orders = self._orders
         report_path = os.path.join(self._private, "report.json")
         result_path = os.path.join(self._private, "result")
-        with open(self._call, "w", encoding="utf-8") as file:
-            json.dump(
-                {
-                    "work": self._work,
-                    "manifest": manifest,
-                    "report": report_path,
-                    "result": result_path,
-                    "result_max_bytes": MAX_RESULT_BYTES,
-                    "gpu_memory_bytes": variables.gpu_memory_bytes(orders),
-                },
-                file,
-            )
+        call = {
+            "work": self._work,
+            "manifest": manifest,
+            "report": report_path,
+            "result": result_path,
+            "result_max_bytes": MAX_RESULT_BYTES,
+            "gpu_memory_bytes": variables.gpu_memory_bytes(orders),
+        }
         self._hear_code()
         oom_kills, refused = cgroup.oom_kills(), cgroup.processes_refused()
+        if self._code is not None and self._code.is_gone:
+            self._code.discard()  # somebody killed it: of the job nothing was run
+            self._code = None
         if self._code is None:
             self._code = self._start_code(environment)
         else:
             delete_secrets(self._path, orders.secrets)
         code, self._code = self._code, None
-        process = code.begin()
+        process = code.begin(call)
         stopped = self._supervisor.run(process, (Kind.STDOUT, Kind.STDERR))
         index.tell()
         if stopped is not None:
@@ -365,10 +340,10 @@ class Runner:
 
     def _discard_waiting(self) -> None:
         """Ends what was started beside a set-up that came to nothing."""
-        for one in (self._proof, self._code):
+        for one in (self._proof, self._code, self._copy):
             if one is not None:
                 one.discard()
-        self._proof = self._code = None
+        self._proof = self._code = self._copy = None
 
     def _hear_code(self) -> None:
         """Has the code's word recorded; without it, too, the job runs."""

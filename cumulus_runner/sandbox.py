@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
-import signal
 import time
+
+from cumulus_runner.descriptors import close_all_but, enlarge
+from cumulus_wire import folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ctypes
+    import signal
     from collections.abc import Callable, Mapping, Sequence
+else:
+    import _signal as signal  # `signal` adds enumerations, whose import each start would wait for
 
-PIPE_BYTES = 256 << 10
 #: Makes the kernel, out of memory, pick the job rather than the runner, which tells of it.
 OOM_SCORE = b"500"
 _PR_SET_PDEATHSIG = 1
@@ -83,7 +85,7 @@ class Process:
             os.chdir(working_directory)
             os.environ.clear()
             os.environ.update(environment)
-            _close_all_but(lock)
+            close_all_but(lock)
             code = 1
             try:
                 code = work()
@@ -97,6 +99,41 @@ class Process:
         return cls._fork(run, what, lock)
 
     @classmethod
+    def divide(cls, lock: int, held: Sequence[int] = ()) -> Process | None:
+        """Makes a copy of this process, which goes on where this one does: None in the copy. It has
+        its pipes as stdout and stderr, and beside them the lock and `held`, nothing else open.
+        Raises StartFailed, here only: a copy that can't be prepared says why and ends.
+
+        For interpreters that have done nothing yet: the copy's handlers of signals are kept.
+        """
+        opened: list[int] = []
+        try:
+            for _ in range(2):
+                opened += os.pipe2(os.O_CLOEXEC)
+            out_r, out_w, err_r, err_w = opened
+            enlarge(out_r)
+            enlarge(err_r)
+            runner = os.getpid()
+            pid = os.fork()
+        except OSError as error:
+            for fd in opened:
+                os.close(fd)
+            raise StartFailed(f"no copy of the runner can be made: {error.strerror}") from error
+        if pid == 0:
+            try:
+                _settle(lock, out_w, err_w, runner)
+                close_all_but(lock, *held)
+                os.set_inheritable(lock, True)
+                _name_copy()
+            except BaseException as error:
+                os.write(err_w, f"the runner's copy: {error}\n".encode(errors="replace"))
+                os._exit(127)
+            return None
+        os.close(out_w)
+        os.close(err_w)
+        return cls(pid, out_r, err_r)
+
+    @classmethod
     def _fork(cls, run: Callable[[], None], what: str, lock: int) -> Process:
         """`run` doesn't return. What it raises with the descriptors still open is StartFailed."""
         opened: list[int] = []
@@ -104,8 +141,8 @@ class Process:
             for _ in range(3):
                 opened += os.pipe2(os.O_CLOEXEC)
             out_r, out_w, err_r, err_w, fault_r, fault_w = opened
-            _enlarge(out_r)
-            _enlarge(err_r)
+            enlarge(out_r)
+            enlarge(err_r)
             runner = os.getpid()
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
             try:
@@ -210,26 +247,11 @@ def _pids_aside() -> set[int]:
 def become_subreaper() -> str | None:
     """Orphans among the descendants become children of this process. Returns why not, or None."""
     try:
-        if _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
+        if _prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0:
             return None
         return "prctl(PR_SET_CHILD_SUBREAPER) failed"
     except (ImportError, OSError, AttributeError) as error:
         return f"prctl can't be called: {error}"
-
-
-def seal_descriptors() -> None:
-    """Makes 0-2 exist and keeps all others, whoever left them open, from the children."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            try:
-                os.set_inheritable(int(name), False)
-            except OSError:
-                continue  # the listing's own descriptor
 
 
 def kill_descendants() -> None:
@@ -280,14 +302,7 @@ def _become(
     """In the forked child: does what it is for, or says why not and is gone."""
     _, out_w, _, err_w, _, fault_w = pipes
     try:
-        os.setsid()
-        _die_with_parent()
-        if os.getppid() != runner:
-            os._exit(127)
-        _prefer_for_oom()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for source, target in ((lock, 0), (out_w, 1), (err_w, 2)):
-            os.dup2(source, target)
+        _settle(lock, out_w, err_w, runner)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         # Handlers of ours are gone with exec; until then a signal must not run them here.
@@ -302,20 +317,31 @@ def _become(
         os._exit(127)
 
 
-def _close_all_but(kept: int) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != kept:
-            try:
-                os.close(int(name))
-            except OSError:
-                continue  # the listing's own descriptor
+def _settle(lock: int, stdout: int, stderr: int, runner: int) -> None:
+    """In the forked child: a session of its own, which ends with the runner; its descriptors."""
+    os.setsid()
+    _die_with_parent()
+    if os.getppid() != runner:
+        os._exit(127)
+    _prefer_for_oom()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for source, target in ((lock, 0), (stdout, 1), (stderr, 2)):
+        os.dup2(source, target)
 
 
 def _die_with_parent() -> None:
     try:
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (ImportError, OSError, AttributeError):
         return  # `become_subreaper` failed in the same way and said so
+
+
+def _name_copy() -> None:
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(folder.CODE_NAME.encode())
+    except OSError:
+        return  # /proc is read-only here; the local platform, which looks at it, has its own
 
 
 def _prefer_for_oom() -> None:
@@ -324,13 +350,6 @@ def _prefer_for_oom() -> None:
             file.write(OOM_SCORE)
     except OSError:
         return  # /proc is read-only here: then the kernel chooses by size alone
-
-
-def _enlarge(pipe: int) -> None:
-    try:
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError:
-        return  # over the user's quota of pipe pages: a small pipe is only slower
 
 
 def _send(pid: int, number: int) -> None:
@@ -349,13 +368,10 @@ def _send_group(group: int, number: int) -> None:
         return
 
 
-_loaded: ctypes.CDLL | None = None
+def _prctl(option: int, argument: int) -> int:
+    """What it returns. Raises ImportError, OSError, AttributeError where it can't be called."""
+    # `ctypes` around it adds types that aren't used here, and takes 2 ms of each start.
+    import _ctypes
 
-
-def _libc() -> ctypes.CDLL:
-    global _loaded
-    if _loaded is None:
-        import ctypes
-
-        _loaded = ctypes.CDLL(None, use_errno=True)
-    return _loaded
+    function = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+    return int(_ctypes.call_function(function, (option, int(argument), 0, 0, 0)))

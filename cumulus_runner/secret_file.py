@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from cumulus_runner.outcome import JobFailed
 from cumulus_wire import folder
 from cumulus_wire.codes import EndReason
+from cumulus_wire.light_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def read_secrets(job_folder: str, names: Sequence[str]) -> dict[str, str]:
     why = "it isn't what the agent writes"
     try:
         with open(path, "rb") as file:
-            values = json.loads(file.read(_MAX_BYTES))
+            values = loads(file.read(_MAX_BYTES))
         if isinstance(values, dict) and sorted(values) == sorted(names):
             return {name: str(text) for name, text in values.items()}
     except OSError as error:

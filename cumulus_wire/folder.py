@@ -37,6 +37,8 @@ KEPT_VARIABLES = {
     "CUMULUS_OUTPUT_DIR": OUTPUTS,
 }
 
+#: What a process is called that runs the code, where it is a copy of the runner (15 bytes).
+CODE_NAME = "cumulus-code"
 #: The package's own description, inside the zip.
 MANIFEST = "cumulus_package.json"
 #: What a zip of the old SDK holds instead: its program, what is to be installed for it, and where

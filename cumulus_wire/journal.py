@@ -11,11 +11,12 @@ journal bytes before it; offsets never change, also where storage dropped a rang
 
 from __future__ import annotations
 
-import json
 import struct
 import time
 import zlib
 from enum import IntEnum
+
+from cumulus_wire.light_json import dumps, loads
 
 # Importing `typing` takes as long as all the rest, and each job waits for it.
 TYPE_CHECKING = False
@@ -78,7 +79,7 @@ class Record:
     def json(self) -> dict[str, Any]:
         """The payload of a JSON kind. Raises ValueError when it is no JSON object."""
         try:
-            value = json.loads(self.payload)
+            value = loads(self.payload)
         except RecursionError:
             raise ValueError(f"{self.kind.name} record at {self.offset} nests too deep") from None
         if not isinstance(value, dict):
@@ -119,7 +120,7 @@ def encode_into(buffer: bytearray, at: int, kind: Kind, size_bytes: int) -> None
 
 def encode_json(kind: Kind, value: Mapping[str, Any], time_us: int | None = None) -> bytes:
     """One frame of a JSON kind."""
-    return encode(kind, json.dumps(value, separators=(",", ":")).encode(), time_us)
+    return encode(kind, dumps(value, compact=True).encode(), time_us)
 
 
 class FrameParser:
@@ -192,5 +193,5 @@ def is_rest_missing(record: Record) -> bool:
 
 def gap_record(start: int, end: int, time_us: int) -> Record:
     """What a reader gets in place of the dropped range [start, end)."""
-    payload = json.dumps({"from": start, "to": end}).encode()
+    payload = dumps({"from": start, "to": end}).encode()
     return Record(Kind.GAP, payload, time_us, start, end)

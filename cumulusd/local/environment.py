@@ -14,6 +14,8 @@ _INSTALLER = ("UV_FIND_LINKS", "UV_NATIVE_TLS", "NETRC")
 def runner_environment(environ: Mapping[str, str], ca_bundle: Path | None) -> dict[str, str]:
     """What a runner, and through it the job, is started with."""
     passed = {name: environ[name] for name in _PASSED if environ.get(name)}
+    if "LC_ALL" not in passed:
+        passed.setdefault("LANG", "C.UTF-8")  # as the job image has it
     passed.update(job_network.proxies(environ))
     passed.update(job_network.certificates(None if ca_bundle is None else str(ca_bundle)))
     return passed

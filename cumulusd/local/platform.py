@@ -105,7 +105,7 @@ class LocalPlatform:
                 "job {job_id}: CPU and memory bounds are not enforced on the local platform",
                 job_id=spec.job_id,
             )
-        arguments = ["-I", str(_RUNNER), spec.grant.folder]
+        arguments = ["-u", str(_RUNNER / "__main__.py"), spec.grant.folder]
         # A daemon that was killed before it could write the runner's file left it running. A
         # second one would find the folder locked and end, and be taken for the job's.
         pid = processes.running(arguments)

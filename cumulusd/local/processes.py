@@ -5,6 +5,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus_wire import folder
+
 _PROC = Path("/proc")
 
 
@@ -23,13 +25,16 @@ def start_ticks(pid: int) -> int | None:
 
 
 def running(arguments: Sequence[str]) -> int | None:
-    """A process that was started with a command line that ends so; None when there is none."""
+    """A process that was started with a command line that ends so; None when there is none. A
+    runner's copy, which runs a job's code, has its command line: it is told by its name."""
     wanted = "".join(f"\0{argument}" for argument in arguments) + "\0"
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
         try:
             found = (entry / "cmdline").read_bytes()
+            if (entry / "comm").read_text(errors="replace").rstrip("\n") == folder.CODE_NAME:
+                continue
         except OSError:
             continue
         if found.endswith(os.fsencode(wanted)) and start_ticks(int(entry.name)) is not None:

@@ -37,7 +37,12 @@ class JobSettings:
     instance_id: str
     worker_root: str  #: on every worker; nothing outside of it is ever mounted
     environment: Mapping[str, str] = attrs.field(factory=dict)  #: the grant's wins
-    command: tuple[str, ...] = ("python3", "-I", "-m", "cumulus_runner")  #: the folder follows
+    #: The folder follows. By its path and with `-u` alone: see the runner's `__main__`.
+    command: tuple[str, ...] = (
+        "python3",
+        "-u",
+        "/usr/local/lib/cumulus/cumulus_runner/__main__.py",
+    )
     uid: int = 1000
     gid: int = 1000
     pids: int = 4096

@@ -147,9 +147,8 @@ def run_job(api: DockerApi, image: str, job: JobFolder) -> dict[str, Any]:
         api,
         image,
         "python3",
-        "-I",
-        "-m",
-        "cumulus_runner",
+        "-u",
+        "/usr/local/lib/cumulus/cumulus_runner/__main__.py",
         str(job.path),
         binds=(f"{job.path}:{job.path}",),
     )

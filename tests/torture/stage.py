@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cumulus_wire import folder
 from engines.cluster import Cluster
 from engines.docker_api import DockerError
 from tests.e2e.harness import REPOSITORY
@@ -294,10 +295,13 @@ class Stage:
                 continue
             try:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                is_code = (entry / "comm").read_text(errors="replace").strip() == folder.CODE_NAME
             except OSError:
                 continue  # it ended meanwhile
-            # The container's init has the same words behind its own.
-            if "cumulus_runner" not in words or "python" not in words[0]:
+            # The container's init has the same words behind its own, and a copy runs the code.
+            if not any("/cumulus_runner/" in word for word in words) or "python" not in words[0]:
+                continue
+            if is_code:
                 continue
             job_id = next((w.rpartition("/")[2] for w in words if "/job_" in w), "")
             if job_id in self.runner_targets and (worker := self._worker_with(job_id)):

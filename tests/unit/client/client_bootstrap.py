@@ -41,21 +41,22 @@ def main() -> None:
     sys.path.insert(0, folder)
     with open("cumulus_package.json") as file:
         manifest = json.load(file)
-    values = bootstrap.job_values
+    values, codec = bootstrap.job_values, bootstrap.light_json
     answer = {}
     try:
         values.check_python(manifest)
         cloudpickle = values.load_vendored(folder, manifest)
         value = bootstrap.call_function(folder, manifest)
         answer["value"] = value
-        answer["report"] = values.save_result(value, "result", 100 << 20, cloudpickle)
+        answer["report"] = values.save_result(value, "result", 100 << 20, cloudpickle, codec)
     except values.CallFailed as failed:
         answer["report"] = failed.report
     except Exception as error:
         answer["error"] = f"{type(error).__name__}: {error}"
         answer["traceback"] = traceback.format_exc()
         origins = manifest.get("origins", {})
-        answer["told"] = bootstrap.job_errors.describe(error, folder, origins, values.is_plain)
+        describe = bootstrap.job_errors.describe
+        answer["told"] = describe(error, folder, origins, values.is_plain, codec)
     answer["modules"] = sorted(sys.modules)
     print("\n" + json.dumps(answer, default=repr))
 

@@ -249,7 +249,12 @@ def test_only_what_a_job_needs_of_the_environment_is_passed() -> None:
         "SSL_CERT_FILE": "/ca.pem",
         "PIP_INDEX_URL": "https://index.example/simple",
     }
-    assert runner_environment(environ, None) == {"PATH": "/bin", "SSL_CERT_FILE": "/ca.pem"}
+    assert runner_environment(environ, None) == {
+        "PATH": "/bin",
+        "LANG": "C.UTF-8",
+        "SSL_CERT_FILE": "/ca.pem",
+    }
+    assert "LANG" not in runner_environment({"LC_ALL": "C"}, None)
     installer = installer_environment(environ, Path("/own.pem"), None)
     assert installer["UV_DEFAULT_INDEX"] == "https://index.example/simple"
     assert installer["SSL_CERT_FILE"] == "/own.pem"
@@ -279,3 +284,27 @@ async def test_the_runners_of_another_daemon_are_not_this_ones(tmp_path: Path) -
 
 async def gone(site: Site) -> bool:
     return not (await site.platform.containers())["a"].alive
+
+
+def test_a_copy_of_the_runner_that_runs_code_is_not_taken_for_it() -> None:
+    program = (
+        "import os, sys\n"
+        "reads, writes = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    open('/proc/self/comm', 'w').write(sys.argv[2])\n"
+        "    os.write(writes, b'.')\n"
+        "os.read(reads, 1)\n"
+        "sys.stdout.write('.')\n"
+        "sys.stdout.flush()\n"
+        "sys.stdin.read()\n"
+    )
+    arguments = ["-c", program, "fake", names.CODE_NAME]
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as runner:
+        assert runner.stdout is not None and runner.stdin is not None
+        assert runner.stdout.read(1) == b"."
+        assert processes.running(arguments) == runner.pid
+        runner.kill()
+        runner.wait()
+        assert processes.running(arguments) is None

@@ -64,6 +64,12 @@ def index_of(path: Path) -> dict[str, str]:
     return {"UV_OFFLINE": "1", "UV_FIND_LINKS": str(path)}
 
 
+def clean_environment() -> dict[str, str]:
+    """As launchers give it: the code may run in a copy of the runner then."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {"LANG": "C.UTF-8", **kept}
+
+
 class JobFolder:
     """One job's folder. `start` as often as wanted; `close` ends whatever still runs."""
 
@@ -122,11 +128,11 @@ class JobFolder:
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
         """Starts the runner the way the launcher does where it isn't installed."""
         process = subprocess.Popen(
-            [sys.executable, "-I", str(REPOSITORY / "cumulus_runner"), str(self.path)],
+            [sys.executable, "-u", str(REPOSITORY / "cumulus_runner/__main__.py"), str(self.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**clean_environment(), **environment},
         )
         self.processes.append(process)
         return process

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cumulus_runner import cgroup, job_errors, job_values, outcome
 from cumulus_runner.orders import Orders, OrdersInvalid
 from cumulus_runner.outcome import Stop
+from cumulus_wire import light_json
 from cumulus_wire.codes import EndReason
 
 RAISED = {"state": "raised", "error": {"type": "E", "module": "m", "message": "why"}, "hint": None}
@@ -127,7 +128,7 @@ def test_cycles_and_depths_arent_plain() -> None:
 
 
 def described(error: BaseException) -> dict[str, str]:
-    return job_errors.describe(error, "/work", {}, job_values.is_plain)
+    return job_errors.describe(error, "/work", {}, job_values.is_plain, light_json)
 
 
 def test_exceptions_that_resist_being_told() -> None:

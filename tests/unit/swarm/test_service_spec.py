@@ -60,7 +60,12 @@ def test_the_whole_of_it() -> None:
     task = {
         "ContainerSpec": {
             "Image": IMAGE,
-            "Command": ["python3", "-I", "-m", "cumulus_runner", FOLDER],
+            "Command": [
+                "python3",
+                "-u",
+                "/usr/local/lib/cumulus/cumulus_runner/__main__.py",
+                FOLDER,
+            ],
             "Args": None,
             "Env": ["A=the grant's", "B=b", f"CUMULUS_IMAGE={IMAGE}"],
             "User": "1000:1000",
