@@ -15,6 +15,9 @@ if __name__ == "__main__":
         here = os.path.dirname(os.path.realpath(__file__))
         before = [entry for entry in before if entry not in (here, os.path.dirname(__file__))]
         sys.path[:] = [os.path.dirname(here), *before]
+    import cumulus_wire
+
+    cumulus_wire.is_light = True
     from cumulus_runner.beginning import Refused, begin
 
     try:

@@ -1,6 +1,6 @@
 """Machine-readable reasons: why a job waits, why it ended, why a request was refused."""
 
-from enum import StrEnum
+from cumulus_wire.enums import StrEnum
 
 
 class EndReason(StrEnum):

@@ -11,7 +11,7 @@ in the container                mode     what it is
 ==============================  =======  ==========================================================
 """
 
-from enum import StrEnum
+from cumulus_wire.enums import StrEnum
 
 GRANT = "/run/cumulus/grant"
 USAGE = "/run/cumulus/usage"

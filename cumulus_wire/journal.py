@@ -14,8 +14,8 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from enum import IntEnum
 
+from cumulus_wire.enums import IntEnum
 from cumulus_wire.light_json import dumps, loads
 
 # Importing `typing` takes as long as all the rest, and each job waits for it.

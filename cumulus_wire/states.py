@@ -1,6 +1,6 @@
 """Job states, in the words of the old SDK."""
 
-from enum import StrEnum
+from cumulus_wire.enums import StrEnum
 
 
 class JobState(StrEnum):

@@ -490,7 +490,8 @@ def test_usage_and_folders_that_arent_there(tmp_path: Path) -> None:
 
 def test_it_starts_with_light_imports_only() -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import cumulus_runner.command; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import cumulus_wire; "
+        "cumulus_wire.is_light = True; import cumulus_runner.command; "
         "print(*sys.modules)"
     )
     loaded = subprocess.check_output(
@@ -498,7 +499,7 @@ def test_it_starts_with_light_imports_only() -> None:
     ).split()
     heavy = {"asyncio", "dataclasses", "logging", "subprocess", "zipfile", "hashlib", "shutil"}
     heavy |= {"typing", "cumulus_runner.environment", "cumulus_runner.requirements"}
-    heavy |= {"ctypes", "json", "re", "runpy", "signal"}
+    heavy |= {"collections", "ctypes", "enum", "functools", "json", "re", "runpy", "signal"}
     assert heavy.isdisjoint(loaded)
 
 
