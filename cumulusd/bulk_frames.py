@@ -46,6 +46,11 @@ class BulkFrames:
         self._held_bytes = 0
         self._wanted_bytes = 0
 
+    @property
+    def holds(self) -> bool:
+        """A part of a frame is held."""
+        return bool(self._pieces)
+
     def take_back(self) -> bytes:
         """What is held, which is Autobahn's to read from then on."""
         held = b"".join(self._pieces)
@@ -112,6 +117,18 @@ class BulkReading:
         """As of `BulkFrames`. The messages go to the protocol's `message_received`."""
         self._protocol = protocol
         self._frames = BulkFrames(max_bytes, masked=masked)
+
+    @property
+    def is_between_frames(self) -> bool:
+        """The connection is open, and no frame or message has come in part."""
+        protocol = self._protocol
+        return not (
+            protocol.state != protocol.STATE_OPEN
+            or protocol.current_frame is not None
+            or protocol.inside_message
+            or protocol.data
+            or self._frames.holds
+        )
 
     def read(self, data: bytes) -> None:
         """Takes whole messages here; leaves everything else to Autobahn, and what follows it."""

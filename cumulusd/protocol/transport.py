@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from cumulusd.autobahn_log import STILL
 from cumulusd.peers import is_secure
+from cumulusd.pings import ping_of, pong
 from cumulusd.protocol import frames, messages
 from cumulusd.protocol.admission import source_of
 from cumulusd.protocol.codec import CODECS, Codec
@@ -114,7 +115,8 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
 
     def write_pong(self, payload: bytes) -> None:
         """Hands one pong to the transport; dropped when the connection is closing."""
-        self.sendPong(payload)
+        if self.state == self.STATE_OPEN and self._writer is not None:
+            self._writer.write(pong(payload), b"")
 
     def close(self) -> None:
         """Says good-bye by WebSocket's own closing handshake; bounded."""
@@ -337,6 +339,10 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         ):
             self._dataReceived(data)
             return
+        payload = None if self.data else ping_of(data)
+        if payload is not None:
+            self.onPing(payload)
+            return
         buffer = self.data + data if self.data else data
         limit: int = self.maxMessagePayloadSize
         at = 0
@@ -367,7 +373,12 @@ class WampConnection(ServerProtocol):  # type: ignore[misc]  # it is Any
         self.abort()
 
     def _send_ping(self) -> None:
+        """Not to a peer that has just shown that it lives, an agent by its own ping."""
         sent_at = self.factory.clock.seconds()
+        still_s = self.factory.limits.ping_interval_s - (sent_at - self._heard_at)
+        if still_s > 0 and self._partial_since is None:
+            self._ping = self.factory.clock.callLater(still_s, self._send_ping)
+            return
         self.sendPing()
         self._ping = self.factory.clock.callLater(
             self.factory.limits.ping_timeout_s, self._check_ping, sent_at

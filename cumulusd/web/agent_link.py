@@ -24,6 +24,7 @@ from cumulusd.direct_write import DirectWrite
 from cumulusd.errors import CumulusError, Unavailable
 from cumulusd.identity import Principal, Role
 from cumulusd.peers import PLAIN_TOKEN, is_secure
+from cumulusd.pings import Silence, ping_of, pong
 from cumulusd.tasks import Signal, Tasks, wait_at_most
 from cumulusd.web.output_fetches import OutputFetches
 
@@ -61,7 +62,7 @@ class LinkLimits:
     read_timeout_s: float = 30.0  #: for reading one range
     outbox_bytes: int = 1 << 20  #: answers that a peer which doesn't read may pile up
     max_jobs: int = 100_000  #: journals offered by one node
-    ping_s: float = 15.0
+    ping_s: float = 15.0  #: a silent agent is pinged after so long, and dropped after twice that
     close_timeout_s: float = 5.0  #: from its end to that of the connection
 
 
@@ -99,8 +100,7 @@ class AgentLinkFactory:
             maxFramePayloadSize=wire.MAX_MESSAGE_BYTES,
             maxMessagePayloadSize=wire.MAX_MESSAGE_BYTES,
             openHandshakeTimeout=10,
-            autoPingInterval=self.limits.ping_s,
-            autoPingTimeout=self.limits.ping_s,
+            autoPingInterval=0,
             maxConnections=self.limits.max_links,
         )
         make: Any = partial(_AgentConnection, self)
@@ -207,6 +207,9 @@ class _AgentConnection(WebSocketServerProtocol):
         self._reading = BulkReading(self, wire.MAX_MESSAGE_BYTES, masked=True)
         self._writing: DirectWrite | None = None
         self.fetches = OutputFetches(self._tell)
+        self._silence = Silence(
+            owner.clock, owner.limits.ping_s, ping=self._send_ping, dead=self._is_silent
+        )
 
     def drop(self) -> None:
         """Ends it at once."""
@@ -265,18 +268,24 @@ class _AgentConnection(WebSocketServerProtocol):
         self.unregisterProducer()
         self.registerProducer(self, True)
         self._writing = DirectWrite(self.transport)
+        self._silence.start()
         self._owner.opened(self)
         self._log.info("the link of node {node_id} is up", node_id=self.node_id)
 
     def dataReceived(self, data: bytes) -> None:
-        self._reading.read(data)
+        self._silence.heard()
+        payload = ping_of(data) if self._reading.is_between_frames else None
+        if payload is None:
+            self._reading.read(data)
+        else:
+            self.onPing(payload)
 
     def onPing(self, payload: bytes) -> None:
         """Answered when it is read: the newest stands for all, as WebSocket lets it."""
         if self._paused:
             self._owed_pong = payload
         else:
-            self.sendPong(payload)  # type: ignore[no-untyped-call]
+            self._write_frame(pong(payload))
 
     def onMessageBegin(self, isBinary: bool) -> None:
         self._frames = 0
@@ -307,6 +316,7 @@ class _AgentConnection(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_gone = True
+        self._silence.stop()
         if self._end is not None and self._end.active():
             self._end.cancel()
         super().connectionLost(reason)
@@ -467,6 +477,17 @@ class _AgentConnection(WebSocketServerProtocol):
         assert self._writing is not None
         self._writing.write(header(len(message), masked=False) + message)
 
+    def _write_frame(self, frame: bytes) -> None:
+        if self.state == self.STATE_OPEN and self._writing is not None:
+            self._writing.write(frame)
+
+    def _send_ping(self) -> None:
+        self.sendPing()
+
+    def _is_silent(self) -> None:
+        self.wasNotCleanReason = f"no answer to a ping within {self._limits.ping_s:g} s"
+        self.drop()
+
     def _fail(self, why: str) -> None:
         self._log.error(
             "the link of node {node_id} is dropped: {why}", node_id=self.node_id, why=why
@@ -479,8 +500,8 @@ class _AgentConnection(WebSocketServerProtocol):
     def resumeProducing(self) -> None:
         self._paused = False
         if self._owed_pong is not None:
-            pong, self._owed_pong = self._owed_pong, None
-            self.sendPong(pong)  # type: ignore[no-untyped-call]
+            owed, self._owed_pong = self._owed_pong, None
+            self._write_frame(pong(owed))
         self._flush()
         self._writable.fire()
 

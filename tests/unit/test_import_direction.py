@@ -50,6 +50,7 @@ OURS: dict[str, str] = {
     "cumulusd.open_files": "",
     "cumulusd.autobahn_log": "",
     "cumulusd.bulk_frames": "",
+    "cumulusd.pings": "",
     "cumulusd.direct_write": "",
     "cumulusd.collecting": "",
     "cumulusd.loop_lag": "cumulusd.jobs.ports",
@@ -136,11 +137,12 @@ OURS: dict[str, str] = {
     "cumulusd.scram_keys": "cumulus_wire cumulusd.identity",
     "cumulusd.login_secret": "cumulusd.state_file",
     "cumulusd.protocol": f"{_COMMON} cumulusd.protocol cumulusd.identity cumulusd.origins"
-    " cumulusd.peers cumulusd.scram_keys cumulusd.autobahn_log cumulusd.direct_write",
+    " cumulusd.peers cumulusd.pings cumulusd.scram_keys cumulusd.autobahn_log"
+    " cumulusd.direct_write",
     "cumulusd.protocol.procedures": f"{_COMMON} cumulusd.protocol cumulusd.identity"
     " cumulusd.relay cumulusd.job_search cumulusd.jobs.model",
     "cumulusd.web": f"{_COMMON} cumulusd.web cumulusd.identity cumulusd.metrics cumulusd.origins"
-    " cumulusd.peers cumulusd.relay cumulusd.autobahn_log cumulusd.bulk_frames"
+    " cumulusd.peers cumulusd.pings cumulusd.relay cumulusd.autobahn_log cumulusd.bulk_frames"
     " cumulusd.direct_write",
     "cumulusd.chronos": f"{_COMMON} cumulusd.chronos",
     "cumulusd.agent": f"{_COMMON} cumulusd.agent cumulusd.chronos cumulusd.disk cumulusd.identity"
