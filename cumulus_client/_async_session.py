@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from cumulus_client._blocking import begin
 from cumulus_client._core import ClientCore, connection_to
 from cumulus_client._errands import Errands
 from cumulus_client._io_future import IoFuture
@@ -71,7 +72,12 @@ class AsyncSession:
             await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S + WITHDRAW_S)
         self._io.stop()
 
-    async def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    async def _call(
+        self,
+        coroutine: Coroutine[Any, Any, _T],
+        give_up: Callable[[IoFuture[_T]], Coroutine[Any, Any, None]] | None = None,
+    ) -> _T:
+        """`give_up`: what is to be done when this is cancelled; without it the call is."""
         # As `asyncio.wrap_future`, which wakes the caller's loop for each answer.
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         errands = self._errands_here()
@@ -84,7 +90,10 @@ class AsyncSession:
         try:
             await waiter
         except asyncio.CancelledError:
-            future.cancel()
+            if give_up is not None:
+                begin(self._io, give_up(future))
+            else:
+                future.cancel()
             raise
         if future.cancelled():
             raise asyncio.CancelledError

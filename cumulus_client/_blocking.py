@@ -86,6 +86,11 @@ class Interruption:
         self._cancelling: IoFuture[bool] | None = None
         self.deadline: float | None = None
 
+    @property
+    def begun(self) -> bool:
+        """The job is being cancelled."""
+        return self._first is not None
+
     def interrupted(self, job_id: str | None, error: BaseException) -> None:
         """Raises `error` when that was the second time, or there is no job yet."""
         by = f"{error.signal_name}: " if isinstance(error, Interrupted) else ""

@@ -5,6 +5,7 @@ idle reader is woken at once.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -107,7 +108,8 @@ class BlockingStream:
             self._room = None
 
     def _tell(self) -> None:
-        if self._news.locked():
+        # Reader and event loop may tell at the same time: then the other one has released it.
+        with contextlib.suppress(RuntimeError):
             self._news.release()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cumulus_client._arguments import decode_result
 from cumulus_client._download import download
+from cumulus_client._io_future import IoFuture
 from cumulus_client._job_stream import (
     MAX_FRUITLESS,
     MAX_WAITING_BYTES,
@@ -134,6 +135,18 @@ class ClientCore:
             self._submitting.discard(task)
         self.remember(job_id, package)
         return job_id
+
+    async def give_up(self, submit: IoFuture[str], say: Say) -> None:
+        """Nobody waits for that `submit` any more: takes its job back, also when the daemon has
+        answered just now."""
+        task = submit.task
+        if task is None:
+            return
+        if not task.done():
+            task.cancel()
+            await self.settle()
+        elif not task.cancelled() and task.exception() is None:
+            self._withdrawals.of_call(task, say)
 
     async def settle(self) -> None:
         """Returns when every `submit` that is being cancelled is being taken back."""

@@ -24,6 +24,7 @@ class IoFuture(concurrent.futures.Future[_T]):
     def __init__(self, then: "Callable[[IoFuture[_T]], object] | None" = None) -> None:
         """`then`: is called with it when it is done, on the event loop's thread."""
         super().__init__()
+        self.task: asyncio.Task[_T] | None = None  #: what it follows
         self._over = False
         self._ended = threading.Lock()
         self._ended.acquire()
@@ -47,7 +48,7 @@ class IoFuture(concurrent.futures.Future[_T]):
     def follow(self, coroutine: Coroutine[Any, Any, _T]) -> None:
         """Runs `coroutine`, whose outcome it takes. On the event loop's thread."""
         loop = asyncio.get_running_loop()
-        task = loop.create_task(coroutine)
+        task = self.task = loop.create_task(coroutine)
         task.add_done_callback(self._take)
 
         def given_up(_: object) -> None:

@@ -178,17 +178,21 @@ _imported = _Remembered(Imports, max_count=MAX_FACTS, max_chars=1 << 62)
 _syntax = _Remembered(ModuleSyntax, max_count=MAX_FACTS, max_chars=MAX_TREES_CHARS)
 
 
-_compiled: dict[bytes, None] = {}
+_compiled: OrderedDict[bytes, None] = OrderedDict()
+_compiled_lock = threading.Lock()
 
 
 def check_compiles(source: str, filename: str) -> None:
     """Raises SyntaxError."""
     key = _digest(source)
-    if key not in _compiled:
-        compile(source, filename, "exec", dont_inherit=True)
+    with _compiled_lock:
+        if key in _compiled:
+            return
+    compile(source, filename, "exec", dont_inherit=True)  # beside others: it may take long
+    with _compiled_lock:
         _compiled[key] = None
         if len(_compiled) > MAX_FACTS:
-            _compiled.pop(next(iter(_compiled)), None)
+            _compiled.popitem(last=False)
 
 
 def imports_of(source: str | bytes, filename: str = "<unknown>") -> Imports:

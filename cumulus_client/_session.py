@@ -2,12 +2,13 @@
 
 import os
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from cumulus_client._blocking import begin
 from cumulus_client._core import ClientCore, connection_to
-from cumulus_client._io_future import wait_all
+from cumulus_client._io_future import IoFuture, wait_all
 from cumulus_client._io_thread import IoThread
 from cumulus_client._mapping import Flights
 from cumulus_client._raising import raised_here
@@ -75,13 +76,21 @@ class BlockingSession:
             wait_all([closing], CLOSE_TIMEOUT_S + WITHDRAW_S)
         self._io.stop()
 
-    def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    def _call(
+        self,
+        coroutine: Coroutine[Any, Any, _T],
+        give_up: Callable[[IoFuture[_T]], Coroutine[Any, Any, None]] | None = None,
+    ) -> _T:
+        """`give_up`: what is to be done when Ctrl-C comes; without it the call is cancelled."""
         future = self._io.run(coroutine)
         try:
             future.wait(None)
             return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C: nobody waits for it any more
+        except BaseException as error:
+            if give_up is not None and isinstance(error, KeyboardInterrupt):
+                begin(self._io, give_up(future))
+            else:
+                future.cancel()  # nobody waits for it any more
             raise
 
     # --- asking ------------------------------------------------------------------------------

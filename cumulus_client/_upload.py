@@ -118,9 +118,10 @@ class Uploads:
                 await self._connection.call(uris.PACKAGE_COMMIT, key)
                 return
             except Conflict as conflict:
-                held = conflict.details.get("offset", -1)
-                if not isinstance(held, int):
-                    raise
+                said = conflict.details.get("offset")
+                if type(said) is not int:
+                    raise  # it is about something else
+                held = said
                 # Somebody else uploads the same bytes, or is having them checked.
                 stalled = 0 if held > furthest else stalled + 1
                 _check_progress(package, held, stalled)

@@ -240,9 +240,11 @@ class AsyncCumulusClient(AsyncSession):
     async def _submit(self, package: Package, spec: Mapping[str, Any]) -> str:
         note = Display().note
         try:
-            return await self._call(self._core.submit(package, spec, note))
+            return await self._call(
+                self._core.submit(package, spec, note),
+                lambda submitting: self._core.give_up(submitting, note),
+            )
         except asyncio.CancelledError:
-            begin(self._io, self._core.settle())
             note(f"cancelled while submitting: {MAYBE_ACCEPTED}")
             raise
 
@@ -295,8 +297,8 @@ class AsyncCumulusClient(AsyncSession):
                     display.note(f"cancelled while submitting: {MAYBE_ACCEPTED}")
                     withdrawn = self._withdraw(stream, display)
                 raise
-            except ClientTimeout:
-                if stream.job_id is None:
+            except ClientTimeout as error:
+                if error.job_id is None:  # as the caller is told; it may have come since
                     withdrawn = self._withdraw(stream, display)
                 raise
             finally:

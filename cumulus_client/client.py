@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from cumulus_client._blocking import Interruption, begin, client_timeout
+from cumulus_client._blocking import Interruption, client_timeout
 from cumulus_client._blocking_stream import BlockingStream
 from cumulus_client._core import MAYBE_ACCEPTED
 from cumulus_client._following import follow_to_end
@@ -293,9 +293,11 @@ class CumulusClient(BlockingSession):
     ) -> CumulusJob:
         display = self._display()
         try:
-            job_id = self._call(self._core.submit(package, spec, display.note))
+            job_id = self._call(
+                self._core.submit(package, spec, display.note),
+                lambda submitting: self._core.give_up(submitting, display.note),
+            )
         except KeyboardInterrupt:
-            begin(self._io, self._core.settle())
             display.note(f"interrupted while submitting: {MAYBE_ACCEPTED}")
             raise
         return CumulusJob(self, job_id, timeout=timeout)
@@ -321,27 +323,27 @@ class CumulusClient(BlockingSession):
                 upload.cancel()
                 raise
             stream = BlockingStream(self._io, upload.result(), self.server_url)
+            interruption = Interruption(
+                self._io, self._core, display.note, come_back=display.come_back
+            )
             try:
-                return self._follow_stream(stream, package, deadline, display)
+                return follow_to_end(
+                    stream,
+                    interruption,
+                    display,
+                    deadline=deadline,
+                    accepted=lambda job_id: self._core.remember(job_id, package),
+                )
             except BaseException as error:
-                if stream.stream.job_id is None and _gives_up(error):
+                job_id = stream.stream.job_id
+                if _takes_back(error, interruption, job_id):
                     if not isinstance(error, ClientTimeout):
-                        display.note(f"interrupted: {MAYBE_ACCEPTED}")
+                        told = MAYBE_ACCEPTED if job_id is None else f"cancelling job {job_id}"
+                        display.note(f"interrupted: {told}")
                     stream.withdraw(self._core, display.note)
                 else:
                     stream.close()
                 raise
-
-    def _follow_stream(
-        self, stream: BlockingStream, package: Package, deadline: float | None, display: Display
-    ) -> tuple[dict[str, Any], ResultCollector]:
-        return follow_to_end(
-            stream,
-            Interruption(self._io, self._core, display.note, come_back=display.come_back),
-            display,
-            deadline=deadline,
-            accepted=lambda job_id: self._core.remember(job_id, package),
-        )
 
     @raised_here
     def attach(self, job_id: str) -> CumulusJob:
@@ -366,6 +368,11 @@ class CumulusClient(BlockingSession):
         return future.result()
 
 
-def _gives_up(error: BaseException) -> bool:
-    """Is it the caller that ended it, rather than the daemon or the connection?"""
-    return isinstance(error, ClientTimeout) or not isinstance(error, CumulusError)
+def _takes_back(error: BaseException, interruption: Interruption, job_id: str | None) -> bool:
+    """Did the caller give up a job that nobody has been told of, and is it to be cancelled?
+    `job_id`: as it is now; it may have come since `error` was raised."""
+    if isinstance(error, ClientTimeout):
+        return error.job_id is None
+    if isinstance(error, KeyboardInterrupt):
+        return not interruption.begun
+    return job_id is None and not isinstance(error, CumulusError)

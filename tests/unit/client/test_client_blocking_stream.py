@@ -267,3 +267,20 @@ def test_a_reader_that_stands_holds_nobody_back_for_long(monkeypatch: pytest.Mon
         assert transport.paused == [True, True, False, True, False]
 
     asyncio.run(stand())
+
+
+def test_news_that_another_thread_tells_at_the_same_time_is_no_error(io: IoThread) -> None:
+    """The pump's end is told by whoever cancels it, beside the event loop."""
+
+    class ToldMeanwhile:
+        """Released between a look at it and one's own release."""
+
+        def locked(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            raise RuntimeError("release unlocked lock")
+
+    reader = reader_of(io, Scripted([]))
+    reader._news = ToldMeanwhile()  # type: ignore[assignment]
+    reader._tell()

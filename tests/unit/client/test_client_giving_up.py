@@ -93,6 +93,97 @@ except KeyboardInterrupt:
         assert "had been accepted; it is cancelled" in done.stderr
 
 
+def test_ctrl_c_just_as_a_followed_job_is_accepted_cancels_it(relay: Relay, tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "u.py",
+        HEAD.format(url=relay.url)
+        + """
+from cumulus_client._blocking import Interruption
+from cumulus_client._blocking_stream import BlockingStream
+real = BlockingStream.next
+def interrupted_next(self, deadline):
+    while self.stream.job_id is None:
+        real(self, deadline)
+    raise KeyboardInterrupt
+BlockingStream.next = interrupted_next
+def before_it_was_heard(self, job_id, error):
+    assert job_id is not None
+    raise error  # as for a job_id that was None when it was looked at
+Interruption.interrupted = before_it_was_heard
+try:
+    follow("pending")
+except KeyboardInterrupt:
+    client.close()
+    with CumulusClient(client.server_url) as other:
+        assert [job["status"] for job in other.list_jobs()] == ["cancelled"]
+    print("cancelled")
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cancelled\n"
+    assert "interrupted: cancelling job job-1\n" in done.stderr
+
+
+def test_ctrl_c_when_the_answer_to_a_submit_is_there_cancels_it(
+    relay: Relay, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "u.py",
+        HEAD.format(url=relay.url)
+        + """
+from cumulus_client._io_future import IoFuture
+client.get_server_info()
+real = IoFuture.wait
+def interrupted_wait(self, deadline):
+    if deadline is not None:
+        return real(self, deadline)
+    assert real(self, deadline) and self.result()
+    raise KeyboardInterrupt
+IoFuture.wait = interrupted_wait
+try:
+    submit("pending")
+except KeyboardInterrupt:
+    IoFuture.wait = real
+    client.close()
+    with CumulusClient(client.server_url) as other:
+        assert [job["status"] for job in other.list_jobs()] == ["cancelled"]
+    print("cancelled")
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cancelled\n"
+
+
+def test_a_task_that_is_cancelled_when_its_answer_is_there_takes_it_back(
+    relay: Relay, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "u.py",
+        f"""
+import asyncio
+from cumulus_client import *
+from cumulus_client import _async_session
+def f(): pass
+async def main():
+    async with AsyncCumulusClient({relay.url!r}) as client:
+        await client.list_jobs()
+        task = asyncio.create_task(client.submit(f, options={{"name": "pending"}}))
+        real, _async_session._wake = _async_session._wake, lambda waiter: task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            print("cancelled")
+        _async_session._wake = real
+    async with AsyncCumulusClient({relay.url!r}) as client:
+        assert [job["status"] for job in await client.list_jobs()] == ["cancelled"]
+asyncio.run(main())
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cancelled\n"
+    assert "had been accepted; it is cancelled" in done.stderr
+
+
 def test_a_cancelled_task_takes_its_submission_back(relay: Relay, tmp_path: Path) -> None:
     done = run(
         tmp_path / "u.py",

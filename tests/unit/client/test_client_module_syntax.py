@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -172,3 +173,27 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert held._chars <= 100
     held.of("x" * 900, "f")
     assert (len(held._held), held._chars) == (0, 0), "too large to keep"
+
+
+def test_what_compiles_is_compiled_once_and_remembered_within_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[str] = []
+
+    def counted(source: str, *args: object, **kwargs: object) -> None:
+        # No lock is held meanwhile: others go on.
+        assert _module_syntax._compiled_lock.acquire(blocking=False)
+        _module_syntax._compiled_lock.release()
+        compiled.append(source)
+        compile(source, "f", "exec")
+
+    monkeypatch.setattr(_module_syntax, "compile", counted, raising=False)
+    monkeypatch.setattr(_module_syntax, "_compiled", OrderedDict())
+    monkeypatch.setattr(_module_syntax, "MAX_FACTS", 3)
+    for source in ("a", "b", "c", "a", "d", "d", "a"):
+        _module_syntax.check_compiles(source, "f")
+    assert compiled == ["a", "b", "c", "d", "a"]
+    assert len(_module_syntax._compiled) == 3
+    for _ in range(2):
+        with pytest.raises(SyntaxError):
+            _module_syntax.check_compiles("x = (", "f")

@@ -295,3 +295,15 @@ def test_what_the_daemon_has_let_go_of_goes_along_again() -> None:
 @pytest.mark.parametrize("error", [TooMany("x"), no_argument("gpu_memory"), ValueError("x"), None])
 def test_any_other_refusal_is_one(error: Exception | None) -> None:
     assert not Submission(Uploads(Store()), PACKAGE, {}).mends(error)
+
+
+def test_a_conflict_about_something_else_is_told_as_it_is() -> None:
+    class Refusing(Store):
+        def conflict(self) -> Conflict:
+            return Conflict("the package is locked", hint="ask its owner")
+
+    store = Refusing()
+    store.lose_at_commit = 1
+    with pytest.raises(Conflict, match="is locked"):
+        upload(store, Uploads(store))
+    assert store.counts[uris.PACKAGE_CHECK] == 1
