@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ class ClientCore:
             "python_version": "{}.{}.{}".format(*sys.version_info[:3]),
             **({} if package.needs_python is None else {"needs_python": package.needs_python}),
             # A submit whose acknowledgement was lost is repeated, and is one job.
-            "idempotency_key": uuid.uuid4().hex,
+            "idempotency_key": os.urandom(16).hex(),
         }
 
     async def submit(self, package: Package, spec: Mapping[str, Any], say: Say) -> str:
