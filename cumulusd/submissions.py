@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
 from cumulus_wire.codes import WaitReason
@@ -26,6 +26,7 @@ from cumulusd.jobs.packages import Packages
 from cumulusd.jobs.supervisor import Supervisor
 from cumulusd.package_contents import PackageContents, look_inside
 from cumulusd.spec import SpecLimits, invalid_spec, parse_spec, secret_values
+from cumulusd.tasks import waiting_for
 
 #: An id goes into names of folders, sockets and services, and into topics.
 MAX_JOB_ID_CHARS = 46
@@ -67,6 +68,8 @@ class Submissions:
         self._refused = refused
         self._no_room = no_room
         self._image_python = image_python
+        #: of those whose package comes with them: their jobs stand in line as they were sent
+        self._turns = DeferredLock()
         self.closing = False
 
     def close(self) -> None:
@@ -159,14 +162,33 @@ class Submissions:
             return known
         self.check_disk()
         self._check_room(who.owner)
-        if not self._packages.check(who.owner, spec.package_sha256, spec.package_size_bytes)[0]:
+        if self._packages.check(who.owner, spec.package_sha256, spec.package_size_bytes)[0]:
+            record, saving = self._begin(who, spec_value, spec, job_id, is_own_id, only_node)
+        else:
             await self._bring(who, spec, code)
-            # What was found before that may be otherwise now.
-            self.check_open(who)
-            known = await self._earlier(who, spec)
-            if known is not None:
-                return known
-            self._check_room(who.owner)
+            try:
+                # What was found before that may be otherwise now.
+                self.check_open(who)
+                known = await self._earlier(who, spec)
+                if known is not None:
+                    return known
+                self._check_room(who.owner)
+                record, saving = self._begin(who, spec_value, spec, job_id, is_own_id, only_node)
+            finally:
+                self._turns.release()
+        await saving
+        return record
+
+    def _begin(
+        self,
+        who: Principal,
+        spec_value: Any,
+        spec: JobSpec,
+        job_id: str,
+        is_own_id: bool,
+        only_node: str | None,
+    ) -> tuple[JobRecord, Deferred[None]]:
+        """The new job, and what fires when it is durable. Raises CumulusError."""
         self._check_python(spec)
         refusal = self._supervisor.placing.refusal(spec)
         if refusal is not None:
@@ -186,8 +208,8 @@ class Submissions:
             wait=Wait(reason=WaitReason.QUEUED, message="waiting to be placed"),
             pinned_node=only_node,
         )
-        await self._supervisor.submit(record, secret_values(spec_value))
-        return record
+        submitting = self._supervisor.submit(record, secret_values(spec_value))
+        return record, Deferred.fromCoroutine(submitting)
 
     async def _earlier(self, who: Principal, spec: JobSpec) -> JobRecord | None:
         """The job that this submit made when it was sent before."""
@@ -196,8 +218,8 @@ class Submissions:
         return await self._supervisor.earlier_submit(who.owner, spec.idempotency_key)
 
     async def _bring(self, who: Principal, spec: JobSpec, code: bytes | None) -> None:
-        """The package is here, and durable, out of what came with the job. Raises NotFound when
-        nothing did, or no more can be taken now."""
+        """The package is here, and durable, out of what came with the job, and it is this job's
+        turn, to be released. Raises NotFound when nothing did, or no more can be taken now."""
         if code is not None and len(code) != spec.package_size_bytes:
             raise invalid_spec(
                 [
@@ -208,11 +230,21 @@ class Submissions:
                     }
                 ]
             )
-        if code is None or not await self._packages.bring(who.owner, spec.package_sha256, code):
-            raise NotFound(
-                f"The package {spec.package_sha256[:12]}… was not uploaded",
-                hint="upload it with cumulus.package.put and .commit first",
-            )
+        missing = NotFound(
+            f"The package {spec.package_sha256[:12]}… was not uploaded",
+            hint="upload it with cumulus.package.put and .commit first",
+        )
+        if code is None:
+            raise missing
+        turn = self._turns.acquire()
+        try:
+            if not await self._packages.bring(who.owner, spec.package_sha256, code):
+                raise missing
+            await waiting_for(turn)
+        except BaseException:
+            # Its turn has come, or comes: for the next one.
+            turn.addCallback(lambda _: self._turns.release())
+            raise
 
     def _parse(self, spec_value: Any, faults: Sequence[Mapping[str, str]]) -> JobSpec:
         """Raises InvalidArgument with those faults and the specification's own; TooLarge."""

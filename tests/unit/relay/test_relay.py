@@ -397,7 +397,7 @@ async def test_a_package_may_come_with_its_job(office: Office) -> None:
     with pytest.raises(NotFound, match="was not uploaded"):
         await office.relay.submit(ANN, a_new_one(code))
     view = await office.relay.submit(ANN, a_new_one(code), code=code)
-    assert office.relay.get(ANN, view["job_id"])["status"] == "pending"
+    assert view["job_id"] in office.world.table
     size = len(code)
     assert office.packages.check("ann", hashlib.sha256(code).hexdigest(), size) == (True, size)
     await office.relay.submit(ANN, a_new_one(code))
@@ -435,6 +435,35 @@ async def test_a_repeat_while_its_package_comes_is_the_same_job(office: Office) 
     first, second = [await each for each in both]
     assert first["job_id"] == second["job_id"]
     assert len(list(office.world.table.all())) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_jobs_whose_packages_come_with_them_stand_in_line_as_they_were_sent(
+    office: Office,
+) -> None:
+    """Whatever order the disk has them in, and whoever gives up meanwhile."""
+    waiting = []
+
+    def later(work: Any) -> Deferred[Any]:
+        waiting.append((held := Deferred[Any](), work))
+        return held
+
+    office.packages._run_in_thread = later  # type: ignore[assignment]
+    codes = [b"first", b"given up", b"third"]
+    submits = [
+        Deferred.fromCoroutine(
+            office.relay.submit(ANN, a_new_one(code, name=code.decode()), code=code)
+        )
+        for code in codes
+    ]
+    submits[1].cancel()
+    with pytest.raises(CancelledError):
+        await submits[1]
+    for held, work in reversed(waiting):
+        if not held.called:
+            held.callback(work())
+    names = [(await each)["name"] for each in (submits[0], submits[2])]
+    assert names == [record.spec.name for record in office.world.table.all()] == ["first", "third"]
 
 
 @pytest_twisted.ensureDeferred
