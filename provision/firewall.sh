@@ -21,7 +21,9 @@
 #
 # From those bridges nothing reaches this host itself nor, on any host, the ports of Docker and Swarm
 # (2375, 2376, 2377, 4789, 7946). What else is not denied goes: the package index, for example.
-# Answers to connections that others opened go too. Safe to repeat: apply replaces what it made before.
+# Answers to connections that others opened go too. Over IPv6, for which nothing can be named here, jobs
+# open no connection to anybody; Docker gives containers none unless it is told to. Safe to repeat: apply
+# replaces what it made before.
 # A provider's own firewall stands before this one, and is to let the same in.
 set -euo pipefail
 
@@ -133,11 +135,10 @@ has_chain() { "$1" -S "$2" >/dev/null 2>&1; }
 # it, and all of it takes effect at once.
 own_chains() {
     local bridge server daemon network protocol port
-    printf '%s\n' '*filter' ":$INPUT - [0:0]" ":$JOB_HOST - [0:0]"
-    [ "$1" = v6 ] || printf '%s\n' ":$FORWARD - [0:0]" ":$JOB_OUT - [0:0]"
+    printf '%s\n' '*filter' ":$INPUT - [0:0]" ":$JOB_HOST - [0:0]" ":$FORWARD - [0:0]" ":$JOB_OUT - [0:0]"
     for bridge in "${bridges[@]}"; do
         printf -- '-A %s -i %s -g %s\n' "$INPUT" "$bridge" "$JOB_HOST"
-        [ "$1" = v6 ] || printf -- '-A %s -i %s -g %s\n' "$FORWARD" "$bridge" "$JOB_OUT"
+        printf -- '-A %s -i %s -g %s\n' "$FORWARD" "$bridge" "$JOB_OUT"
     done
 
     # To this host, from others: Swarm's and Docker's ports.
@@ -168,8 +169,10 @@ own_chains() {
     printf -- '-A %s -j DROP\n' "$JOB_HOST"
 
     # Through this host to others.
-    if [ "$1" = v4 ]; then
-        printf -- '-A %s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n' "$JOB_OUT"
+    printf -- '-A %s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n' "$JOB_OUT"
+    if [ "$1" = v6 ]; then
+        printf -- '-A %s -j DROP\n' "$JOB_OUT"
+    else
         for server in ${servers[@]+"${servers[@]}"}; do
             for protocol in udp tcp; do
                 printf -- '-A %s -d %s -p %s --dport 53 -j RETURN\n' "$JOB_OUT" "$server" "$protocol"
@@ -227,22 +230,33 @@ apply() {
     if has_v6; then
         own_chains v6 | ip6tables-restore -w 20 --noflush
         jump_first v6 INPUT "$INPUT"
+        # By both: only where Docker filters IPv6 it goes through DOCKER-USER, which then comes first.
+        has_chain v6 DOCKER-USER || v6 -N DOCKER-USER
+        jump_first v6 DOCKER-USER "$FORWARD"
+        jump_first v6 FORWARD "$FORWARD"
     fi
     say "applied: job containers reach neither this host nor ${daemons[*]:-(no daemon given)} ${denied[*]:-}"
+}
+
+# Takes DOCKER-USER away when it is ours, and there is no Docker that uses it. $1 is v4 or v6.
+remove_docker_user() {
+    if has_chain "$1" DOCKER-USER && ! "$1" -S | grep -q -- '-j DOCKER-USER$' &&
+        ! "$1" -S DOCKER-USER | grep -q '^-A'; then
+        "$1" -X DOCKER-USER
+    fi
 }
 
 remove() {
     unjump v4 INPUT "$INPUT"
     ! has_chain v4 DOCKER-USER || unjump v4 DOCKER-USER "$FORWARD"
     remove_chains v4 "$INPUT" "$FORWARD" "$JOB_HOST" "$JOB_OUT"
-    # Ours, when there is no Docker that uses it.
-    if has_chain v4 DOCKER-USER && ! v4 -S | grep -q -- '-j DOCKER-USER$' &&
-        ! v4 -S DOCKER-USER | grep -q '^-A'; then
-        v4 -X DOCKER-USER
-    fi
+    remove_docker_user v4
     if has_v6; then
         unjump v6 INPUT "$INPUT"
-        remove_chains v6 "$INPUT" "$JOB_HOST"
+        unjump v6 FORWARD "$FORWARD"
+        ! has_chain v6 DOCKER-USER || unjump v6 DOCKER-USER "$FORWARD"
+        remove_chains v6 "$INPUT" "$FORWARD" "$JOB_HOST" "$JOB_OUT"
+        remove_docker_user v6
     fi
     say "removed"
 }
@@ -262,6 +276,15 @@ status() {
     fi
     if has_v6 && ! is_first v6 INPUT "$INPUT"; then
         say "not in force: INPUT of IPv6 doesn't begin with a jump to $INPUT"
+        in_force=1
+    fi
+    if has_v6 && ! is_first v6 DOCKER-USER "$FORWARD"; then
+        say "not in force: DOCKER-USER of IPv6 doesn't begin with a jump to $FORWARD"
+        in_force=1
+    fi
+    # Only that it is there: Docker, where it filters IPv6, puts its own before it at each start.
+    if has_v6 && ! v6 -C FORWARD -j "$FORWARD" 2>/dev/null; then
+        say "not in force: FORWARD of IPv6 has no jump to $FORWARD"
         in_force=1
     fi
     v4 -S | grep -E -- "CUMULUS-" || true

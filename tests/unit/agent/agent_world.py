@@ -270,10 +270,24 @@ class World:
             await self.service.stopService()
             self.service = None
 
-    async def start(self) -> "World":
-        await self.start_daemon()
+    async def up(self) -> None:
+        """An agent runs and is registered."""
         self.start_agent()
         await self.until(lambda: self.router.session is not None)
+
+    async def down(self) -> None:
+        """It has ended, and its session with it."""
+        await self.stop_agent()
+        await self.until(lambda: self.router.session is None)
+
+    async def restart(self) -> None:
+        """Another process of the same agent."""
+        await self.down()
+        await self.up()
+
+    async def start(self) -> "World":
+        await self.start_daemon()
+        await self.up()
         return self
 
     async def stop(self) -> None:

@@ -69,11 +69,9 @@ async def test_a_grant_stays_as_it_was_made_whatever_the_worker_offers_later(
 ) -> None:
     world = await make(tiers=TIERS).start()
     first = await world.prepare()
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
+    await world.down()
     world.options = {}
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.up()
     again = await world.prepare()
     assert again["grant"] == first["grant"]
     assert (world.root / "grants" / "job-1" / "grant" / "opencl").is_file()

@@ -193,10 +193,7 @@ async def test_an_agent_that_finds_a_job_there_takes_no_proof_of_it(
     """Its code may have begun while no agent was there."""
     world = await make(tiers=TIERS).start()
     await world.prepare()
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.restart()
     runner = world.runner()
     runner.connect()
     proof(runner, ONE)
@@ -214,10 +211,7 @@ async def test_a_new_agent_knows_of_no_proof(make: Callable[..., World]) -> None
     proof(runner, ONE)
     await heard(world, runner)
     assert await prepared(world, "job-2") == [ONE]
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.restart()
     assert await prepared(world, "job-3") == []
     runner.close()
 

@@ -33,11 +33,9 @@ async def test_after_a_reboot_partitions_are_draining_until_released(
 ) -> None:
     world = await make().start()
     await world.prepare()
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
+    await world.down()
     world.boot_id, world.now_s = "boot-2", 1.0
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.up()
     (partition,) = (await world.router.call("partitions"))["partitions"]
     assert partition["state"] == "draining"
     (entry,) = (await world.router.call("journals"))["journals"]
@@ -49,11 +47,9 @@ async def test_after_a_reboot_partitions_are_draining_until_released(
 async def test_a_failed_look_keeps_what_was_known(make: Callable[..., World]) -> None:
     world = await make(discovery_timeout_s=0.3).start()
     known = (await world.router.call("devices"))["devices"]
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
+    await world.down()
     world.devices(DEVICE, code="exec sleep 600")
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.up()
     answer = await world.router.call("devices")
     assert answer["devices"] == known
     assert "no answer within" in answer["discovery_error"]
@@ -138,12 +134,10 @@ async def test_a_wrong_token_is_retried_with_growing_pauses_and_ends_cleanly(
 async def test_a_folder_half_made_by_a_dead_agent_is_made_anew(make: Callable[..., World]) -> None:
     world = await make().start()
     await world.prepare()
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
+    await world.down()
     (world.root / "jobs/job-1/job.json").unlink()
     (world.root / "jobs/job-1/package.zip").write_bytes(b"half")
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.up()
     await world.prepare()
     assert (world.root / "jobs/job-1/package.zip").read_bytes() == PACKAGE
 

@@ -102,10 +102,7 @@ async def test_another_attempts_journal_begins_where_it_is_told(
     assert world.desk.records["job-1"][0].offset == 4000
     runner.close()
     # The same after a restart of the agent: it reads where the journal begins from the orders.
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.restart()
     (entry,) = (await world.router.call("journals"))["journals"]
     assert (entry["attempt"], entry["start"], entry["end"]) == (2, 4000, runner.end)
 
@@ -117,11 +114,9 @@ async def test_prepare_again_returns_the_same_grant_also_after_a_restart(
     world = await make().start()
     first = await world.prepare()
     assert await world.prepare() == first
-    await world.stop_agent()
-    await world.until(lambda: world.router.session is None)
+    await world.down()
     world.desk.packages.clear()  # it needs no package again
-    world.start_agent()
-    await world.until(lambda: world.router.session is not None)
+    await world.up()
     assert await world.prepare() == first
 
 
