@@ -5,14 +5,14 @@ progressive results through an errback chain; a caller needs eleven message type
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autobahn.wamp import message as wamp_message
 from autobahn.wamp import role as wamp_role
 from autobahn.wamp.exception import ProtocolError
 
+from cumulus_client._login import AUTH_ERRORS, Distrust, Login, UnknownLogin
 from cumulus_client.exceptions import (
     ConnectionFailed,
     ConnectionLost,
@@ -21,9 +21,6 @@ from cumulus_client.exceptions import (
     error_from_wire,
 )
 from cumulus_wire import uris
-
-if TYPE_CHECKING:
-    from cumulus_client._scram import ScramLogin
 
 # Autobahn's message classes are untyped.
 message: Any = wamp_message
@@ -34,21 +31,6 @@ _LAST: dict[str, Any] = {}
 _PROGRESS = {"progress": True}
 
 Progress = Callable[[dict[str, Any]], None]
-
-#: None of the methods that were offered is one for this connection.
-_METHOD_ERRORS = {"wamp.error.no_auth_method", "wamp.error.no_matching_auth_method"}
-_AUTH_ERRORS = {
-    "wamp.error.not_authenticated",
-    "wamp.error.authentication_failed",
-    "wamp.error.authentication_denied",
-    "wamp.error.authentication_required",
-    "wamp.error.no_auth_method",
-    "wamp.error.no_matching_auth_method",
-    "wamp.error.not_authorized",
-    "wamp.error.authorization_failed",
-    uris.ERROR_PREFIX + "not_authenticated",
-    uris.ERROR_PREFIX + "not_authorized",
-}
 
 
 class _Call:
@@ -79,10 +61,7 @@ class CallerSession:
         """With `api_key_name` the key isn't sent where others on the network could read it."""
         self._loop = loop
         self._url = url
-        self._api_key = api_key
-        self._api_key_name = api_key_name
-        self._scram: ScramLogin | None = None  #: offered
-        self._must_prove = False  #: nothing else is
+        self._login = Login(url, api_key, api_key_name, realm)
         self._answering: asyncio.Task[None] | None = None
         self._realm = realm
         self._calls: dict[int, _Call] = {}
@@ -112,25 +91,11 @@ class CallerSession:
     def onOpen(self, transport: Any) -> None:
         """The WebSocket is open: say hello."""
         self._transport = transport
-        # An open daemon takes a key for nothing and is welcome to choose anonymous.
-        methods = ["anonymous"] if self._api_key is None else ["ticket", "anonymous"]
-        authid, authextra = None if self._api_key is None else "client", None
-        if self._api_key is not None and self._api_key_name:
-            from cumulus_client import _scram
-
-            self._must_prove = _others_can_read(transport)
-            try:
-                self._scram = _scram.ScramLogin(self._api_key_name, self._api_key)
-            except _scram.ScramFault as error:
-                if self._must_prove:
-                    self._distrust(error)
-                    return
-            else:
-                # Over TLS too: a proxy may take it off, and then the daemon takes no ticket.
-                methods = [_scram.METHOD] if self._must_prove else ["ticket", _scram.METHOD]
-                authid, authextra = self._api_key_name, self._scram.authextra
-                if not self._must_prove:
-                    methods.append("anonymous")
+        try:
+            offer = self._login.offer(transport)
+        except Distrust as why:
+            self._distrust(why)
+            return
         transport.send(
             message.Hello(
                 realm=self._realm,
@@ -139,9 +104,7 @@ class CallerSession:
                         progressive_call_results=True, call_canceling=True
                     )
                 },
-                authmethods=methods,
-                authid=authid,
-                authextra=authextra,
+                **offer,
             )
         )
 
@@ -175,7 +138,7 @@ class CallerSession:
         elif isinstance(msg, message.Goodbye):
             said = msg.message or msg.reason
             # A token that was revoked or has expired: coming back with it is of no use.
-            self.fail(f"the daemon said goodbye ({said})", refused=msg.reason in _AUTH_ERRORS)
+            self.fail(f"the daemon said goodbye ({said})", refused=msg.reason in AUTH_ERRORS)
             self._send(message.Goodbye("wamp.close.goodbye_and_out"))
             self._transport.close()
         elif isinstance(msg, message.Abort):
@@ -208,97 +171,49 @@ class CallerSession:
 
     def _handshake(self, msg: Any) -> None:
         if isinstance(msg, message.Welcome):
-            proven = self._must_prove or self._answering is not None
-            if proven and self._scram is not None and not self._is_the_daemon(self._scram, msg):
+            try:
+                self._login.check(msg.authextra)
+            except Distrust as why:
+                self._distrust(why)
                 return
             self._session_id, self._authid = msg.session, msg.authid
             if not self.joined.done():
                 self.joined.set_result(None)
-        elif (
-            isinstance(msg, message.Challenge)
-            and self._scram is not None
-            and (self._must_prove or msg.method != "ticket")
-        ):
-            # Whatever else it asks for, the key isn't sent.
-            if self._answering is None:
-                answer = self._answer(self._scram, msg.extra or {})
-                self._answering = self._loop.create_task(answer)
         elif isinstance(msg, message.Challenge):
-            if msg.method != "ticket" or self._api_key is None:
-                self._refused(
-                    ConnectionFailed(f"{self._url} asks for the unknown login {msg.method!r}")
-                )
-                self._transport.close()
-                return
-            self._send(message.Authenticate(self._api_key))
+            self._challenged(msg)
         elif isinstance(msg, message.Abort):
-            self._refused(self._abort_error(msg.reason, msg.message))
+            self._refused(self._login.refused(msg.reason, msg.message))
         else:
             raise ProtocolError(f"unexpected {type(msg).__name__} before the session is open")
 
-    async def _answer(self, login: "ScramLogin", extra: Mapping[str, Any]) -> None:
-        from cumulus_client._scram import ScramFault
-
+    def _challenged(self, msg: Any) -> None:
         try:
-            signature, extra = await login.answer(extra)
-        except ScramFault as error:
-            self._distrust(error)
+            ticket = self._login.ticket(msg.method)
+        except UnknownLogin:
+            self._refused(
+                ConnectionFailed(f"{self._url} asks for the unknown login {msg.method!r}")
+            )
+            self._transport.close()
+            return
+        if ticket is not None:
+            self._send(message.Authenticate(ticket))
+        elif self._answering is None:
+            self._answering = self._loop.create_task(self._answer(msg.extra or {}))
+
+    async def _answer(self, extra: Mapping[str, Any]) -> None:
+        try:
+            signature, extra = await self._login.answer(extra)
+        except Distrust as why:
+            self._distrust(why)
             return
         if not self.closed.done():
             self._send(message.Authenticate(signature, dict(extra)))
 
-    def _is_the_daemon(self, login: "ScramLogin", welcome: Any) -> bool:
-        from cumulus_client._scram import ScramFault
-
-        try:
-            login.check(welcome.authextra)
-        except ScramFault as error:
-            self._distrust(error)
-            return False
-        return True
-
-    def _distrust(self, why: Exception) -> None:
+    def _distrust(self, why: Distrust) -> None:
         """No session with that one."""
-        self._refused(
-            NotAuthenticated(
-                f"the login at {self._url} as {self._api_key_name!r} failed here: {why}",
-                hint="it may be no daemon of yours, or somebody between you and it; use https://",
-            )
-        )
+        self._refused(self._login.distrusted(why))
         self._send(message.Abort("wamp.error.authentication_failed"))
         self._transport.close()
-
-    def _abort_error(self, reason: str, text: str | None) -> CumulusError:
-        said = f": {text}" if text else f" ({reason})"
-        if reason in _AUTH_ERRORS:
-            if self._api_key is None:
-                return NotAuthenticated(
-                    f"{self._url} wants an API key and none was given",
-                    hint="pass api_key=... or set CUMULUS_API_KEY",
-                )
-            if reason in _METHOD_ERRORS:
-                return NotAuthenticated(
-                    f"{self._url} takes no API key over this connection{said}",
-                    hint="use https://, or name the key (api_key_name=... or CUMULUS_API_KEY_NAME):"
-                    " then it needn't be sent",
-                )
-            if self._scram is not None:
-                return NotAuthenticated(
-                    f"{self._url} does not accept this API key as {self._api_key_name!r}{said}",
-                    hint="check the key and its name (api_key_name=... or CUMULUS_API_KEY_NAME) "
-                    "with the daemon's operator",
-                )
-            return NotAuthenticated(
-                f"{self._url} does not accept this API key{said}",
-                hint="check the key (api_key=... or CUMULUS_API_KEY) with the daemon's operator",
-            )
-        if reason == "wamp.error.no_such_realm":
-            return ConnectionFailed(
-                f"{self._url} is a WAMP router but no Cumulus daemon: "
-                f"it has no realm {self._realm!r}",
-                hint="check the server URL",
-            )
-        return ConnectionFailed(f"{self._url} refused the session{said}")
 
     def _refused(self, error: CumulusError) -> None:
         if not self.joined.done():
@@ -402,19 +317,3 @@ class CallerSession:
             except ConnectionLost:
                 pass
         self.fail("closed by this client")
-
-
-def _others_can_read(transport: Any) -> bool:
-    """Does what is sent over that connection leave this machine unencrypted?"""
-    tcp = transport.transport
-    if tcp.get_extra_info("sslcontext") is not None:
-        return False
-    peer, own = tcp.get_extra_info("peername"), tcp.get_extra_info("sockname")
-    if not isinstance(peer, tuple):
-        return False  # a unix socket
-    try:
-        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
-    except ValueError:
-        return True
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return not (mapped.is_loopback or (isinstance(own, tuple) and own[0] == peer[0]))

@@ -23,9 +23,9 @@ from tests.unit.protocol.wamp_peers import Server, reactor, serving
 KEY = "annes-very-own-token"
 SCRIPT = """\
 import json, sys
-from cumulus_client import CumulusClient, CumulusError, _wire_session
+from cumulus_client import CumulusClient, CumulusError, _login
 readable = sys.argv[4] == "readable"
-_wire_session._others_can_read = lambda transport: readable  # this test is on one machine
+_login._others_can_read = lambda transport: readable  # this test is on one machine
 try:
     with CumulusClient(sys.argv[1], sys.argv[2], api_key_name=sys.argv[3] or None) as client:
         print(json.dumps({"info": client.get_server_info()}))

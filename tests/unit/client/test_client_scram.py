@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cumulus_client._login import _others_can_read
 from cumulus_client._scram import ScramFault, ScramLogin
-from cumulus_client._wire_session import _others_can_read
 from cumulus_wire import scram
 from cumulus_wire.scram import Form
 
