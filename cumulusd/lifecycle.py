@@ -19,6 +19,8 @@ from cumulusd.tasks import wait_at_most
 
 #: How long a delete waits for a job that has ended to leave its worker.
 LEAVING_S = 30.0
+#: Meanwhile it is said so often that somebody waits.
+_HURRY_S = 1.0
 
 
 class Lifecycle:
@@ -131,7 +133,9 @@ class Lifecycle:
                     details={"state": record.state.value},
                     hint="delete it again later, when its worker has answered",
                 )
-            await wait_at_most(self._clock, left_s, self._table.signal(job_id).wait())
+            self._supervisor.hurry()
+            changed = self._table.signal(job_id).wait()
+            await wait_at_most(self._clock, min(left_s, _HURRY_S), changed)
         self._log.info("job {job_id}: deleted by {who}", job_id=job_id, who=who.name)
         await self._forget(job_id)
         return {"deleted": True, "message": "Job deleted"}

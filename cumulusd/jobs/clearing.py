@@ -84,6 +84,10 @@ class Clearing:
         if signal is not None:
             signal.fire()
 
+    def hurry(self) -> None:
+        """Somebody waits for a job to be cleared: not only when no other starts."""
+        self._lull.end()
+
     async def clear(self, record: JobRecord) -> Cleared:
         """Container, partition and folder, until nothing of them is left, or it is proven that
         nothing of them can run any more; the reaper then clears what comes back.

@@ -37,9 +37,9 @@ class Lull:
         waiting: Deferred[None] = Deferred(self._forget)
         self._waiting.append(waiting)
         if len(self._waiting) >= MAX_WAITING:
-            self._go_on()
+            self.end()
         elif self._bound is None:
-            self._bound = self._clock.callLater(self._at_most_s, self._go_on)
+            self._bound = self._clock.callLater(self._at_most_s, self.end)
             self._look()
         return waiting
 
@@ -55,9 +55,10 @@ class Lull:
             _cancel(self._quiet)
             self._quiet = None
         elif self._quiet is None:
-            self._quiet = self._clock.callLater(QUIET_S, self._go_on)
+            self._quiet = self._clock.callLater(QUIET_S, self.end)
 
-    def _go_on(self) -> None:
+    def end(self) -> None:
+        """All who wait go on now: somebody waits for one of them."""
         self._end_timers()
         waiting, self._waiting = self._waiting, deque()
         for each in waiting:

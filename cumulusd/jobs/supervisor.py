@@ -249,6 +249,10 @@ class Supervisor:
         """The job's container is gone: what waits for that looks again now."""
         self._clearing.nudge(job_id)
 
+    def hurry(self) -> None:
+        """Somebody waits for a job that has ended to leave its worker."""
+        self._clearing.hurry()
+
     async def stop(self) -> None:
         """Ends what is under way here; jobs go on where they are. Records are all on disk."""
         self._stopping = True

@@ -169,3 +169,20 @@ async def test_delete_waits_until_the_job_has_left_its_worker(tmp_path: Path) ->
     office.world.pass_time(6)
     assert office.world.record(other).phase is Phase.ENDED
     await office.world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_delete_waits_for_no_other_jobs_start(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    await office.start()
+    job_id = await running(office)
+    await office.submit(gpu_memory=0.1)
+    office.world.says(job_id, exit_frame())
+    office.world.platform.die(job_id, 0)
+    office.world.pass_time(2)
+    assert office.world.record(job_id).phase is Phase.ENDING, "what it left stays while one starts"
+    answers: list[object] = []
+    Deferred.fromCoroutine(office.relay.delete(ANN, job_id)).addBoth(answers.append)
+    office.world.pass_time(2)
+    assert answers == [{"deleted": True, "message": "Job deleted"}]
+    await office.world.stop()

@@ -785,6 +785,7 @@ async def test_an_idempotency_key_holds_over_a_restart(tmp_path: Path) -> None:
     await first.start()
     running = await first.submit(idempotency_key="k1")
     over = await first.submit(BOB, gpu_memory=0.1, idempotency_key="k2")
+    first.world.says(running, SETUP)  # else it starts, and the other's container stays meanwhile
     first.world.says(over, SETUP, RUNNING, exit_frame())
     first.world.platform.die(over, 0)
     first.world.pass_time(1)
