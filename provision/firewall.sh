@@ -96,7 +96,8 @@ done
 # Text of the systemd unit; systemd/cumulus-firewall.service is the same.
 unit() {
     cat <<'END'
-# Before Docker, whose containers' jobs it holds off; and again with each of Docker's starts.
+# Before Docker, whose containers' jobs it holds off; and again with each of Docker's starts. Docker
+# doesn't start where the rules can't be applied.
 # Written by provision/firewall.sh install.
 [Unit]
 Description=What Cumulus' job containers may reach, and who reaches Swarm
@@ -108,10 +109,13 @@ PartOf=docker.service
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/local/lib/cumulus/firewall.sh restore
+# A restart would be one of Docker, too, and the end of what runs in its containers.
+ExecReload=/usr/local/lib/cumulus/firewall.sh restore
 TimeoutStartSec=120
 
 [Install]
-WantedBy=multi-user.target docker.service
+WantedBy=multi-user.target
+RequiredBy=docker.service
 END
 }
 
@@ -310,8 +314,8 @@ install_all() {
         unit | write_file "$UNIT" 644
         systemctl daemon-reload
         systemctl --quiet enable cumulus-firewall.service
-        # Restarted, not only started: the options may be others than before.
-        if ! systemctl restart cumulus-firewall.service; then
+        # Not only started: the options may be others than before.
+        if ! systemctl reload-or-restart cumulus-firewall.service; then
             say "the rules could not be applied; see: journalctl -u cumulus-firewall"
             exit 1
         fi
@@ -324,7 +328,10 @@ install_all() {
 
 uninstall_all() {
     if has_systemd && [ -e "$UNIT" ]; then
-        systemctl --quiet disable --now cumulus-firewall.service || say "the unit could not be disabled; removing it"
+        # First nothing may require it: Docker would be stopped with it.
+        systemctl --quiet disable cumulus-firewall.service || say "the unit could not be disabled; removing it"
+        systemctl daemon-reload
+        systemctl stop cumulus-firewall.service || say "the unit could not be stopped"
         rm -f -- "$UNIT"
         systemctl daemon-reload
     fi

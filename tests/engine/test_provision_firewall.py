@@ -57,7 +57,23 @@ def test_provision_firewall_outlives_a_reboot_and_dockers_restart(
     machine.check("systemctl", "restart", "docker.service", timeout_s=120)
     holds()
 
+    options = machine.root / "etc/cumulus/firewall.options"
+    kept = options.read_text()
+    options.write_text("--nonsense\n")
+    machine.check("systemctl", "stop", "docker.socket", "docker.service", timeout_s=120)
+    # As at a boot: it takes the firewall's unit with it.
+    assert machine.run("systemctl", "start", "docker.service", timeout_s=120).returncode != 0
+    assert not machine.is_active("docker.service"), "no job runs without the rules"
+    options.write_text(kept)
+    machine.check("systemctl", "start", "docker.service", timeout_s=120)
+    holds()
+
+    pid = machine.check("systemctl", "show", "--value", "--property=MainPID", "docker.service")
+    _install(machine, "--deny", cluster.layout.subnet, "--peer", peer, "--open", "50051")
+    assert "50051" in machine.check("iptables", "-S", "CUMULUS-INPUT")
     machine.check(COPY, "uninstall")
+    now = machine.check("systemctl", "show", "--value", "--property=MainPID", "docker.service")
+    assert now == pid, "Docker, and what runs in its containers, went on"
     assert "CUMULUS" not in machine.check("iptables-save")
     assert machine.run("systemctl", "cat", "cumulus-firewall.service").returncode != 0
     for path in ("/usr/local/lib/cumulus", "/etc/cumulus"):
