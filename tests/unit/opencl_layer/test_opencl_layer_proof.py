@@ -101,9 +101,10 @@ DIR *opendir(const char *name)
 HURRIED = """
 import sys
 from cumulus_runner import enforcement
+from cumulus_runner.beginning import begin
 from cumulus_runner.command import main
 enforcement.TIMEOUT_S = 1.0
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(begin(sys.argv[1:], may_divide=False)))
 """
 
 

@@ -17,11 +17,12 @@ ONE, TWO = "1" * 64, "2" * 64
 RUNNER = """
 import sys
 from cumulus_runner import enforcement
+from cumulus_runner.beginning import begin
 from cumulus_runner.command import main
 taken = sys.argv[3:]
 enforcement.GRANT = sys.argv[2]
 enforcement._fingerprint = lambda *_: (taken.pop(0) if len(taken) > 1 else taken[0]) or None
-sys.exit(main(sys.argv[1:2]))
+sys.exit(main(begin(sys.argv[1:2], may_divide=False)))
 """
 
 
