@@ -10,7 +10,8 @@ from bench.parts.errors import BenchError
 
 INSTALL_S = 300.0
 _MAKE_S = 120.0
-#: In an environment: the requirement that it was made for, once all of it is there.
+#: In an environment: the requirement that it was made for and where, once all of it is there. Its
+#: scripts name its interpreter by that path: a copy of the folder is made again.
 _STAMP = ".cumulus-bench"
 
 
@@ -18,7 +19,8 @@ def installed(folder: Path, requirement: str) -> Path:
     """The interpreter of the environment in `folder` that has `requirement`, made if need be; by uv
     as script/setup, which is many times quicker than pip, else by pip. Raises BenchError."""
     python, stamp = folder / "bin/python", folder / _STAMP
-    if _works(python) and stamp.exists() and stamp.read_text() == requirement:
+    made = f"{requirement} in {folder.resolve()}"
+    if _works(python) and stamp.exists() and stamp.read_text() == made:
         return python
     print(f"bench: installing {requirement} into {folder}", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ def installed(folder: Path, requirement: str) -> Path:
             said = f"not done within {INSTALL_S:.0f} s"
             break
         if done.returncode == 0:
-            stamp.write_text(requirement)
+            stamp.write_text(made)
             return python
         said = _last_line(done.stderr)
     raise BenchError(f"{requirement} can't be installed here: {said}")
