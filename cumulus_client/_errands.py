@@ -26,9 +26,14 @@ class Errands:
         self._woken = True
         try:
             self._loop.call_soon_threadsafe(self._run)
-        except BaseException:
-            # Ctrl-C: it may not have been sent. One too many does no harm.
+        except RuntimeError:
             self._woken = False
+            raise
+        except BaseException:
+            # Ctrl-C: it may not have been sent, and another thread may rely on it by now. One too
+            # many does no harm.
+            self._woken = False
+            self._loop.call_soon_threadsafe(self._run)
             raise
 
     def _run(self) -> None:

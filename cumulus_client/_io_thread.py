@@ -102,6 +102,11 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        for _ in range(2):
+            # What was handed over just before begins, so that it is cancelled with the rest: else
+            # nobody would ever tell who waits for it.
+            loop.call_soon(loop.stop)
+            loop.run_forever()
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()

@@ -51,21 +51,32 @@ class Code:
 
 
 class Reads(Mapping[str, Any]):
-    """A module's globals, and which of them were looked at."""
+    """A module's globals, and how those were that were looked at."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
-        self.seen: dict[str, Any] = {}
+        self.tokens: dict[str, Any] = {}
+        self.is_settled = True  #: all of them can be told later
 
     def __getitem__(self, name: str) -> Any:
-        value = self.seen[name] = self._values[name]
+        value = self._values[name]
+        self._note(name, value)
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
         """As of any mapping."""
         value = self._values.get(name, _MISSING)
-        self.seen[name] = value
+        self._note(name, value)
         return default if value is _MISSING else value
+
+    def _note(self, name: str, value: Any) -> None:
+        # Before it is used, the first time: another thread may change it at any moment, and what
+        # is packed is then another value, or this one.
+        if self.is_settled and name not in self.tokens:
+            try:
+                self.tokens[name] = _token(value)
+            except _NotSettled:
+                self.is_settled = False
 
     def __iter__(self) -> Iterator[str]:
         raise TypeError("what is looked at is not known of one who looks at everything")
@@ -107,13 +118,15 @@ class Witness:
         as it was?"""
         self._finder = finder
         try:
+            if not all(reads.is_settled for _, reads in self._reads):
+                return False
             self._files = [(path, self._signature(path)) for path in paths]
             self._modules = [
                 (
                     module.__name__,
                     weakref.ref(module),
                     _facts(module),
-                    {name: _token(value) for name, value in reads.seen.items()},
+                    reads.tokens,
                 )
                 for module, reads in self._reads
             ]

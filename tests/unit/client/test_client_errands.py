@@ -3,10 +3,12 @@
 import asyncio
 import functools
 import threading
+import time
 
 import pytest
 
 from cumulus_client._errands import Errands
+from cumulus_client._io_thread import IoThread
 
 
 class CountedLoop(asyncio.SelectorEventLoop):
@@ -91,6 +93,48 @@ def test_ctrl_c_while_waking_leaves_the_next_one_to_wake(monkeypatch: pytest.Mon
     loop.run_forever()
     loop.close()
     assert done == [1, 2]
+
+
+def test_ctrl_c_while_waking_strands_no_other_thread_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was added meanwhile, and relied on that wake-up."""
+    loop = asyncio.new_event_loop()
+    errands = Errands(loop)
+    done: list[int] = []
+    real = loop.call_soon_threadsafe
+
+    def interrupted(*args: object) -> None:
+        monkeypatch.setattr(loop, "call_soon_threadsafe", real)
+        errands.add(functools.partial(done.append, 2))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        errands.add(functools.partial(done.append, 1))
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert done == [1, 2]
+
+
+def test_what_is_handed_over_just_before_the_end_is_told_of_it() -> None:
+    io = IoThread()
+    blocked, go_on = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        blocked.set()
+        go_on.wait(60)
+
+    first = io.run(block())
+    assert blocked.wait(60)
+    last = io.run(asyncio.sleep(3600))
+    ending = threading.Thread(target=io.stop)
+    ending.start()
+    while io.started:
+        time.sleep(0.01)
+    go_on.set()
+    ending.join(60)
+    assert first.wait(time.monotonic() + 60)
+    assert last.wait(time.monotonic() + 10) and last.cancelled()
 
 
 def test_a_closed_loop_is_told() -> None:

@@ -133,6 +133,22 @@ def test_a_list_that_grew_travels_so(user: User) -> None:
     assert "NAMES = ['a', '7']" in user.work()["remembered_main.py"]
 
 
+def test_a_list_that_grew_while_its_code_was_packed_is_another(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread: after its value was written down, and before that was remembered."""
+    real = _source_route.collect
+
+    def collect(*args: Any, **kwargs: Any) -> Any:
+        appended_name(user)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_source_route, "collect", collect)
+        assert "NAMES = ['a']" in user.work()["remembered_main.py"]
+    assert "NAMES = ['a', '7']" in user.work()["remembered_main.py"]
+
+
 def test_a_value_that_can_not_be_written_down_any_more_is_seen(user: User) -> None:
     user.work()
     sys.modules["remembered_main"].LIMIT = Path("seven")  # type: ignore[attr-defined]
