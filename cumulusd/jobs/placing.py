@@ -63,6 +63,7 @@ class Placing:
         self._holdings = Holdings(self._line.use)
         #: Placed jobs that the table doesn't show on their worker yet.
         self._reserved: dict[str, Placement] = {}
+        self._coming: set[str] = set()  #: new jobs without a place that are not in the line yet
         self._seen: tuple[int, int] | None = None  #: the line and the room of the last pass
         self._pass: DelayedCall | None = None
         self._tasks = Tasks()
@@ -187,9 +188,16 @@ class Placing:
         return pool.could_ever_fit(spec, self.nodes, agents, overdue=self._overdue())
 
     def at_once(self, record: JobRecord) -> Placement | None:
-        """A place for a new job, if nobody waits and there is room: it is kept until the job is
-        shown there (`changed`), or `not_taken`."""
-        if self._line or self._stopped or self._observed_since is None:
+        """A place for a new job, if nobody waits, or is about to, and there is room: it is kept
+        until the job is shown there (`changed`), or `not_taken`. None: nobody who comes later gets
+        one before this job is in the line (`add`), or `not_taken`."""
+        placement = self._free_place(record)
+        if placement is None:
+            self._coming.add(record.job_id)
+        return placement
+
+    def _free_place(self, record: JobRecord) -> Placement | None:
+        if self._line or self._coming or self._stopped or self._observed_since is None:
             return None
         try:
             self._fill_room(self._workers.agents())
@@ -208,13 +216,15 @@ class Placing:
         return None
 
     def not_taken(self, job_id: str) -> None:
-        """The job that was placed `at_once` is none after all."""
+        """The job that was to be placed `at_once` is none after all."""
+        self._coming.discard(job_id)
         if self._reserved.pop(job_id, None) is not None:
             self._holdings.put(job_id, None)
             self.soon()
 
     def add(self, record: JobRecord) -> None:
         """A new job: it waits, unless it has its place."""
+        self._coming.discard(record.job_id)
         if record.job_id not in self._reserved:
             self._push(record)
         self._added.fire()

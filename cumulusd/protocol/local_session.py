@@ -206,15 +206,16 @@ class LocalSession:
     def _invoke(self, message: Message) -> None:
         uri, handler = self._handlers[message.registration]
         number: int = message.request
+        caller_id: int = message.caller  # not the message, which would be kept with its arguments
         invocation = self._invocations[number] = _Invocation()
         call = Call(
-            caller=self._wire.principal_of(message.caller),
-            session_id=message.caller,
+            caller=self._wire.principal_of(caller_id),
+            session_id=caller_id,
             procedure=uri,
             args=list(message.args or ()),
             kwargs=as_kwargs(message.kwargs),
             wants_progress=bool(message.receive_progress),
-            progress=lambda kwargs: self._progress(number, message.caller, kwargs),
+            progress=lambda kwargs: self._progress(number, caller_id, kwargs),
         )
         running = start(self._run(number, handler, call))
         invocation.on_stack = False

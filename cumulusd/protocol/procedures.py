@@ -139,7 +139,11 @@ class Procedures:
         spec, follow = arguments.take("spec", dict), arguments.take("follow", bool, True)
         code = arguments.take("code", bytes, None)
         arguments.end()
-        job = await self._relay.submit(call.caller, spec, code=code)
+        submitting = self._relay.submit(call.caller, spec, code=code)
+        # It may be followed for long: neither package nor secrets stay in memory meanwhile.
+        call.kwargs.clear()
+        del code, spec
+        job = await submitting
         accepted = {"event": "accepted", "job": job}
         if not (follow and call.wants_progress):
             return accepted

@@ -148,6 +148,36 @@ async def test_a_job_never_goes_past_those_that_wait(world: World) -> None:
 
 
 @in_world
+async def test_a_job_never_goes_past_one_that_is_being_saved(world: World) -> None:
+    await running_job(world, share=1.0)
+    gate = world.store.gate = Deferred()
+    waiting = Deferred.fromCoroutine(world.submit("b", share=1.0))
+    world.store.gate = None
+    # There is room now, and "b" is not in the line yet.
+    world.says("a", exit_frame())
+    world.store.gate = gate
+    later = Deferred.fromCoroutine(world.submit("c", share=1.0))
+    world.store.gate = None
+    gate.callback(None)  # the store keeps the order
+    await waiting
+    await later
+    assert [world.record(job).phase for job in "bc"] == [Phase.STARTING, Phase.QUEUED]
+
+
+@in_world
+async def test_a_job_that_had_to_wait_and_could_not_be_saved_holds_up_nobody(world: World) -> None:
+    await running_job(world, share=1.0)
+    world.store.broken = Unavailable("disk full")
+    with pytest.raises(Unavailable):
+        await world.submit("b", share=1.0)
+    world.store.broken = None
+    world.says("a", exit_frame())
+    world.pass_time(1)
+    await world.submit("c", share=1.0)
+    assert "save c preparing" in world.history
+
+
+@in_world
 async def test_cancel_while_running_goes_through_the_runner(world: World) -> None:
     await running_job(world)
     world.supervisor.tell("a", EventKind.STOP, stop_reason=EndReason.CANCELLED_BY_USER)
