@@ -142,6 +142,7 @@ def stand_in(work: str) -> None:
 
 def run_script(work: str, manifest: dict[str, Any]) -> None:
     """Runs a script as `__main__`, which it stays, so that what it pickles is found there."""
+    import builtins
     import io
     import types
 
@@ -153,7 +154,7 @@ def run_script(work: str, manifest: dict[str, Any]) -> None:
         code = compile(file.read(), path, "exec", dont_inherit=True)
     module = types.ModuleType("__main__")
     module.__file__ = path
-    module.__dict__["__builtins__"] = __builtins__
+    module.__dict__["__builtins__"] = builtins  # the module, as any `__main__` has it
     sys.modules["__main__"] = module
     exec(code, module.__dict__)
 

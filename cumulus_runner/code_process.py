@@ -22,22 +22,20 @@ _AT_START = ("sitecustomize", "usercustomize")
 WHOLE = b"cumulus: whole"
 
 
-#: Variables that a process, its interpreter or its libraries look at as they start. Those of GPUs
-#: are for libraries that other tiers of enforcement preload.
-_FOR_A_START = (
-    "CUDA",
+#: Variables that a process, its interpreter or its libraries look at as they start.
+_FOR_A_PROCESS = (
     "GCONV_PATH",
     "GLIBC_",
-    "HOME",
-    "LANG",
     "LC_",
     "LD_",
     "LOCPATH",
     "MALLOC_",
-    "NVIDIA",
     "PYTHON",
     "TZDIR",
 )
+#: So do these, but the runner may have been started with them. Those of GPUs are for libraries that
+#: other tiers of enforcement preload, which then are among the job's too.
+_FOR_A_START = (*_FOR_A_PROCESS, "CUDA", "HOME", "LANG", "NVIDIA")
 #: What the job's interpreter has none of, beside `-u`.
 _FLAGS = (
     "bytes_warning",
@@ -61,7 +59,8 @@ _FLAGS = (
 def may_start_early(names: Iterable[str]) -> bool:
     """Whether an interpreter with these variables of the job's, before the package is there, loads
     nothing that the job or one before it can have left on this worker."""
-    return not any(name == "HOME" or name.startswith("PYTHON") for name in names)
+    # The C library's converters of characters are libraries, and are where GCONV_PATH says.
+    return not any(name in ("GCONV_PATH", "HOME") or name.startswith("PYTHON") for name in names)
 
 
 def is_as_the_jobs(environ: Mapping[str, str]) -> bool:
@@ -71,8 +70,10 @@ def is_as_the_jobs(environ: Mapping[str, str]) -> bool:
         not any(getattr(sys.flags, name, 0) for name in _FLAGS)
         and not sys.warnoptions
         and not sys._xoptions
-        and not any(name.startswith("PYTHON") for name in environ)
+        # The job's has none of them but the last, which it has from the runner.
+        and not any(name.startswith(_FOR_A_PROCESS) and name != "LC_ALL" for name in environ)
         and bool(environ.get("LANG") or environ.get("LC_ALL"))  # else the job's differs
+        and None not in (sys.stdin, sys.stdout, sys.stderr)
         and not hasattr(getattr(sys.stdout, "buffer", None), "raw")  # by `-u`
         and not any(os.isatty(fd) for fd in range(3))
         and site is not None

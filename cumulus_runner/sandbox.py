@@ -104,7 +104,8 @@ class Process:
         its pipes as stdout and stderr, and beside them the lock and `held`, nothing else open.
         Raises StartFailed, here only: a copy that can't be prepared says why and ends.
 
-        For interpreters that have done nothing yet: the copy's handlers of signals are kept.
+        For interpreters that have done nothing yet. The copy's handlers of signals are those of a
+        new one.
         """
         opened: list[int] = []
         try:
@@ -124,6 +125,7 @@ class Process:
                 _settle(lock, out_w, err_w, runner)
                 close_all_but(lock, *held)
                 os.set_inheritable(lock, True)
+                _take_signals_anew()
                 _name_copy()
             except BaseException as error:
                 os.write(err_w, f"the runner's copy: {error}\n".encode(errors="replace"))
@@ -334,6 +336,13 @@ def _die_with_parent() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (ImportError, OSError, AttributeError):
         return  # `become_subreaper` failed in the same way and said so
+
+
+def _take_signals_anew() -> None:
+    """As an interpreter does that `_become` starts, whatever the runner was started to ignore."""
+    for number in _BLOCKED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _name_copy() -> None:

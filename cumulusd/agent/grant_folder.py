@@ -73,9 +73,14 @@ class GrantFolders:
 
     def tell_proven(self, job_id: str, proven: Sequence[str]) -> None:
         """Says it anew, whole. Raises OSError."""
-        place = f"{job_id}/{_FILES}/{PROVEN}"
-        _write(self._handle, f"{place}.new", _lines(proven), 0o644)
-        os.rename(f"{place}.new", place, src_dir_fd=self._handle, dst_dir_fd=self._handle)
+        # Not where the job sees it: a runner that looks just now would take it for its grant's.
+        draft, place = f"{job_id}/{PROVEN}.new", f"{job_id}/{_FILES}/{PROVEN}"
+        try:
+            os.unlink(draft, dir_fd=self._handle)  # of a time that failed
+        except FileNotFoundError:
+            pass
+        _write(self._handle, draft, _lines(proven), 0o644)
+        os.rename(draft, place, src_dir_fd=self._handle, dst_dir_fd=self._handle)
 
     def read(self, job_id: str) -> dict[str, Any] | None:
         """The answer that was written with it; None when there is none, or no whole one."""

@@ -1,7 +1,10 @@
 """The agent remembers proofs of the OpenCL layer; none that a job's code can have said."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -9,6 +12,7 @@ from agent_world import DEVICE, Runner, World
 from twisted.internet.task import Clock
 
 from cumulus_wire.grant import MAX_PROVEN, Tier
+from cumulusd.agent.grant_folder import GrantFolders
 from cumulusd.agent.layer_proofs import LIFETIME_S, LayerProofs, valid_fingerprint
 
 TIERS = tuple(tier.value for tier in Tier)
@@ -267,3 +271,30 @@ async def test_nothing_is_remembered_where_each_job_is_to_prove_it(
 async def test_a_job_without_the_layer_is_told_nothing(make: Callable[..., World]) -> None:
     world = await make().start()
     assert await prepared(world, "job-1") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_sees_no_draft_of_what_it_is_told_and_one_that_failed_is_in_nobodys_way(
+    make: Callable[..., World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make(tiers=TIERS).start()
+    assert await prepared(world, "job-1") == []
+    seen: list[list[str]] = []
+
+    def full(*_: Any, **__: Any) -> None:
+        seen.append(sorted(os.listdir(world.root / "grants" / "job-1" / "grant")))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trash = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    grants = GrantFolders(world.root, trash)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("cumulusd.agent.grant_folder.os.rename", full)
+            with pytest.raises(OSError, match="No space left"):
+                grants.tell_proven("job-1", [ONE])
+        assert seen == [["opencl", "proven"]]
+        grants.tell_proven("job-1", [TWO])
+    finally:
+        grants.close()
+        os.close(trash)
+    assert told(world, "job-1") == [TWO]

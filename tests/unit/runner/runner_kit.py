@@ -66,7 +66,11 @@ def index_of(path: Path) -> dict[str, str]:
 
 def clean_environment() -> dict[str, str]:
     """As launchers give it: the code may run in a copy of the runner then."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "LC_", "LD_", "MALLOC_", "GLIBC_"))
+    }
     return {"LANG": "C.UTF-8", **kept}
 
 

@@ -69,6 +69,49 @@ def test_it_sees_what_it_would_in_an_interpreter_of_its_own(new_job: NewJob) -> 
     assert "OF_THE_JOB" in ours["environment"] and "JST" in ours["zone"]
 
 
+def test_what_the_runner_was_started_to_ignore_the_code_doesnt(new_job: NewJob) -> None:
+    """As a daemon's runner is, which a shell started in the background or by `nohup`."""
+    job = new_job().function(LOOK)
+    ignored = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        runner = job.start()
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+    job.finish(runner)
+    found = json.loads(json.loads(job.output(Kind.RESULT)))
+    assert found["name"] == folder.CODE_NAME
+    assert found["signals"] == looked(new_job().function(LOOK))["signals"]
+
+
+@pytest.mark.parametrize("name", ["LD_LIBRARY_PATH", "LC_TIME", "MALLOC_ARENA_MAX", "TZDIR"])
+def test_what_the_runner_was_started_with_is_in_force_in_no_code(
+    new_job: NewJob, name: str
+) -> None:
+    """A process keeps what it was started with: the job's own wouldn't have it."""
+    job = new_job().function("def f(): return open('/proc/self/comm').read().strip()")
+    assert job.run(**{name: "/nowhere"})["outcome"] == "completed"
+    assert json.loads(job.output(Kind.RESULT)) != folder.CODE_NAME
+
+
+def test_a_runner_without_stdin_leaves_the_code_one(new_job: NewJob) -> None:
+    job = new_job().function("import sys\ndef f(): return sys.stdin.read()")
+    command = [sys.executable, "-u", str(REPOSITORY / "cumulus_runner/__main__.py"), str(job.path)]
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    subprocess.run(closed, env=clean_environment(), capture_output=True, check=True)
+    assert json.loads(job.output(Kind.RESULT)) == ""
+
+
+def test_a_script_has_the_builtins_of_a_main_module(new_job: NewJob) -> None:
+    job = new_job().script(
+        "print(open('/proc/self/comm').read().strip(), __builtins__.__name__, "
+        "hasattr(__builtins__, 'print'))"
+    )
+    assert job.run()["outcome"] == "completed", job.jsons(Kind.ERROR)
+    assert job.output(Kind.STDOUT).split() == [folder.CODE_NAME.encode(), b"builtins", b"True"]
+
+
 @pytest.mark.parametrize(
     "orders",
     [

@@ -412,7 +412,7 @@ def test_nothing_of_the_package_is_loaded_before_the_code_begins(
 
 def test_variables_by_which_an_interpreter_loads_more_make_it_start_later() -> None:
     assert may_start_early(("MINE", "XLA_PYTHON_CLIENT_MEM_FRACTION"))
-    for name in ("PYTHONUSERBASE", "PYTHONWARNINGS", "PYTHONHOME", "HOME"):
+    for name in ("PYTHONUSERBASE", "PYTHONWARNINGS", "PYTHONHOME", "HOME", "GCONV_PATH"):
         assert not may_start_early(("MINE", name))
 
 
