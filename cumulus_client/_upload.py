@@ -21,6 +21,8 @@ _QUICK_S = 1.0
 MAX_STALLED = 20
 #: Packages that are remembered as the daemon's: the last ones.
 MAX_KNOWN = 1_000
+#: So long a submit waits for another one that carries its package; then it brings its own.
+CARRY_WAIT_S = 15.0
 
 
 class Caller(Protocol):
@@ -66,10 +68,13 @@ class Uploads:
 
     async def carry(self, package: Package) -> bytes | None:
         """The package's bytes, to go with a submit, of whose outcome `carried` has to be told;
-        None: the daemon has held it before. While a submit carries it, others wait for that."""
+        None: the daemon has held it before. While a submit carries it, others wait for that, a
+        while: it may never be answered, and their callers are told when theirs isn't."""
         key = package.sha256
-        while key not in self._known and key in self._carried:
-            await asyncio.shield(self._carried[key])
+        while key not in self._known and (carrying := self._carried.get(key)) is not None:
+            answered, _ = await asyncio.wait([carrying], timeout=CARRY_WAIT_S)
+            if not answered and self._carried.get(key) is carrying:
+                self._go_on(key)
         if key in self._known:
             return None
         self._carried[key] = asyncio.get_running_loop().create_future()
@@ -80,11 +85,17 @@ class Uploads:
         them."""
         if taken:
             self._know(package)
-        self._carried.pop(package.sha256).set_result(None)
+        self._go_on(package.sha256)
 
     def forget(self, package: Package) -> None:
         """The daemon doesn't hold it any more."""
         self._known.pop(package.sha256, None)
+
+    def _go_on(self, key: str) -> None:
+        """Who waits for the submit that carries it looks again."""
+        carrying = self._carried.pop(key, None)
+        if carrying is not None:
+            carrying.set_result(None)
 
     def _know(self, package: Package) -> None:
         self._known[package.sha256] = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cumulus_client import _upload
 from cumulus_client._submission import MAX_CARRIED_BYTES, Submission
 from cumulus_client._upload import MAX_STALLED, Uploads, Window
 from cumulus_client.exceptions import Conflict, InvalidArgument, NotFound, ServerError, TooMany
@@ -242,6 +243,26 @@ def test_while_a_submit_carries_a_package_others_wait_for_it() -> None:
         others[1].answered(accepted=True)
         assert await waiting[2] == {"spec": {"name": "b"}}
         assert uploads._carried == {}
+
+    asyncio.run(main())
+
+
+def test_a_submit_that_is_never_answered_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_upload, "CARRY_WAIT_S", 0.05)
+
+    async def main() -> None:
+        uploads = Uploads(Store())
+        stuck, *others = (Submission(uploads, PACKAGE, {}) for _ in range(4))
+        await stuck.arguments()
+        waiting = [asyncio.ensure_future(each.arguments()) for each in others]
+        async with asyncio.timeout(60):
+            for each in waiting:
+                assert (await each)["code"] == PACKAGE.whole()
+        stuck.answered(accepted=False)
+        for each in others:
+            each.answered(accepted=True)
+        assert uploads._carried == {}
+        assert await Submission(uploads, PACKAGE, {}).arguments() == {"spec": {}}
 
     asyncio.run(main())
 
