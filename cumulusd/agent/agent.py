@@ -32,7 +32,7 @@ from cumulusd.agent.orders import (
     runner_orders,
 )
 from cumulusd.agent.output_files import OutputFiles
-from cumulusd.agent.package import store_package
+from cumulusd.agent.package import Ranges, store_package
 from cumulusd.agent.partitions import Partitions
 from cumulusd.agent.threads import Threads
 from cumulusd.agent.trash import Trash
@@ -193,81 +193,10 @@ class Agent:
         """Partition, folder and package are there when this fires; otherwise none of them."""
         order = PrepareOrder.read(arguments, self._options)
         async with self._locks.only_one(order.job_id):
-            live = self._jobs.get(order.job_id)
-            if live is not None and not live.is_of(order.attempt):
-                raise Conflict(
-                    f"attempt {live.attempt} of job {order.job_id} still has its folder here",
-                    job_id=order.job_id,
-                    details={"attempt": live.attempt},
-                    hint="release that attempt first",
-                )
-            grants = self._folders.grants
-            # Submitters may name their jobs: this id can have been another owner's before, of whom
-            # something was left here while this worker was away.
-            complete = live is not None and live.folder.is_of(order.owner, order.attempt)
-            answer = grants.read(order.job_id) if complete else None
-            complete = answer is not None
-            if live is not None and not complete and not live.lock_free():
-                raise Conflict(
-                    f"the folder of job {order.job_id} isn't complete, but processes run in it",
-                    job_id=order.job_id,
-                    hint="end them, or prepare the job on another worker",
-                )
-            kept = self._folders.kept
-            if order.needs_kept and not kept.has(order.job_id):
-                raise NotFound(
-                    f"what job {order.job_id} was to go on from is not on this worker any more",
-                    job_id=order.job_id,
-                    details={"checkpoint_lost": True},
-                    hint="submit the job again: it begins anew",
-                )
-            if not complete:
-                if not self._room.has(order.package_size_bytes):
-                    await self._trash.cleared()  # of the job before, it may be
-                self._room.require(order.job_id, order.package_size_bytes)
-            try:
-                grant = self._partitions.reserve(order, grants.place(order.job_id))
-                environments = str(self._folders.environments(order.owner))
-            except (CumulusError, OSError) as error:
-                if is_full(error):
-                    raise self._room.refusal(order.job_id, str(error)) from error
-                raise
-            if answer is None:
-                answer = grant_answer(
-                    grant,
-                    self._folders.path(order.job_id),
-                    environments,
-                    kept.path(order.job_id),
-                    self._ca_bundle,
-                    self._partitions.lifetime_s(order),
-                )
-                made = False
-                try:
-                    if order.attempt == 1:  # before which nothing was kept: not of this job
-                        kept.discard(order.job_id)
-                    made = kept.provide(order.job_id)
-                    await self._books.require(grant)
-                    await self._make_folder(order, grant, answer, environments)
-                except BaseException as error:
-                    # Cancelled, too: nothing half-made stays.
-                    self._jobs.forget(order.job_id)
-                    if made:
-                        kept.discard(order.job_id)
-                    try:
-                        self._partitions.free(order.job_id, order.attempt)
-                    finally:
-                        self._trash.clear()  # which makes room to note it, next time
-                    if is_full(error):
-                        raise self._room.refusal(order.job_id, str(error)) from error
-                    raise
-                self._log.info(
-                    "job {job_id}: {units} units of {device}",
-                    job_id=order.job_id,
-                    units=order.units,
-                    device=grant.device.name,
-                    tier=grant.tier.value,
-                )
-        return {"grant": answer, "devices": self._partitions.devices()}
+            size_bytes = order.package_size_bytes
+            with Ranges(self._link, order.package_sha256, 0, size_bytes) as package:
+                package.ask_if_small()  # it comes while the ledger is written
+                return await self._prepare(order, package)
 
     async def release(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """`released` false: `reason` says what holds it; call again. `kept`: what is left for the
@@ -295,8 +224,90 @@ class Agent:
 
     # -- making and clearing
 
+    async def _prepare(self, order: PrepareOrder, package: Ranges) -> dict[str, Any]:
+        live = self._jobs.get(order.job_id)
+        if live is not None and not live.is_of(order.attempt):
+            raise Conflict(
+                f"attempt {live.attempt} of job {order.job_id} still has its folder here",
+                job_id=order.job_id,
+                details={"attempt": live.attempt},
+                hint="release that attempt first",
+            )
+        grants = self._folders.grants
+        # Submitters may name their jobs: this id can have been another owner's before, of whom
+        # something was left here while this worker was away.
+        complete = live is not None and live.folder.is_of(order.owner, order.attempt)
+        answer = grants.read(order.job_id) if complete else None
+        complete = answer is not None
+        if live is not None and not complete and not live.lock_free():
+            raise Conflict(
+                f"the folder of job {order.job_id} isn't complete, but processes run in it",
+                job_id=order.job_id,
+                hint="end them, or prepare the job on another worker",
+            )
+        kept = self._folders.kept
+        if order.needs_kept and not kept.has(order.job_id):
+            raise NotFound(
+                f"what job {order.job_id} was to go on from is not on this worker any more",
+                job_id=order.job_id,
+                details={"checkpoint_lost": True},
+                hint="submit the job again: it begins anew",
+            )
+        if not complete:
+            if not self._room.has(order.package_size_bytes):
+                await self._trash.cleared()  # of the job before, it may be
+            self._room.require(order.job_id, order.package_size_bytes)
+        try:
+            grant = self._partitions.reserve(order, grants.place(order.job_id))
+            environments = str(self._folders.environments(order.owner))
+        except (CumulusError, OSError) as error:
+            if is_full(error):
+                raise self._room.refusal(order.job_id, str(error)) from error
+            raise
+        if answer is None:
+            answer = grant_answer(
+                grant,
+                self._folders.path(order.job_id),
+                environments,
+                kept.path(order.job_id),
+                self._ca_bundle,
+                self._partitions.lifetime_s(order),
+            )
+            made = False
+            try:
+                if order.attempt == 1:  # before which nothing was kept: not of this job
+                    kept.discard(order.job_id)
+                made = kept.provide(order.job_id)
+                await self._books.require(grant)
+                await self._make_folder(order, package, grant, answer, environments)
+            except BaseException as error:
+                # Cancelled, too: nothing half-made stays.
+                self._jobs.forget(order.job_id)
+                if made:
+                    kept.discard(order.job_id)
+                try:
+                    self._partitions.free(order.job_id, order.attempt)
+                finally:
+                    self._trash.clear()  # which makes room to note it, next time
+                if is_full(error):
+                    raise self._room.refusal(order.job_id, str(error)) from error
+                raise
+            self._log.info(
+                "job {job_id}: {units} units of {device}",
+                job_id=order.job_id,
+                units=order.units,
+                device=grant.device.name,
+                tier=grant.tier.value,
+            )
+        return {"grant": answer, "devices": self._partitions.devices()}
+
     async def _make_folder(
-        self, order: PrepareOrder, grant: Grant, answer: dict[str, Any], environments: str
+        self,
+        order: PrepareOrder,
+        package: Ranges,
+        grant: Grant,
+        answer: dict[str, Any],
+        environments: str,
     ) -> None:
         self._jobs.forget(order.job_id)  # what an agent left that died while making it
         try:
@@ -312,6 +323,7 @@ class Agent:
                 sha256=order.package_sha256,
                 size_bytes=order.package_size_bytes,
                 timeout_s=self._options.package_timeout_s,
+                asked=package,
             )
             orders = runner_orders(
                 order,

@@ -16,6 +16,8 @@ from cumulusd.tasks import sleep, wait_at_most
 
 RANGE_BYTES = 512 << 10
 WINDOW = 4  #: ranges asked for at a time
+#: A package up to this size is asked for before there is a file for it: it waits in memory.
+AHEAD_BYTES = 64 << 10
 RANGE_TIMEOUT_S = 30.0
 _RETRY_S = 0.2
 
@@ -31,9 +33,10 @@ async def fetch_package(
     size_bytes: int,
     sink: Callable[[bytes], object],
     timeout_s: float,
+    asked: "Ranges | None" = None,
 ) -> None:
     """Gives the package to `sink`, in order. A lost link is waited for, within `timeout_s` and
-    what its size allows it.
+    what its size allows it. `asked`: its first ranges, the caller's, which may be on their way.
 
     Raises Unavailable when it doesn't come, or isn't what was asked for.
     """
@@ -52,9 +55,10 @@ async def fetch_package(
                 hint="see whether the worker reaches the daemon",
             )
         if not link.is_up:
+            asked = None
             await wait_at_most(clock, left_s, link.came_up.wait())
             continue
-        ranges = _Ranges(link, sha256, held, size_bytes)
+        ranges, asked = asked or Ranges(link, sha256, held, size_bytes), None
         try:
             while held < size_bytes:
                 wait_s = min(RANGE_TIMEOUT_S, max(0.0, ends_s - clock.seconds()))
@@ -89,8 +93,8 @@ async def fetch_package(
         )
 
 
-class _Ranges:
-    """A window of ranges asked for ahead."""
+class Ranges:
+    """A window of ranges asked for ahead. As a context: what is under way is forgotten then."""
 
     def __init__(self, link: AgentLink, sha256: str, offset: int, size_bytes: int) -> None:
         self._link = link
@@ -99,13 +103,27 @@ class _Ranges:
         self._size_bytes = size_bytes
         self._asked: deque[Deferred[tuple[bytes, int]]] = deque()
 
+    def __enter__(self) -> "Ranges":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def ask_if_small(self) -> None:
+        """Begins with a small package now; with others when they are taken."""
+        if self._size_bytes <= AHEAD_BYTES and self._link.is_up:
+            self._ask()
+
     def take(self) -> Deferred[tuple[bytes, int]]:
         """The next range's answer; the caller owns it."""
+        self._ask()
+        return self._asked.popleft()
+
+    def _ask(self) -> None:
         while len(self._asked) < WINDOW and self._next < self._size_bytes:
             length = min(RANGE_BYTES, self._size_bytes - self._next)
             self._asked.append(self._link.get(self._sha256, self._next, length))
             self._next += length
-        return self._asked.popleft()
 
     def cancel(self) -> None:
         """Forgets what is still under way."""
@@ -127,6 +145,7 @@ async def store_package(
     sha256: str,
     size_bytes: int,
     timeout_s: float,
+    asked: Ranges,
 ) -> None:
     """Fetches a job's package into its folder. Raises as above."""
     with folder.create_package() as file:
@@ -138,4 +157,5 @@ async def store_package(
             size_bytes=size_bytes,
             sink=file.write,
             timeout_s=timeout_s,
+            asked=asked,
         )

@@ -130,8 +130,9 @@ class Effects:
         clear_until: float | None = None  # how long what is in the way is cleared
         while True:
             try:
-                self._platform.foresee_launch()
-                grant = await self._workers.prepare(record, placement)
+                preparing = Deferred.fromCoroutine(self._workers.prepare(record, placement))
+                self._platform.foresee_launch()  # after the worker was asked, and beside it
+                grant = await preparing
                 self._clearing.granted(record)
                 event = Event(
                     kind=EventKind.PREPARED,

@@ -23,6 +23,7 @@ from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.package_owners import PackageOwners, name_for
 from cumulusd.jobs.ports import RunInThread
 from cumulusd.jobs.segments import write_at
+from cumulusd.jobs.small_packages import SmallPackages
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.upload_hashes import UploadHashes
 
@@ -71,6 +72,7 @@ class Packages:
         self._receiving = DeferredSemaphore(_RECEIVING_THREADS)
         self._received = 0
         self._brought = self._brought_bytes = 0
+        self._small = SmallPackages()
         for folder in (root, self._uploads, self._checking):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._owners = PackageOwners(root / "owners")
@@ -180,6 +182,7 @@ class Packages:
             if found is None:
                 os.utime(target, (self._wall_clock(), self._wall_clock()))
                 self._owners.add(owner, sha256)
+                self._small.put(sha256, data)
         except OSError as error:
             raise self._disk_error("stored", error) from error
         finally:
@@ -242,10 +245,16 @@ class Packages:
         if not 0 <= offset <= total or length < 0:
             raise _invalid("offset", f"Offset {offset} is outside the package's {total} bytes")
         size = min(length, MAX_BODY_BYTES, total - offset)
+        whole = self._small.get(sha256)
+        if whole is not None and len(whole) == total:
+            return whole[offset : offset + size], total
         try:
-            return await self._run_in_thread(lambda: package_file.read(path, offset, size)), total
+            data = await self._run_in_thread(lambda: package_file.read(path, offset, size))
         except OSError as error:
             raise self._disk_error("read", error) from error
+        if len(data) == total:
+            self._small.put(sha256, data)
+        return data, total
 
     async def prune(self, in_use: Set[str], now: float, max_age_s: float) -> int:
         """Deletes packages that are not `in_use` (hashes) and uploads, both when nobody has asked
@@ -275,6 +284,7 @@ class Packages:
             return 0
         path.unlink()
         self._hashes.forget(path)
+        self._small.forget(path.stem)
         self._log.info("package {name} pruned", name=path.name, size_bytes=stat.st_size)
         return stat.st_size
 

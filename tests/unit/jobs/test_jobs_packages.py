@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, ensureDeferred
 from cumulusd.errors import Conflict, CumulusError, InvalidArgument, NotFound, TooLarge, TooMany
 from cumulusd.jobs import packages as packages_module
 from cumulusd.jobs.packages import Packages
+from cumulusd.jobs.small_packages import MAX_PACKAGE_BYTES, MAX_TOTAL_BYTES, SmallPackages
 from cumulusd.jobs.store import StoreFailed
 
 DATA = bytes(range(256)) * 20
@@ -362,3 +363,46 @@ def test_a_disk_that_refuses_a_brought_package_is_told(
             result_of(held.bring("ann", HASH, DATA))
     assert held.total_bytes == 0 and not held.check("ann", HASH, len(DATA))[0]
     assert result_of(held.bring("ann", HASH, DATA))
+
+
+@pytest.mark.parametrize("how", ["brought", "uploaded, and read before"])
+def test_a_small_package_of_a_moment_ago_is_read_without_a_thread(tmp_path: Path, how: str) -> None:
+    threads = Threads()
+    held = packages(tmp_path, run_in_thread=threads)
+    if how == "brought":
+        assert result_of(held.bring("ann", HASH, DATA))
+    else:
+        upload(held, DATA)
+        assert result_of(held.read(HASH, 1, len(DATA))) == (DATA[1:], len(DATA))
+        assert result_of(held.read(HASH, 0, len(DATA))) == (DATA, len(DATA))
+    threads.held = True
+    assert result_of(held.read(HASH, 0, 10**6)) == (DATA, len(DATA))
+    assert result_of(held.read(HASH, 100, 7)) == (DATA[100:107], len(DATA))
+    assert threads.waiting == 0
+
+
+def test_one_that_is_deleted_is_not_read_from_memory(tmp_path: Path) -> None:
+    time = Time()
+    held = packages(tmp_path, wall_clock=time)
+    assert result_of(held.bring("ann", HASH, DATA))
+    time.now += 100
+    assert result_of(held.prune(set(), time.now, 60.0)) == len(DATA)
+    with pytest.raises(NotFound):
+        result_of(held.read(HASH, 0, 10))
+
+
+def test_memory_for_small_packages_is_bounded() -> None:
+    held = SmallPackages()
+    count = MAX_TOTAL_BYTES // MAX_PACKAGE_BYTES
+    for number in range(count):
+        held.put(str(number), bytes(MAX_PACKAGE_BYTES))
+    assert held.get("0") is not None  # used: now 1 goes first
+    held.put("0", bytes(MAX_PACKAGE_BYTES))  # again is no more
+    assert held.get("1") is not None and held.get("2") is not None
+    held.put("more", b"x")
+    assert [name for name in map(str, range(count)) if held.get(name) is None] == ["3"]
+    held.put("large", bytes(MAX_PACKAGE_BYTES + 1))
+    assert held.get("large") is None
+    held.forget("0")
+    held.put("4 again", bytes(MAX_PACKAGE_BYTES))
+    assert held.get("4") is not None and held.get("more") == b"x"
