@@ -45,6 +45,7 @@ class AgentSocket:
         self._end_offset = 0
         self._told_offset = 0
         self._poked_at = now - POKE_INTERVAL_S
+        self._held_until = now
         #: Why the last connection ended or couldn't be made, for the runner's own log.
         self.problem: str | None = None
 
@@ -69,11 +70,15 @@ class AgentSocket:
     def _poke_at(self) -> float:
         """From when on the agent may be told of what it doesn't know yet."""
         little = self._end_offset - self._told_offset < LITTLE_BYTES
-        return self._poked_at + (SOON_S if little else POKE_INTERVAL_S)
+        return max(self._held_until, self._poked_at + (SOON_S if little else POKE_INTERVAL_S))
 
     def poke(self, end_offset: int) -> None:
         """The journal now ends there; the agent is told at the next `tick`."""
         self._end_offset = end_offset
+
+    def hold(self, until: float) -> None:
+        """Before that the agent is told of nothing, so that what follows is told with it."""
+        self._held_until = until
 
     def tick(self, now: float) -> None:
         """Connects when it is time to, and sends what is due."""

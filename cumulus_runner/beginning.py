@@ -71,7 +71,7 @@ def begin(argv: list[str], may_divide: bool) -> Begun:
     except OrdersInvalid as error:
         return Begun(path, lock, None, str(error))
     assert begun.orders is not None
-    if may_divide and is_as_the_jobs(os.environ) and may_be_a_copy(begun.orders):
+    if may_divide and is_as_the_jobs(os.environ) and may_be_a_copy(begun.orders, os.environ):
         _divide(begun)
     return begun
 

@@ -12,5 +12,5 @@ def boot_time() -> float:
 
 def boot_id() -> str:
     """Changes when the machine starts. Raises OSError where the kernel doesn't tell."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode().strip()

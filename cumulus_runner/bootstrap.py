@@ -229,8 +229,8 @@ def save_report(report: dict[str, Any], path: str) -> None:
 def write_report(report: dict[str, Any], path: str) -> None:
     """Raises OSError, and leaves nothing."""
     try:
-        with open(path + ".part", "w", encoding="ascii") as file:
-            file.write(light_json.dumps(report))
+        with open(path + ".part", "wb") as file:
+            file.write(light_json.dumps(report).encode())
         os.replace(path + ".part", path)
     except OSError:
         if os.path.exists(path + ".part"):

@@ -21,10 +21,11 @@ def processes_refused(root: str = _ROOT, own: str = _OWN) -> int:
 def _counter(root: str, own: str, controller: str, file_2: str, file_1: str, name: str) -> int:
     for path in _candidates(root, own, controller, file_2, file_1):
         try:
-            with open(path, encoding="ascii") as file:
+            # As bytes, here and elsewhere: the module for a text's encoding is one import more.
+            with open(path, "rb") as file:
                 for line in file:
-                    key, _, count = line.partition(" ")
-                    if key == name:
+                    key, _, count = line.partition(b" ")
+                    if key == name.encode():
                         return int(count)
         except OSError:
             continue  # not this version, or not mounted at this path
@@ -35,9 +36,9 @@ def _candidates(root: str, own: str, controller: str, file_2: str, file_1: str) 
     """Our own cgroup as /proc tells it, then the root: a container is shown its own as the root."""
     paths = []
     try:
-        with open(own, encoding="utf-8") as file:
+        with open(own, "rb") as file:
             for line in file:
-                _, controllers, path = line.rstrip("\n").split(":", 2)
+                _, controllers, path = line.decode().rstrip("\n").split(":", 2)
                 path = path.lstrip("/")
                 if controller in controllers.split(","):
                     paths.append(os.path.join(root, controller, path, file_1))

@@ -36,6 +36,8 @@ _FOR_A_PROCESS = (
 #: So do these, but the runner may have been started with them. Those of GPUs are for libraries that
 #: other tiers of enforcement preload, which then are among the job's too.
 _FOR_A_START = (*_FOR_A_PROCESS, "CUDA", "HOME", "LANG", "NVIDIA")
+#: HAMi-core, which is preloaded where these are, may set itself up by process as one starts.
+_FOR_EACH_START = ("CUDA_DEVICE_MEMORY_",)
 #: What the job's interpreter has none of, beside `-u`.
 _FLAGS = (
     "bytes_warning",
@@ -81,13 +83,19 @@ def is_as_the_jobs(environ: Mapping[str, str]) -> bool:
     )
 
 
-def may_be_a_copy(orders: Orders) -> bool:
-    """Whether nothing that the job asks for takes an interpreter started for it."""
-    names = (*orders.environment, *orders.secrets)
+def may_be_a_copy(orders: Orders, environ: Mapping[str, str]) -> bool:
+    """Whether nothing that the job asks for takes an interpreter started for it: this one, which
+    was started with `environ`, has what one looks at as it starts. Each job of a container has some
+    of that from its grant, as its runner has."""
+    others = [
+        name
+        for name, text in orders.environment.items()
+        if environ.get(name) != text or name.startswith(_FOR_EACH_START)
+    ]
     return (
         not orders.requirements
         and orders.python in (None, sys.executable)
-        and not any(name.startswith(_FOR_A_START) for name in names)
+        and not any(name.startswith(_FOR_A_START) for name in (*others, *orders.secrets))
     )
 
 
@@ -179,6 +187,6 @@ class CodeProcess(Waiting):
         return cls(process, go, call)
 
     def _word(self, call: Mapping[str, Any]) -> bytes:
-        with open(self._call, "w", encoding="ascii") as file:
-            file.write(dumps(call))
+        with open(self._call, "wb") as file:
+            file.write(dumps(call).encode())
         return b"g"

@@ -147,8 +147,8 @@ def known_fingerprints() -> frozenset[str] | None:
     """With what the layer was proven on this worker, as the agent says in the grant, where no job
     can write. None: it doesn't want to know."""
     try:
-        with open(f"{GRANT}/{PROVEN}", encoding="ascii") as file:
-            text = file.read(MAX_PROVEN * (FINGERPRINT_DIGITS + 1))
+        with open(f"{GRANT}/{PROVEN}", "rb") as file:
+            text = file.read(MAX_PROVEN * (FINGERPRINT_DIGITS + 1)).decode("ascii")
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -8,7 +8,6 @@ the driver's concern, stands as a word: its folder, its partition's id, its gran
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import stat
@@ -16,6 +15,7 @@ import sys
 
 from cumulus_runner.light_sha256 import sha256
 from cumulus_wire.grant import GRANT, OPENCL, OPENCL_LAYER, PROVEN, USAGE
+from cumulus_wire.light_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def fingerprint(
         look.devices(),
         [look.text(path) for path in (*_KERNEL_DRIVERS, *_LIMITS)],
     ]
-    return _digest(json.dumps(parts, separators=(",", ":")).encode())
+    return _digest(dumps(parts, compact=True).encode())
 
 
 def _digest(data: bytes) -> str:

@@ -51,6 +51,11 @@ else:
 EXIT_OK = 0
 EXIT_JOB_FAILED = 1
 
+#: That the set-up began is told with its end, and that with the code's first output, if these come
+#: so soon: else agent, daemon and client would work on it, and a disk, just when the code starts.
+SETUP_HELD_S = 0.02
+RUNNING_HELD_S = 0.01
+
 #: The runner's own corner of scratch/.
 _PRIVATE = ".cumulus"
 #: In it: where code and runner leave each other word.
@@ -147,6 +152,7 @@ class Runner:
         )
         supervisor.mind_pauses(self._control, index)
         self._journal.set_aside(os.path.join(self._private, "reserve"))
+        supervisor.hold_pokes(SETUP_HELD_S)
         supervisor.record(Kind.STATUS, {"phase": "setup", "attempt": orders.attempt})
         supervisor.check()
         os.makedirs(os.path.join(self._scratch, "tmp"), exist_ok=True)
@@ -180,10 +186,11 @@ class Runner:
             self._code.discard()
             self._code = None
         supervisor.check()
-        with open(self._started_mark, "x", encoding="ascii"):
+        with open(self._started_mark, "xb"):
             pass
         self._running_at = boot_time()
         deadlines.begin_code(self._running_at)
+        supervisor.hold_pokes(RUNNING_HELD_S)
         supervisor.record(
             Kind.STATUS,
             {

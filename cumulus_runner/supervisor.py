@@ -190,6 +190,11 @@ class Supervisor:
             process.close()
         return stopped
 
+    def hold_pokes(self, seconds: float) -> None:
+        """For so long, from now on, what is recorded is told to the agent with what follows; output
+        of a process is told at once, and so all before it."""
+        self._agent.hold(self._clock() + seconds)
+
     def tell_proof(self, proof: Mapping[str, Any]) -> None:
         """Tells the agent of the layer's proof; nothing that anyone says after it counts there."""
         self._agent.say_proof(proof, self._clock())
@@ -298,6 +303,7 @@ class Supervisor:
                 continue
             room -= len(frames)
             size += len(frames)
+            self._agent.hold(-math.inf)
             if not self._append(frames):
                 self._unwritten = bytes(frames)
             for data in payloads:

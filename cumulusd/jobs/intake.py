@@ -123,10 +123,10 @@ class Intake:
             self._damaged(record, str(error))
             return False
         self._counted(len(data))
+        if entries:  # readers first: what is heard may be a record to save
+            self._table.wake(job_id)
         for entry in entries:
             self._hear(record, journal, entry)
-        if entries:
-            self._table.wake(job_id)
         return True
 
     def lock_free(self, node_id: str, job_id: str, attempt: int) -> None:

@@ -15,6 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 
+from cumulus_runner.code_process import may_be_a_copy
+from cumulus_runner.orders import Orders
 from cumulus_wire import journal
 from cumulusd.agent import agent
 from cumulusd.agent.options import AgentOptions
@@ -74,6 +76,20 @@ async def test_prepare_makes_partition_folder_and_package(make: Callable[..., Wo
     (partition,) = (await world.router.call("partitions"))["partitions"]
     assert partition["partition_id"] == grant["partition_id"]
     assert (partition["state"], partition["remaining_s"]) == ("active", 220.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_grants_variables_take_no_interpreter_for_the_code(
+    make: Callable[..., World],
+) -> None:
+    """The container, and so its runner, is started with them: the code runs in a copy of that."""
+    world = await make().start()
+    grant = (await world.prepare(requirements=[]))["grant"]
+    orders = Orders.load(grant["folder"])
+    orders.python = None  # as in an image
+    assert any(name.startswith("CUDA") for name in orders.environment)
+    assert may_be_a_copy(orders, grant["environment"])
+    assert not may_be_a_copy(orders, {})
 
 
 @pytest_twisted.ensureDeferred

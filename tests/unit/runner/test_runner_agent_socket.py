@@ -141,6 +141,26 @@ def test_output_in_bulk_is_told_less_often_than_a_line(peer: Peer) -> None:
     assert peer.heard() == [{"t": "poke", "end": 1 + agent_socket.LITTLE_BYTES}]
 
 
+def test_what_is_held_is_told_with_what_follows(peer: Peer) -> None:
+    peer.listen()
+    peer.agent.hold(0.02)
+    peer.agent.poke(1)
+    peer.agent.tick(0.0)
+    peer.accept()
+    assert peer.heard() == [HELLO]
+    assert peer.agent.wake_at() == 0.02
+    peer.agent.poke(2)
+    peer.agent.tick(0.01)
+    assert peer.heard() == []
+    peer.agent.tick(0.02)
+    assert peer.heard() == [{"t": "poke", "end": 2}]
+    peer.agent.hold(1.0)
+    peer.agent.poke(3)
+    peer.agent.hold(float("-inf"))
+    peer.agent.tick(0.5)
+    assert peer.heard() == [{"t": "poke", "end": 3}]
+
+
 def test_a_new_connection_is_told_where_the_journal_ends(peer: Peer) -> None:
     peer.listen()
     peer.agent.tick(0.0)

@@ -131,6 +131,24 @@ def test_what_a_start_looks_at_takes_an_interpreter_of_its_own(
     assert json.loads(job.output(Kind.RESULT)) != folder.CODE_NAME
 
 
+def test_variables_of_the_grant_which_the_runner_was_started_with_take_none(
+    new_job: NewJob,
+) -> None:
+    grant = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "GPU-1"}
+    source = "import os\ndef f(): return [open('/proc/self/comm').read().strip(), dict(os.environ)]"
+    job = new_job(environment=grant).function(source)
+    assert job.run(**grant)["outcome"] == "completed"
+    name, variables = json.loads(job.output(Kind.RESULT))
+    assert name == folder.CODE_NAME and grant.items() <= variables.items()
+
+
+def test_a_library_that_is_preloaded_for_each_process_takes_one(new_job: NewJob) -> None:
+    grant = {"CUDA_DEVICE_MEMORY_LIMIT": "100m"}
+    job = new_job(environment=grant).function("def f(): return open('/proc/self/comm').read()")
+    assert job.run(**grant)["outcome"] == "completed"
+    assert json.loads(job.output(Kind.RESULT)).strip() != folder.CODE_NAME
+
+
 def test_a_package_with_start_modules_takes_an_interpreter_of_its_own(new_job: NewJob) -> None:
     source = "import sys\ndef f(): return [sys.begun, open('/proc/self/comm').read().strip()]"
     job = new_job().function(source, **{"sitecustomize.py": "import sys\nsys.begun = 1"})

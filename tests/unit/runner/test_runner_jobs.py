@@ -492,6 +492,7 @@ def test_it_starts_with_light_imports_only() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import cumulus_wire; "
         "cumulus_wire.is_light = True; import cumulus_runner.command; "
+        "import cumulus_runner.job_values, cumulus_runner.layer_fingerprint; "
         "print(*sys.modules)"
     )
     loaded = subprocess.check_output(
