@@ -306,17 +306,20 @@ write_file() {
 }
 
 install_all() {
-    local source
+    local source was_enabled=
     source=$(readlink -f -- "${BASH_SOURCE[0]}")
     [ "$source" = "$COPY" ] || write_file "$COPY" 755 <"$source"
     printf '%s\n' ${given[@]+"${given[@]}"} | sed '/^$/d' | write_file "$OPTIONS" 600
     if has_systemd; then
+        ! systemctl --quiet is-enabled cumulus-firewall.service || was_enabled=yes
         unit | write_file "$UNIT" 644
         systemctl daemon-reload
         systemctl --quiet enable cumulus-firewall.service
         # Not only started: the options may be others than before.
         if ! systemctl reload-or-restart cumulus-firewall.service; then
             say "the rules could not be applied; see: journalctl -u cumulus-firewall"
+            # What never was in force here is not to keep Docker from its next start.
+            [ "$was_enabled" ] || systemctl --quiet disable cumulus-firewall.service
             exit 1
         fi
         say "installed: cumulus-firewall.service applies the rules at each boot"

@@ -1,0 +1,51 @@
+"""`provision/firewall.sh install` where the rules can't be applied: Docker, which doesn't start
+without them at a boot, goes on as it did, unless they were in force before."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+SCRIPT = Path(__file__).parents[2] / "provision/firewall.sh"
+#: Notes its calls, and applies nothing; `enabled` beside it is whether the unit is.
+SYSTEMCTL = """#!/bin/bash
+here=${0%/*}
+echo "$*" >>"$here/calls"
+case " $* " in
+    *" is-enabled "*) [ -e "$here/enabled" ] ;;
+    *" enable "*) touch "$here/enabled" ;;
+    *" disable "*) rm -f "$here/enabled" ;;
+    *" reload-or-restart "*) exit 1 ;;
+esac
+"""
+#: All that the script writes is in file systems of its own.
+INSIDE = """
+for folder in /etc /usr/local/lib /run; do mount -t tmpfs none "$folder"; done
+mkdir -p /run/systemd/system
+bash "$1" install --deny 10.0.0.0/8
+"""
+
+
+@pytest.mark.parametrize("enabled_before", [False, True])
+def test_install_leaves_docker_as_it_was(tmp_path: Path, enabled_before: bool) -> None:
+    commands = {"systemctl": SYSTEMCTL, "iptables": "#!/bin/sh\n"}
+    for name, text in commands.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    if enabled_before:
+        (tmp_path / "enabled").touch()
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "bash", "-ec", INSIDE, "_", SCRIPT],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the rules could not be applied" in done.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert "reload-or-restart cumulus-firewall.service" in calls
+    assert (tmp_path / "enabled").exists() is enabled_before
