@@ -39,6 +39,8 @@ SHORT_CHARS = 1000
 FALSE = ("", "0", "false", "no", "off")
 #: What we need of the standard library while the code's modules can be found, or after it.
 NEEDED = ("json", "pickle", "traceback", "types")
+#: `sys.path` without the code's folders.
+OUR_PATH: list[str] = []
 #: Ends a whole word of the runner to its copy.
 WHOLE = b"cumulus: whole"
 #: How many names of the package are looked at for such as could be mistaken for one of these.
@@ -89,7 +91,12 @@ def main(call: dict[str, Any]) -> int:
             if os.getpid() != process:
                 return 0
             report = job_values.save_result(
-                value, call["result"], call["result_max_bytes"], cloudpickle, light_json
+                value,
+                call["result"],
+                call["result_max_bytes"],
+                cloudpickle,
+                light_json,
+                load_needed,
             )
     except job_values.CallFailed as failed:
         report = failed.report
@@ -97,6 +104,7 @@ def main(call: dict[str, Any]) -> int:
         raise
     except BaseException as error:
         origins = manifest.get("origins") or {}
+        load_needed()
         report = {
             "state": "paused" if job_errors.is_pause(error) else "raised",
             "error": job_errors.describe(error, work, origins, job_values.is_plain, light_json),
@@ -240,14 +248,26 @@ def write_report(report: dict[str, Any], path: str) -> None:
 
 def begin(work: str) -> None:
     """Makes this the code's process. Called with none of the code's folders on `sys.path`."""
+    OUR_PATH[:] = sys.path
     if may_be_mistaken(work):
-        for needed in NEEDED:
-            __import__(needed)
+        load_needed()
     os.chdir(work)
     sys.path.insert(0, work)
     # For its own processes; ours may have been started without, so that it looked at nothing there.
     os.environ["PYTHONPATH"] = os.pathsep.join((work, os.path.join(HERE, "inside")))
     sys.path_importer_cache.clear()  # the folder may have been looked for before it was there
+
+
+def load_needed() -> None:
+    """Imports it from where none of the code's folders are: what it has written there meanwhile may
+    have such a name."""
+    path = sys.path[:]
+    sys.path[:] = OUR_PATH
+    try:
+        for needed in NEEDED:
+            __import__(needed)
+    finally:
+        sys.path[:] = path
 
 
 def may_be_mistaken(work: str) -> bool:

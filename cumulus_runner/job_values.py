@@ -139,12 +139,19 @@ def unpickler(file: BinaryIO, aliases: Mapping[str, str]) -> Any:
 
 
 def save_result(
-    value: object, path: str, max_bytes: int, cloudpickle: Any, codec: Any
+    value: object,
+    path: str,
+    max_bytes: int,
+    cloudpickle: Any,
+    codec: Any,
+    load_needed: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Writes the value: JSON, by the `dumps` of `codec`, when that loses nothing, else a pickle.
     The report of it.
 
-    `cloudpickle`: the module, where the code itself came by it. Raises CallFailed.
+    `cloudpickle`: the module, where the code itself came by it. `load_needed`: imports what a
+    pickle needs of the standard library, should the code's folders stand in for it. Raises
+    CallFailed.
     """
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
@@ -158,6 +165,8 @@ def save_result(
                 text = codec.dumps(value, ascii_only=False, compact=True, finite=True)
                 bounded.write(text.encode())
                 return {"state": "returned", "encoding": "json"}
+            if load_needed is not None:
+                load_needed()
             pickler, moved = result_pickler(bounded, cloudpickle)
             pickler.dump(value)
     except ResultTooLarge:

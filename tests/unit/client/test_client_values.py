@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from cumulus_client._arguments import decode_result, encode_call, survives_json
 from cumulus_client.exceptions import PackagingError, ResultError
 from cumulus_runner import job_values
+from cumulus_wire import light_json
 
 LEAVES = (
     st.none()
@@ -85,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(value=VALUES)
 def test_results_come_back_as_they_are(place: Path, value: Any) -> None:
-    report = job_values.save_result(value, str(place), 1 << 20, None)
+    report = job_values.save_result(value, str(place), 1 << 20, None, light_json)
     assert report["state"] == "returned"
     back = decode_result(
         place.read_bytes(), report["encoding"], job_id="j", may_unpickle=None, aliases={}
@@ -107,7 +108,7 @@ def test_arrays_and_odd_types_come_back(place: Path) -> None:
         uuid.UUID(int=3),
         datetime.timezone(datetime.timedelta(hours=2)),
     ]
-    report = job_values.save_result(values, str(place), 1 << 20, None)
+    report = job_values.save_result(values, str(place), 1 << 20, None, light_json)
     back = decode_result(
         place.read_bytes(), report["encoding"], job_id="j", may_unpickle=None, aliases={}
     )
@@ -118,7 +119,7 @@ def test_arrays_and_odd_types_come_back(place: Path) -> None:
 def test_a_result_over_the_bound_is_refused_with_advice(place: Path) -> None:
     for value in ("x" * 2000, [1] * 2000, b"x" * 2000, np.zeros(2000)):
         with pytest.raises(job_values.CallFailed) as failed:
-            job_values.save_result(value, str(place), 1000, None)
+            job_values.save_result(value, str(place), 1000, None, light_json)
         report = failed.value.report
         assert report["state"] == "unreturnable" and "is over 1000 bytes" in report["message"]
         assert "CUMULUS_OUTPUT_DIR" in report["hint"] and "job.download()" in report["hint"]
@@ -135,7 +136,7 @@ def test_a_result_over_the_bound_is_refused_with_advice(place: Path) -> None:
 )
 def test_what_cannot_come_back_is_named(place: Path, value: Any, words: str) -> None:
     with pytest.raises(job_values.CallFailed) as failed:
-        job_values.save_result(value, str(place), 1000, None)
+        job_values.save_result(value, str(place), 1000, None, light_json)
     assert words in failed.value.report["message"]
 
 
@@ -175,7 +176,7 @@ def test_tensors_on_a_gpu_come_back_on_the_cpu_and_it_is_said(
     torch.Tensor = Tensor  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch", torch)
     value = {"a": Tensor([1], "cuda", True), "b": [Tensor([2], "cpu")]}
-    report = job_values.save_result(value, str(place), 1 << 20, None)
+    report = job_values.save_result(value, str(place), 1 << 20, None, light_json)
     back = pickle.loads(place.read_bytes())
     assert report["encoding"] == "pickle"
     assert (back["a"].values, back["a"].device.type, back["a"].requires_grad) == ([1], "cpu", True)

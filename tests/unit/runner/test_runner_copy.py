@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.unit.runner.runner_kit import (
 )
 
 NewJob = Callable[..., JobFolder]
+#: Of a Python that is named it isn't known that it is the runner's.
+OWN = os.path.join(sys.prefix, "bin", "..", "bin/python")
 #: What a job's code can see of the process that it is in.
 LOOK = """
 import os, sys
@@ -56,8 +59,7 @@ def looked(job: JobFolder) -> dict[str, Any]:
 def test_it_sees_what_it_would_in_an_interpreter_of_its_own(new_job: NewJob) -> None:
     settings = {"OF_THE_JOB": "1", "TZ": "Asia/Tokyo"}
     copied = new_job(environment=settings).function(LOOK)
-    # Of a Python that is named it isn't known that it is the runner's.
-    own = new_job(environment=settings, python=os.path.join(sys.prefix, "bin", "..", "bin/python"))
+    own = new_job(environment=settings, python=OWN)
     ours, theirs = looked(copied), looked(own.function(LOOK))
     assert ours.pop("name") == folder.CODE_NAME != theirs.pop("name")
     for one, job in ((ours, copied), (theirs, own)):
@@ -185,6 +187,21 @@ def test_modules_of_the_code_named_like_the_standard_librarys(new_job: NewJob) -
     end = job.run()
     (error,) = job.jsons(Kind.ERROR)
     assert end["reason"] == "user_error" and "task.py" in error["traceback"]
+
+
+@pytest.mark.parametrize("python", [None, OWN], ids=["copy", "own"])
+def test_what_the_code_writes_isnt_taken_for_the_standard_librarys(
+    new_job: NewJob, python: str | None
+) -> None:
+    """Neither is what tells its error, nor what pickles its value."""
+    write = "    for name in ('traceback', 'tokenize', 'pickle', 'types', 'copyreg'):\n"
+    write += "        open(name + '.py', 'w').write('raise SystemExit(9)')\n"
+    failing = new_job(python=python).function(f"def f():\n{write}    raise ValueError('told')")
+    assert failing.run()["reason"] == "user_error"
+    assert failing.jsons(Kind.ERROR)[0]["message"] == "told"
+    returning = new_job(python=python).function(f"def f():\n{write}    return {{1, 2}}")
+    assert returning.run()["outcome"] == "completed"
+    assert pickle.loads(returning.output(Kind.RESULT)) == {1, 2}
 
 
 def test_a_spawned_process_of_the_code(new_job: NewJob) -> None:
