@@ -115,6 +115,7 @@ class Process:
             enlarge(out_r)
             enlarge(err_r)
             runner = os.getpid()
+            _find_prctl()  # by both together
             pid = os.fork()
         except OSError as error:
             for fd in opened:
@@ -384,3 +385,11 @@ def _prctl(option: int, argument: int) -> int:
 
     function = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
     return int(_ctypes.call_function(function, (option, int(argument), 0, 0, 0)))
+
+
+def _find_prctl() -> None:
+    """Has loaded what `_prctl` needs. Where it isn't there, that says so."""
+    try:
+        import _ctypes  # noqa: F401
+    except ImportError:
+        return

@@ -47,7 +47,7 @@ def unpack_job(path: str, work: str, orders: Orders, tick: Callable[[], None]) -
         raise JobFailed(EndReason.PACKAGE_INVALID, str(error)) from error
     except package.EntryPointMissing as error:
         raise JobFailed(EndReason.ENTRY_POINT_MISSING, str(error)) from error
-    if orders.python in (None, sys.executable):
+    if manifest.get("python") is not None and orders.python in (None, sys.executable):
         _check_python(manifest)  # of another one the job's own bootstrap does it
     return manifest
 
