@@ -40,6 +40,10 @@ def pong(payload: bytes) -> bytes:
     return bytes((_PONG, len(payload))) + payload
 
 
+#: What is left by rounding alone: a timer of so little might come without the clock's going on.
+_ROUNDING_S = 1e-6
+
+
 class Silence:
     """Of one connection: pings a peer that has said nothing for `ping_s`, and tells when it says
     nothing for as long again."""
@@ -70,9 +74,9 @@ class Silence:
             self._timer = None
 
     def _look(self) -> None:
-        quiet_s = self._clock.seconds() - self._heard_at
-        if quiet_s < self._ping_s:
-            self._timer = self._clock.callLater(self._ping_s - quiet_s, self._look)
+        left_s = self._heard_at + self._ping_s - self._clock.seconds()
+        if left_s > _ROUNDING_S:
+            self._timer = self._clock.callLater(left_s, self._look)
             return
         self._timer = self._clock.callLater(self._ping_s, self._judge, self._heard_at)
         self._ping()

@@ -233,6 +233,9 @@ class LinkServer(_AgentConnection, _Quiet):
             self._world.acknowledged(header["job"], header["offset"])
         self.end.send(message)
 
+    def _send_ping(self) -> None:
+        self._silence.heard()  # of pings that nothing answers the wire knows (`End.give_up`)
+
 
 class Daemon:
     """Made at a start; `kill` it, or `stop` it in order."""

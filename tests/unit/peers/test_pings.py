@@ -83,3 +83,14 @@ def test_an_answer_is_enough_and_the_next_ping_counts_from_it() -> None:
     peer.silence.stop()
     peer.silence.stop()
     assert not peer.clock.getDelayedCalls() and peer.dead_at is None
+
+
+def test_it_comes_when_it_is_due_whatever_is_lost_in_rounding() -> None:
+    clock = Clock()
+    clock.advance(1.4)  # 16.4 - 1.4 is less than 15.0
+    pings: list[float] = []
+    silence = Silence(clock, 15.0, ping=lambda: pings.append(clock.seconds()), dead=lambda: None)
+    silence.start()
+    clock.advance(15.0)
+    assert pings == [16.4]
+    silence.stop()
