@@ -136,6 +136,6 @@ def test_a_downgrade_is_refused_and_changes_nothing(make_daemon: MakeDaemon) -> 
     before = store.read_bytes()
     daemon.start(wait=False)
     assert daemon.process is not None
-    assert daemon.process.wait(60) == 69
+    assert daemon.process.wait(60) == 76
     assert "It was written by a newer cumulusd: run that version" in daemon.log_text()
     assert store.read_bytes() == before

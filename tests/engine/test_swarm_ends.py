@@ -391,7 +391,7 @@ def test_ended_by_its_workers_drain(swarm: SwarmDaemon) -> None:
 def test_a_killed_runner(swarm: SwarmDaemon) -> None:
     job_id = begin(swarm, TALK, duration=900)
     worker = running(swarm, job_id)
-    for pid in processes_with(f"cumulus_runner /var/lib/cumulus/jobs/{job_id}"):
+    for pid in processes_with(f"cumulus_runner/__main__.py /var/lib/cumulus/jobs/{job_id}"):
         with contextlib.suppress(ProcessLookupError):  # the container's first takes it along
             os.kill(pid, signal.SIGKILL)
     view = ended(swarm, job_id)

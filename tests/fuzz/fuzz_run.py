@@ -36,6 +36,7 @@ class Run:
             self._stage.start(self._source)
             self._judged("stage", self._stage.run_job)
             self._judged("stage", self._rest)
+            self._say("the rounds begin")
             healthy = self._rounds(seconds)
         except KeyboardInterrupt:
             self._say("interrupted again: nothing more is looked at")

@@ -294,7 +294,7 @@ def hello(method: str) -> bytes:
 @pytest.mark.parametrize("method", HELLOS)
 @pytest_twisted.ensureDeferred
 async def test_a_challenge_that_stays_unanswered_ends_in_time(method: str) -> None:
-    async with serving(known(), Limits(hello_timeout_s=0.3)) as server:
+    async with serving(known(), Limits(hello_timeout_s=2.0)) as server:
         bare = await server.bare()
         bare.sendMessage(hello(method))
         await until(lambda: bare.gone)

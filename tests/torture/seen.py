@@ -10,7 +10,8 @@ from tests.torture.plan import Fault, Job
 
 #: Which reasons a job may fail for that a fault of the worker's side hit.
 LOST_REASONS: Mapping[Fault, frozenset[str]] = {
-    Fault.ENGINE_KILL: frozenset({EndReason.WORKER_LOST}),
+    # An engine that dies between making a container and telling so makes it anew: name taken.
+    Fault.ENGINE_KILL: frozenset({EndReason.WORKER_LOST, EndReason.LAUNCH_FAILED}),
     Fault.LINK_CUT: frozenset({EndReason.WORKER_LOST}),
     Fault.RUNNER_KILL: frozenset({EndReason.RUNNER_FAILED}),
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cumulus_client._remote_error import NOTE, original
 from cumulus_runner import job_errors, job_values
 from cumulus_runner.report import bounded_error
+from cumulus_wire import light_json
 
 
 class Own(ValueError):
@@ -38,7 +39,7 @@ def told(error: BaseException) -> dict[str, str]:
     try:
         raise error
     except BaseException as caught:
-        record = job_errors.describe(caught, "/work", {}, job_values.is_plain)
+        record = job_errors.describe(caught, "/work", {}, job_values.is_plain, light_json)
     return bounded_error(json.loads(json.dumps(record)))
 
 
@@ -195,9 +196,9 @@ def test_tracebacks_name_the_users_files(tmp_path: Path) -> None:
         try:
             names["f"]()
         except Exception as error:
-            return job_errors.describe(error, str(tmp_path / "link"), origins, job_values.is_plain)[
-                "traceback"
-            ]
+            return job_errors.describe(
+                error, str(tmp_path / "link"), origins, job_values.is_plain, light_json
+            )["traceback"]
         raise AssertionError
 
     shown = text("cumulus_main_train.py", {"cumulus_main_train.py": "/home/u/train.py"})
