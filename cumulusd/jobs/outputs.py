@@ -21,6 +21,7 @@ from cumulusd.errors import NotFound
 from cumulusd.jobs.carried_text import carried
 from cumulusd.jobs.model import OutputInfo
 from cumulusd.jobs.ports import RunInThread
+from cumulusd.jobs.segments import read_of
 from cumulusd.jobs.store import StoreFailed
 
 _PART = ".part"
@@ -204,7 +205,7 @@ class Outputs:
         StoreFailed."""
         path = self._root / job_id / _file_name(info.name)
         try:
-            return await self._run_in_thread(lambda: _read(path, offset, length))
+            return await self._run_in_thread(lambda: read_of(path, offset, length))
         except FileNotFoundError:
             raise _not_kept(job_id, info.name) from None
         except OSError as error:
@@ -273,14 +274,6 @@ def _not_kept(job_id: str, name: str) -> NotFound:
 
 def _file_name(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:40]
-
-
-def _read(path: Path, offset: int, length: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, length, offset)
-    finally:
-        os.close(fd)
 
 
 def _hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A package's file, as it is read and as it comes to be there. All of it blocks."""
+"""How a package's file comes to be there. All of it blocks."""
 
 import hashlib
 import os
@@ -14,15 +14,6 @@ def size_bytes(path: Path) -> int | None:
         return os.stat(path).st_size
     except FileNotFoundError:
         return None
-
-
-def read(path: Path, offset: int, size: int) -> bytes:
-    """At most that range of it. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, size, offset)
-    finally:
-        os.close(fd)
 
 
 def store(

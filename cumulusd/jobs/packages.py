@@ -22,7 +22,7 @@ from cumulusd.jobs import package_file
 from cumulusd.jobs.incoming import Incoming
 from cumulusd.jobs.package_owners import PackageOwners, name_for
 from cumulusd.jobs.ports import RunInThread
-from cumulusd.jobs.segments import write_at
+from cumulusd.jobs.segments import read_of, write_at
 from cumulusd.jobs.small_packages import SmallPackages
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.upload_hashes import UploadHashes
@@ -249,7 +249,7 @@ class Packages:
         if whole is not None and len(whole) == total:
             return whole[offset : offset + size], total
         try:
-            data = await self._run_in_thread(lambda: package_file.read(path, offset, size))
+            data = await self._run_in_thread(lambda: read_of(path, offset, size))
         except OSError as error:
             raise self._disk_error("read", error) from error
         if len(data) == total:

@@ -344,6 +344,15 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
+def read_of(path: Path, offset: int, size: int) -> bytes:
+    """At most that range of a file. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
+
+
 def write_at(fd: int, data: bytes | bytearray, position: int) -> None:
     """Writes all of `data`, or raises OSError and leaves the file `position` bytes long."""
     view, at = memoryview(data), position
