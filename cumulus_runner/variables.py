@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cumulus_wire import folder
+from cumulus_wire.grant import OPENCL_LAYER, OPENCL_LAYERS_VARIABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def of_job(
     if orders.partition_id is not None:
         variables["CUMULUS_PARTITION_ID"] = orders.partition_id
         variables["CUMULUS_DEVICE_INDEX"] = str(orders.device_index)
+    if os.environ.get(OPENCL_LAYERS_VARIABLE) == OPENCL_LAYER:
+        # The layer sets it in each process that starts, which a copy of the runner doesn't.
+        variables[OPENCL_LAYERS_VARIABLE] = OPENCL_LAYER
     if orders.kept is not None:
         for name, inside in folder.KEPT_VARIABLES.items():
             variables[name] = os.path.join(orders.kept, inside)

@@ -30,6 +30,8 @@ OPENCL_VERSION = 1
 OPENCL_USAGE_BYTES = 256 << 10
 #: The layer in the job image.
 OPENCL_LAYER = "/usr/local/lib/cumulus/libcumulus_opencl.so"
+#: The variable by which loaders find it; where it is in force it sets this as a process starts.
+OPENCL_LAYERS_VARIABLE = "OPENCL_LAYERS"
 
 
 class Tier(StrEnum):

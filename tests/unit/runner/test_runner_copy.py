@@ -14,6 +14,7 @@ import pytest
 
 from cumulus_runner import bootstrap, code_process
 from cumulus_wire import folder
+from cumulus_wire.grant import OPENCL_LAYER, OPENCL_LAYERS_VARIABLE
 from cumulus_wire.journal import Kind
 from tests.unit.runner.runner_kit import (
     REPOSITORY,
@@ -142,6 +143,18 @@ def test_variables_of_the_grant_which_the_runner_was_started_with_take_none(
     assert job.run(**grant)["outcome"] == "completed"
     name, variables = json.loads(job.output(Kind.RESULT))
     assert name == folder.CODE_NAME and grant.items() <= variables.items()
+
+
+@pytest.mark.parametrize("value", [OPENCL_LAYER, "/own.so"])
+def test_the_layers_variable_is_in_a_copy_as_in_a_process_that_it_was_loaded_into(
+    new_job: NewJob, value: str
+) -> None:
+    source = "import os\ndef f(): return [open('/proc/self/comm').read().strip(), dict(os.environ)]"
+    job = new_job().function(source)
+    assert job.run(**{OPENCL_LAYERS_VARIABLE: value})["outcome"] == "completed"
+    name, variables = json.loads(job.output(Kind.RESULT))
+    expected = value if value == OPENCL_LAYER else None  # a layer of somebody else's isn't ours
+    assert (name, variables.get(OPENCL_LAYERS_VARIABLE)) == (folder.CODE_NAME, expected)
 
 
 def test_a_library_that_is_preloaded_for_each_process_takes_one(new_job: NewJob) -> None:
