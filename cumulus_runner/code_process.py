@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import marshal
 import os
+import select
 import sys
+import time
 
 from cumulus_runner.sandbox import Process, reap
 from cumulus_wire.light_json import dumps
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 _AT_START = ("sitecustomize", "usercustomize")
 #: Ends a whole word to the runner's copy; `bootstrap` knows it.
 WHOLE = b"cumulus: whole"
-
+#: What a pipe doesn't hold of its word it takes at once, unless it is stopped.
+WORD_TIMEOUT_S = 30.0
 
 #: Variables that a process, its interpreter or its libraries look at as they start.
 _FOR_A_PROCESS = (
@@ -119,11 +122,19 @@ class Waiting:
         return self._process.ended
 
     def begin(self, call: Mapping[str, Any]) -> Process:
-        """Tells it to run that; the caller minds it from now on."""
+        """Tells it to run that; the caller minds it from now on. One that takes no word within
+        `WORD_TIMEOUT_S` is killed."""
         self._process.take_up()
         left = memoryview(self._word(call))
+        os.set_blocking(self._go, False)
+        room = select.poll()
+        room.register(self._go, select.POLLOUT)
+        until = time.monotonic() + WORD_TIMEOUT_S
         try:
             while left:
+                if not room.poll(max(0.0, until - time.monotonic()) * 1000):
+                    self._process.kill()  # somebody has stopped it
+                    break
                 left = left[os.write(self._go, left) :]
         except BrokenPipeError:
             pass  # it has ended already, and how is seen as with any other

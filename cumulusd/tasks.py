@@ -53,7 +53,10 @@ class Tasks:
 
 
 class Merged:
-    """Work that many may ask for at a time: one run of it serves all who asked before it began."""
+    """Work that many may ask for at a time: one run of it serves all who asked before it began. A
+    failure is logged, and who asked meanwhile is served still."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -83,13 +86,21 @@ class Merged:
 
     async def _run(self) -> None:
         try:
-            await self._work()
+            await self._run_once()
             while self._again:
                 await sleep(self._clock, self._pause_s)
                 self._again = False
-                await self._work()
+                await self._run_once()
         finally:
             self._running = self._again = False
+
+    async def _run_once(self) -> None:
+        try:
+            await self._work()
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{what} failed", what=self._what)
 
 
 class Signal:

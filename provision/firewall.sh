@@ -5,7 +5,7 @@
 #                        /usr/local/lib/cumulus, keeps the options in /etc/cumulus/firewall.options
 #   uninstall            takes rules, options, unit and copy back
 #   apply [OPTION]...    applies now; the rules don't outlive a reboot
-#   restore              applies with the options that `install` kept
+#   restore              applies with the options that `install` kept; tries it four times
 #   remove               takes the rules back
 #   status               shows the rules; exit code 0 when they are in force, 1 when not
 #   unit                 prints the systemd unit that `install` writes
@@ -46,6 +46,12 @@ if [ "$action" = restore ]; then
     [ $# = 0 ] || usage
     [ -r "$OPTIONS" ] || fail "$OPTIONS is not there: \`firewall.sh install\` writes it"
     mapfile -t kept <"$OPTIONS"
+    # At a boot Docker stays down without them, and others change rules as well: not by one failure.
+    for pause_s in 1 3 9; do
+        ! bash -- "${BASH_SOURCE[0]}" apply ${kept[@]+"${kept[@]}"} || exit 0
+        say "the rules could not be applied; trying again in $pause_s s"
+        sleep "$pause_s"
+    done
     set -- ${kept[@]+"${kept[@]}"}
     action=apply
 fi

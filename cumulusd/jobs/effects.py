@@ -75,9 +75,12 @@ class Effects:
         self._is_storing = is_storing
         self._tasks = Tasks()
         self._running: dict[str, Deferred[Any]] = {}
+        self._stopped = False
 
     def start(self, effect: Effect, record: JobRecord) -> None:
-        """Begins an effect; one under way for the same job is ended first."""
+        """Begins an effect; one under way for the same job is ended first. After `stop`, none."""
+        if self._stopped:
+            return
         before = self._running.pop(record.job_id, None)
         work: dict[Effect, Callable[[JobRecord], Coroutine[Any, Any, None]]] = {
             Effect.PREPARE: self._prepare,
@@ -114,6 +117,7 @@ class Effects:
 
     async def stop(self) -> None:
         """Ends all effects; they are taken up again at the next start."""
+        self._stopped = True
         await self._tasks.stop()
 
     def _done(self, result: object, job_id: str, task: Deferred[Any]) -> None:

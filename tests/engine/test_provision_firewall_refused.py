@@ -1,5 +1,6 @@
-"""`provision/firewall.sh install` where the rules can't be applied: Docker, which doesn't start
-without them at a boot, goes on as it did, unless they were in force before."""
+"""`provision/firewall.sh` where the rules can't be applied: after an `install` Docker, which
+doesn't start without them at a boot, goes on as it did, unless they were in force before; `restore`
+tries again."""
 
 import os
 import subprocess
@@ -49,3 +50,44 @@ def test_install_leaves_docker_as_it_was(tmp_path: Path, enabled_before: bool) -
     calls = (tmp_path / "calls").read_text()
     assert "reload-or-restart cumulus-firewall.service" in calls
     assert (tmp_path / "enabled").exists() is enabled_before
+
+
+#: Fails as often as `failures` beside it says, and changes nothing.
+RESTORE = """#!/bin/bash
+cat >/dev/null
+here=${0%/*}
+left=$(cat "$here/failures")
+[ "$left" != 0 ] || exit 0
+echo $((left - 1)) >"$here/failures"
+exit 4
+"""
+#: Nothing is there, and there is nothing of IPv6.
+IPTABLES = """#!/bin/bash
+case " $* " in *" -S "*) exit 1 ;; esac
+"""
+RESTORED = """
+mount -t tmpfs none /etc
+mkdir -p /etc/cumulus
+printf -- '--deny\n10.0.0.0/8\n' >/etc/cumulus/firewall.options
+bash "$1" restore
+"""
+
+
+@pytest.mark.parametrize(("failures", "exit_code"), [(2, 0), (4, 4)])
+def test_restore_tries_four_times(tmp_path: Path, failures: int, exit_code: int) -> None:
+    commands = {"sleep": "#!/bin/sh\n", "iptables": IPTABLES, "ip6tables": "#!/bin/sh\nexit 1\n"}
+    for name, text in {**commands, "iptables-restore": RESTORE}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "failures").write_text(f"{failures}\n")
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "bash", "-ec", RESTORED, "_", SCRIPT],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == exit_code, done.stderr
+    assert done.stderr.count("trying again in") == min(failures, 3)
+    assert ("applied: job containers reach" in done.stderr) is (exit_code == 0)
+    assert (tmp_path / "failures").read_text() == "0\n"

@@ -270,3 +270,26 @@ def test_without_stderr_it_still_says_it_by_its_exit_code(tmp_path: Path) -> Non
 
 def test_both_ends_agree_on_a_whole_word() -> None:
     assert code_process.WHOLE == bootstrap.WHOLE
+
+
+class NeverReads:
+    """In a process's place: what was done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.done.append(name)
+
+
+def test_one_that_takes_no_word_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_process, "WORD_TIMEOUT_S", 0.05)
+    waits, go = os.pipe()
+    process: Any = NeverReads()
+    copy = code_process.CopyProcess(process, go)
+    copy.variables = {"LONG": "x" * (1 << 20)}  # more than a pipe holds
+    copy.begin({})
+    os.close(waits)
+    assert process.done == ["set_aside", "take_up", "kill"]
+    with pytest.raises(OSError):
+        os.fstat(go)

@@ -5,6 +5,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from cumulusd.jobs.ports import Inventory
 from cumulusd.jobs.settings import Settings
@@ -99,7 +100,13 @@ def test_merged_work_runs_once_for_all_who_ask_meanwhile() -> None:
     merged.ask()
     assert len(under_way) == 3, "and at once again"
     merged.ask()
-    under_way[2].errback(ValueError("bad"))
+    with capturedLogs() as events:
+        under_way[2].errback(ValueError("bad"))
+    assert [str(formatEvent(event)) for event in events] == ["testing failed"]
+    clock.advance(1.0)
+    assert len(under_way) == 4, "who asked before a failure is served as well"
+    with capturedLogs():
+        under_way[3].errback(ValueError("bad"))
     merged.ask()
-    assert len(under_way) == 4, "a failure, which the log is told, ends nothing"
+    assert len(under_way) == 5, "a failure ends nothing"
     assert Deferred.fromCoroutine(tasks.stop()).called and not clock.getDelayedCalls()

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from cumulus_wire.codes import EndReason, WaitReason
@@ -22,7 +22,7 @@ from cumulusd.jobs.events import EventKind
 from cumulusd.jobs.history import History
 from cumulusd.jobs.model import JobRecord, Phase
 from cumulusd.jobs.placing import Placing
-from cumulusd.jobs.ports import Disagreement
+from cumulusd.jobs.ports import ContainerSpec, Disagreement
 from cumulusd.jobs.store import StoreFailed
 from cumulusd.jobs.watcher import Watcher
 from cumulusd.tasks import sleep
@@ -662,6 +662,39 @@ async def test_a_stop_ends_a_watch_in_the_middle_of_a_question(tmp_path: Path, w
     assert stopping.called
     world.platform.silence = None
     await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_saved_while_it_stops_is_begun_at_the_next_start(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    slow: Deferred[None] = Deferred()
+
+    async def launch(spec: ContainerSpec) -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            await slow  # its connection takes a while to end
+            raise
+
+    world.platform.launch = launch  # type: ignore[method-assign]
+    await world.submit("a", share=0.4)
+    gate = world.store.gate = Deferred()
+    submitted = Deferred.fromCoroutine(world.submit("b", share=0.4))
+    stopping = Deferred.fromCoroutine(world.supervisor.stop())
+    world.store.gate = None
+    gate.callback(None)
+    await submitted
+    assert world.store.saved["b"].phase is Phase.PREPARING and not stopping.called
+    slow.callback(None)
+    await stopping
+    await world.stop()
+    assert "prepare b" not in world.history
+    again = World(tmp_path)
+    await again.start(list(world.store.saved.values()))
+    again.pass_time(0.1)
+    assert {"launch a", "prepare b", "launch b"} <= set(again.history)
+    await again.stop()
 
 
 @pytest.mark.parametrize(
