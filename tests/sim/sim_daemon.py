@@ -43,7 +43,8 @@ from cumulusd.steady_time import steady_wall_clock
 from cumulusd.submissions import SubmitLimits
 from cumulusd.swarm.platform import SwarmPlatform
 from cumulusd.swarm.service_spec import JobSettings
-from cumulusd.web.agent_link import AgentLinkFactory, _AgentConnection
+from cumulusd.web.agent_connection import AgentConnection
+from cumulusd.web.agent_link import AgentLinkFactory
 from cumulusd.workers.workers import AgentWorkers, Timeouts
 from tests.sim.sim_clock import BEGIN_UNIX_S, ProcessClock, Timer
 from tests.sim.sim_network import End
@@ -208,7 +209,7 @@ class _Quiet(WebSocketServerProtocol):
         pass
 
 
-class LinkServer(_AgentConnection, _Quiet):
+class LinkServer(AgentConnection, _Quiet):
     """The daemon's end of `/agent`: the real one over a simulated wire."""
 
     def __init__(self, owner: AgentLinkFactory, end: End, node_id: str, world: "World") -> None:

@@ -26,7 +26,8 @@ from cumulusd.agent.service import AgentService
 from cumulusd.chronos.boot_clock import BootClock
 from cumulusd.errors import NotFound, Unavailable
 from cumulusd.identity import Principal, Role
-from cumulusd.web.agent_link import AgentLinkFactory, LinkLimits
+from cumulusd.web.agent_connection import LinkLimits
+from cumulusd.web.agent_link import AgentLinkFactory
 
 TOKEN = "an-agents-token-of-some-length"
 NODE = "node-1"

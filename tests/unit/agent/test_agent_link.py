@@ -17,7 +17,8 @@ from twisted.internet.task import deferLater
 from cumulus_wire import link as wire
 from cumulusd.agent.journal_sender import CHUNK_BYTES
 from cumulusd.agent.link import TURN_BYTES
-from cumulusd.web.agent_link import AgentLinkFactory, LinkLimits
+from cumulusd.web.agent_connection import LinkLimits
+from cumulusd.web.agent_link import AgentLinkFactory
 
 Make = Callable[..., World]
 

@@ -10,7 +10,7 @@ from test_agent_link import peer
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from cumulusd.web.agent_link import LinkLimits
+from cumulusd.web.agent_connection import LinkLimits
 
 Make = Callable[..., World]
 
