@@ -141,6 +141,17 @@ def waiting_for(work: Deferred[_T]) -> Deferred[_T]:
     return waiting
 
 
+async def cancellable(work: Deferred[_T]) -> _T:
+    """What `work` gives, or raises; it is cancelled where this is, and this raises CancelledError.
+
+    For endpoints and HTTP clients, which make errors of their own out of having been cancelled.
+    """
+    try:
+        return await waiting_for(work)
+    finally:
+        work.cancel()
+
+
 async def wait_at_most(clock: _Clock, delay_s: float, waiting: Deferred[_T]) -> _T | None:
     """What `waiting` gives, or None when `delay_s` pass first; it is cancelled then."""
     timed_out = False

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from cumulusd.tasks import Signal, sleep, wait_at_most, waiting_for
+from cumulusd.tasks import Signal, cancellable, sleep, wait_at_most
 
 CONNECT_TIMEOUT_S = 15.0
 READY_TIMEOUT_S = 15.0
@@ -105,17 +105,13 @@ class Connector:
         """One connection from beginning to end: (it was of use, why it is gone)."""
         connecting: Deferred[Any] = self._endpoint.connect(self._factory)
         try:
-            # Endpoints make errors of their own out of having been cancelled, of a look-up that was
-            # cancelled a name that isn't found: what is cancelled is our waiting.
             connection: Connection | None = await wait_at_most(
-                self._clock, CONNECT_TIMEOUT_S, waiting_for(connecting)
+                self._clock, CONNECT_TIMEOUT_S, Deferred.fromCoroutine(cancellable(connecting))
             )
         except CancelledError:
             raise
         except Exception as error:
             return False, f"no connection: {error}"
-        finally:
-            connecting.cancel()
         if connection is None:
             return False, f"no connection within {CONNECT_TIMEOUT_S:g} s"
         life = connection.life

@@ -7,13 +7,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, ResponseDone, ResponseFailed
+from twisted.web.client import Agent, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from cumulus_wire import engine_metrics
 from cumulusd.agent.orders import refuse_arguments
-from cumulusd.tasks import wait_at_most
+from cumulusd.tasks import cancellable, wait_at_most
 
 DEADLINE_S = 5.0
 #: A manager of a large Swarm tells some hundred KB.
@@ -90,13 +90,7 @@ class EngineMetrics:
 
     async def _fetch(self, url: str) -> tuple[int, bytes | None]:
         headers = Headers({"User-Agent": ["cumulus-agent"]})
-        try:
-            response = await self._http.request(b"GET", url.encode(), headers)
-        except ResponseFailed as error:
-            # Twisted's HTTP client says so when its call was cancelled.
-            if any(reason.check(CancelledError) for reason in error.reasons):
-                raise CancelledError() from error
-            raise
+        response = await cancellable(self._http.request(b"GET", url.encode(), headers))
         body = _Body()
         response.deliverBody(body)  # type: ignore[no-untyped-call]
         return response.code, await body.done

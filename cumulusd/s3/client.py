@@ -10,7 +10,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -26,7 +26,7 @@ from twisted.web.http import PotentialDataLoss
 
 from cumulusd.errors import Unavailable
 from cumulusd.s3.access import Access
-from cumulusd.tasks import sleep, wait_at_most
+from cumulusd.tasks import cancellable, sleep, wait_at_most
 
 DEADLINE_S = 30.0
 #: A listing's thousand keys of a kilobyte each, escaped.
@@ -131,14 +131,9 @@ class S3Client:
             if attempt:
                 await sleep(self._reactor, _FIRST_PAUSE_S * 2**attempt)
             last = attempt == _ATTEMPTS - 1
-            began_at = self._reactor.seconds()
             try:
                 status, body = await self._once(method, path, params)
             except _LOST as error:
-                if self._reactor.seconds() - began_at >= DEADLINE_S:
-                    self._silent()  # our giving up came back as a lost connection
-                if _is_cancelling(error):
-                    raise CancelledError from error  # and so does whoever ends all this
                 if last:
                     self._away(f"{type(error).__name__}: {error}", error)
                 continue
@@ -162,11 +157,8 @@ class S3Client:
         )
         answer = await wait_at_most(self._reactor, DEADLINE_S, Deferred.fromCoroutine(_all(asking)))
         if answer is None:
-            self._silent()
+            self._away(f"no answer in {DEADLINE_S:.0f} s", None)
         return answer
-
-    def _silent(self) -> NoReturn:
-        self._away(f"no answer in {DEADLINE_S:.0f} s", None)
 
     def _away(self, why: str, cause: Exception | None) -> NoReturn:
         raise Unavailable(
@@ -188,7 +180,7 @@ class S3Client:
 
 async def _all(asking: Deferred[Any]) -> tuple[int, bytes]:
     """Status and body of the answer. Raises Unavailable for one that is too long."""
-    response = await asking
+    response = await cancellable(asking)
     body = _Body()
     response.deliverBody(body)
     await body.ended
@@ -227,12 +219,6 @@ class _Body(Protocol):
         if self.transport is not None:
             # Of all that a response's transport offers, this closes the connection at once.
             self.transport.stopProducing()  # type: ignore[attr-defined]
-
-
-def _is_cancelling(error: Exception) -> bool:
-    """A request that is cancelled before its answer fails with this inside."""
-    reasons: tuple[Failure, ...] = tuple(getattr(error, "reasons", ()))
-    return any(isinstance(reason.value, CancelledError) for reason in reasons)
 
 
 def _local(element: ElementTree.Element) -> str:

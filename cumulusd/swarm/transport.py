@@ -25,7 +25,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 
 from cumulusd.errors import TooLarge, Unavailable
 from cumulusd.swarm.paced_body import STALLED_S, PacedBody
-from cumulusd.tasks import sleep, wait_at_most
+from cumulusd.tasks import cancellable, sleep, wait_at_most
 
 DEADLINE_S = 15.0
 #: Answers are listings at most: 20,000 tasks of 2 KB.
@@ -271,22 +271,17 @@ class Transport:
         headers: dict[bytes | str, bytes | str] = {}
         if data is not None:
             headers["Content-Type"] = "application/json"
-        try:
-            return await self._http.request(
-                method,
-                f"http://docker{path}",
-                params=dict(params or {}),
-                data=data,
-                headers=headers,
-                allow_redirects=False,
-                unbuffered=True,
-                reactor=self._reactor,
-            )
-        except (ResponseFailed, RequestTransmissionFailed) as error:
-            # Twisted's HTTP client says so when its call was cancelled.
-            if any(reason.check(CancelledError) for reason in error.reasons):
-                raise CancelledError() from error
-            raise
+        asking = self._http.request(
+            method,
+            f"http://docker{path}",
+            params=dict(params or {}),
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._reactor,
+        )
+        return await cancellable(asking)
 
     async def _exchange(
         self,

@@ -168,6 +168,18 @@ async def test_a_call_that_is_cancelled_ends_and_is_not_repeated(
     assert len(fake.asked) == asked
 
 
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_cancelled_while_it_connects_ends(
+    fake: FakeEngine, client: Engine
+) -> None:
+    calling = Deferred.fromCoroutine(client.nodes())
+    calling.cancel()
+    with pytest.raises(CancelledError):
+        await calling
+    await sleep(reactor, 0.1)
+    assert fake.asked == []
+
+
 @pytest.mark.parametrize(
     ("status", "words", "error"),
     [

@@ -9,6 +9,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.logger import capturedLogs
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -19,7 +20,7 @@ from cumulusd.s3 import client as client_module
 from cumulusd.s3.access import Access
 from cumulusd.s3.client import S3Client
 from cumulusd.s3.janitor import Fate, Janitor
-from cumulusd.tasks import sleep
+from cumulusd.tasks import sleep, wait_at_most
 from tests.s3_server import BUCKET, REGION, S3Server, s3_server
 
 #: Keys that are easily signed, sent or read wrongly.
@@ -249,6 +250,23 @@ async def test_who_ends_it_isn_t_taken_for_a_lost_connection(serving: Any) -> No
         await sleep(reactor, 0.01)
     await janitor.stop()
     assert resource.asked == 2
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest_twisted.ensureDeferred
+async def test_who_ends_it_while_it_connects_ends_it(serving: Any) -> None:
+    resource, made = await serving(None)
+    asking = Deferred.fromCoroutine(made.listing("p/"))
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+    janitor = Janitor(made, access_of(made), reactor, lambda job_id: Fate.ALL)
+    janitor.changed("job_1")
+    with capturedLogs() as events:
+        janitor.start()
+        stopping = Deferred.fromCoroutine(janitor.stop())
+        assert await wait_at_most(reactor, 5.0, stopping.addBoth(lambda _: True))
+    assert (resource.asked, events) == (0, [])
 
 
 def access_of(made: S3Client) -> Access:
