@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 #: Module -> its part of the time. Those that use a Swarm come first; it is gone for the others.
 PARTS: Mapping[str, float] = {
     "start": 200,
-    "burst": 220,
+    "burst": 460,
     "relay": 260,
     "requirements": 90,
     "data": 120,
