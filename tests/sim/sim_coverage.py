@@ -74,6 +74,8 @@ RARE = frozenset(
         (Phase.PAUSING, EventKind.BEFELL),
         (Phase.PAUSING, EventKind.FORCED),
         (Phase.PAUSING, EventKind.ATTEMPT_OVER),
+        # A job is starting for milliseconds; a launch is given up after seconds.
+        (Phase.STARTING, EventKind.LAUNCH_FAILED),
     }
 )
 
