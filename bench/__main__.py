@@ -62,7 +62,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-swarm", action="store_true", help="start and use none")
     parser.add_argument("--seconds", type=float, default=plan.TOTAL_S, help="for all of it (1500)")
-    parser.add_argument("--document", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: write the last run's table into this document",
+    )
     parser.add_argument("--module", help=argparse.SUPPRESS)  # one of them, in this process
     parser.add_argument("--rows-to", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -83,10 +88,20 @@ def main(arguments: list[str] | None = None) -> int:
     if options.module:
         return measure(options)
     if options.document:
-        text = options.document.read_text()
-        options.document.write_text(written_into(text, Report.load(FOLDER / "latest.json").page()))
-        return 0
+        return write_into(options.document)
     return measure_all(options, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def write_into(document: Path) -> int:
+    """The last run's table."""
+    try:
+        page = Report.load(FOLDER / "latest.json").page()
+        document.write_text(written_into(document.read_text(), page))
+    except FileNotFoundError as error:
+        newest = FOLDER / "latest.json"
+        print(f"bench: {error.filename} is not there; each run makes {newest}", file=sys.stderr)
+        return 2
+    return 0
 
 
 # -- one module, in a process of its own

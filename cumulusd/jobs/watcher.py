@@ -19,7 +19,7 @@ from cumulusd.tasks import Tasks, sleep
 
 #: Between two looks pass so many times what the last one took, at most so long: with thousands of
 #: containers the platform's answers are megabytes, and the reactor does nothing else meanwhile.
-_REST = 5.0
+_REST = 15.0
 _MAX_REST_S = 10.0
 #: Idle, the workers are asked what they hold so many times less often at most.
 _IDLE_REAPS = 10

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import plan
-from bench.__main__ import parse
+from bench.__main__ import parse, write_into
 from bench.parts.errors import BenchError
 from bench.parts.run import Run, alone, paired
 from bench.report import BEGIN, END, Report, written_into
@@ -148,6 +148,20 @@ def test_a_document_gets_the_table_between_its_marks() -> None:
     assert written_into(after, other) == written_into(before, other)
     with pytest.raises(ValueError, match="bench:begin"):
         written_into("# Title\n", page)
+
+
+def test_without_a_run_there_is_nothing_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "page.md"
+    document.write_text(f"{BEGIN}\nold\n{END}\n")
+    monkeypatch.setattr("bench.__main__.FOLDER", tmp_path)
+    assert write_into(document) == 2
+    assert "latest.json is not there" in capsys.readouterr().err
+    assert "old" in document.read_text()
+    report().save(tmp_path)
+    assert write_into(document) == 0
+    assert "| a case |" in document.read_text() and "old" not in document.read_text()
 
 
 def test_a_name_that_is_no_module_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
