@@ -94,11 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_into(document: Path) -> int:
     """The last run's table."""
+    newest = FOLDER / "latest.json"
     try:
-        page = Report.load(FOLDER / "latest.json").page()
+        page = Report.load(newest).page()
         document.write_text(written_into(document.read_text(), page))
     except FileNotFoundError as error:
-        newest = FOLDER / "latest.json"
         print(f"bench: {error.filename} is not there; each run makes {newest}", file=sys.stderr)
         return 2
     return 0

@@ -4,6 +4,7 @@ tries again."""
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,21 +31,28 @@ bash "$1" install --deny 10.0.0.0/8
 """
 
 
-@pytest.mark.parametrize("enabled_before", [False, True])
-def test_install_leaves_docker_as_it_was(tmp_path: Path, enabled_before: bool) -> None:
-    commands = {"systemctl": SYSTEMCTL, "iptables": "#!/bin/sh\n"}
+def run(
+    folder: Path, commands: Mapping[str, str], inside: str
+) -> "subprocess.CompletedProcess[str]":
+    """`inside` with the script, and with these commands in place of the machine's."""
     for name, text in commands.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    if enabled_before:
-        (tmp_path / "enabled").touch()
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "bash", "-ec", INSIDE, "_", SCRIPT],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "bash", "-ec", inside, "_", SCRIPT],
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("enabled_before", [False, True])
+def test_install_leaves_docker_as_it_was(tmp_path: Path, enabled_before: bool) -> None:
+    if enabled_before:
+        (tmp_path / "enabled").touch()
+    commands = {"systemctl": SYSTEMCTL, "iptables": "#!/bin/sh\n"}
+    done = run(tmp_path, commands, INSIDE)
     assert done.returncode == 1, done.stderr
     assert "the rules could not be applied" in done.stderr
     calls = (tmp_path / "calls").read_text()
@@ -75,18 +83,14 @@ bash "$1" restore
 
 @pytest.mark.parametrize(("failures", "exit_code"), [(2, 0), (4, 4)])
 def test_restore_tries_four_times(tmp_path: Path, failures: int, exit_code: int) -> None:
-    commands = {"sleep": "#!/bin/sh\n", "iptables": IPTABLES, "ip6tables": "#!/bin/sh\nexit 1\n"}
-    for name, text in {**commands, "iptables-restore": RESTORE}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+    commands = {
+        "sleep": "#!/bin/sh\n",
+        "iptables": IPTABLES,
+        "iptables-restore": RESTORE,
+        "ip6tables": "#!/bin/sh\nexit 1\n",
+    }
     (tmp_path / "failures").write_text(f"{failures}\n")
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "bash", "-ec", RESTORED, "_", SCRIPT],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run(tmp_path, commands, RESTORED)
     assert done.returncode == exit_code, done.stderr
     assert done.stderr.count("trying again in") == min(failures, 3)
     assert ("applied: job containers reach" in done.stderr) is (exit_code == 0)

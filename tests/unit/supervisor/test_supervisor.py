@@ -604,7 +604,7 @@ async def test_a_platform_that_answers_slowly_is_asked_less_often(world: World) 
     for _ in range(300):
         world.pass_time(0.2)
     between = [later - before for before, later in itertools.pairwise(looks)]
-    assert len(between) > 3 and all(10.9 < each < 11.5 for each in between[1:]), between
+    assert len(between) == 5 and all(10.9 < each < 11.5 for each in between[1:]), between
 
 
 @in_world
